@@ -17,5 +17,5 @@ class RealCompoError(ValueError):
         super().__init__(f"{place}: {problem}. {remedy}")
 
     def at(self, node: str, where: str | None = None) -> RealCompoError:
-        """The same error, said by ``node`` (and of its input ``where``, if that has another name)."""
+        """The same error, said by ``node`` (of its input ``where``, if that has another name)."""
         return RealCompoError(where or self.where, self.problem, self.remedy, node or self.node)

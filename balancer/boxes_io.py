@@ -1,0 +1,161 @@
+"""Boxes as people and other nodes write them, made into regions.
+
+What cannot be meant is refused with the line or the number of the box that is at fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .box_lines import BoxEntry, read_lines
+from .box_values import read_value
+from .errors import RealCompoError
+from .layout import Layout, Region
+
+
+def _in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
+    """Whether the numbers count pixels; typed lines must agree with each other about it.
+
+    A detector's box may overhang a little (1.003 of the width) or start at a fraction of a pixel,
+    so that its boxes are judged together: pixels as soon as one number is above 2.
+    """
+    highest = max((max(entry.values or (0.0,)) for entry in entries), default=0.0)
+    if not typed:
+        return highest > 2
+    if highest > 1:
+        for entry in entries:
+            values = entry.values or ()
+            if max(values) <= 1 or any(0 < abs(value) < 1 for value in values):
+                raise RealCompoError(
+                    "phrases",
+                    f"{entry.where} mixes shares of the image (0 to 1) with pixels",
+                    "Write all numbers as shares or all as pixels",
+                )
+    return highest > 1
+
+
+def _scaled(entries: list[BoxEntry], width: int, height: int, typed: bool) -> list[BoxEntry]:
+    """All boxes in 0..1; those of other nodes are cut at the image's edge."""
+    where = "phrases" if typed else "boxes"
+    open_units = [entry for entry in entries if not entry.relative]
+    scale = (1, 1, 1, 1)
+    if _in_pixels(open_units, typed):
+        if width <= 0 or height <= 0:
+            raise RealCompoError(
+                where,
+                f"{open_units[0].where} is in pixels of an image of unknown size",
+                "Set 'width' and 'height', or give shares between 0 and 1",
+            )
+        scale = (width, height, width, height)
+    out = []
+    for entry in entries:
+        values = entry.values or (0.0, 0.0, 0.0, 0.0)
+        if not entry.relative:
+            values = tuple(value / size for value, size in zip(values, scale, strict=True))
+        if not typed:
+            values = tuple(min(1.0, max(0.0, value)) for value in values)
+        x0, y0, x1, y1 = values
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise RealCompoError(
+                where,
+                f"{entry.where} is no box inside the image",
+                "Give the top left corner, then the bottom right one: x0 y0 x1 y1",
+            )
+        out.append(replace(entry, values=(x0, y0, x1, y1)))
+    return out
+
+
+def _give_names(entries: list[BoxEntry], names: list[BoxEntry]) -> list[BoxEntry]:
+    """Boxes with the phrases of ``names``: for all boxes, or for those that bring none."""
+    nameless = [index for index, entry in enumerate(entries) if not entry.phrase.strip()]
+    targets = list(range(len(entries))) if len(names) == len(entries) else nameless
+    if len(names) != len(targets):
+        raise RealCompoError(
+            "phrases",
+            f"there are {len(names)} phrases for {len(targets)} boxes without a name "
+            f"({len(entries)} boxes in all)",
+            "Write one phrase a line, in the order of the boxes",
+        )
+    out = list(entries)
+    for index, name in zip(targets, names, strict=True):
+        out[index] = replace(
+            out[index], phrase=name.phrase, occurrence=name.occurrence, weight=name.weight
+        )
+    return out
+
+
+def _region(entry: BoxEntry) -> Region:
+    x0, y0, x1, y1 = entry.values or (0.0, 0.0, 0.0, 0.0)
+    return Region(
+        entry.phrase, (x0, y0, x1, y1), occurrence=entry.occurrence, weight=entry.weight
+    )
+
+
+def _typed(text: str, width: int, height: int) -> list[Region]:
+    """Regions of lines or JSON that bring both phrases and boxes."""
+    found = read_value(text)
+    if isinstance(found, Layout):
+        return list(found.regions)
+    for entry in found:
+        if entry.values is None:
+            raise RealCompoError(
+                "phrases",
+                f"{entry.where} has no box",
+                "Write: phrase: x0 y0 x1 y1, or connect 'boxes'",
+            )
+        if not entry.phrase.strip():
+            raise RealCompoError("phrases", f"{entry.where} has no phrase", "Name what it holds")
+    lines = not text.lstrip().startswith(("{", "["))
+    return [_region(entry) for entry in _scaled(found, width, height, typed=lines)]
+
+
+def parse_boxes(value: Any, phrases: str = "", width: int = 0, height: int = 0) -> list[Region]:
+    """Regions from typed lines, or from the boxes of another node and typed phrases.
+
+    Without ``value`` (None or an empty text), ``phrases`` holds everything: lines such as
+    ``a red star: 0.1 0.2 0.5 0.6`` (commas and one pair of brackets are fine, ``#2`` after the
+    phrase means its second occurrence in the prompt, ``*1.5`` a weight, lines that start with
+    ``#`` are comments), or any JSON listed below.
+
+    ``value`` may be text lines, a JSON text, a ``Layout``, a list, array or tensor of
+    ``[x0, y0, x1, y1]``, of dicts with ``box``/``bbox``/``bounding_box``, or of ComfyUI's
+    BOUNDING_BOX dicts ``{x, y, width, height}`` (also nested once for each picture), elements
+    ``{type, bbox, text, desc}`` whose bbox is [y0, x0, y1, x1] in 0..1000, ``{bboxes, labels}``,
+    or the Impact Pack's SEGS. Its boxes keep their own labels; phrase lines name those that have
+    none, or all if there are as many lines as boxes. Plain lists are corners, never x, y, w, h.
+
+    Pixels need ``width`` and ``height``. Typed numbers above 1 are pixels, and lines that mix
+    them with shares are refused; typed boxes must lie inside the image. Boxes of other nodes are
+    pixels if one number is above 2, and are cut at the image's edge. Raises RealCompoError, whose
+    input is 'phrases' or 'boxes'.
+    """
+    empty = value is None or (isinstance(value, str) and not value.strip())
+    if empty:
+        try:
+            return _typed(phrases, width, height)
+        except RealCompoError as error:
+            # The reader of values cannot know which field a text came from.
+            raise error.at(error.node, "phrases") from None
+
+    found = read_value(value)
+    names = read_lines(phrases)
+    boxed = next((name for name in names if name.values is not None), None)
+    if boxed is not None:
+        raise RealCompoError(
+            "phrases",
+            f"{boxed.where} holds a box, but 'boxes' is connected as well",
+            "Leave the numbers away there, or disconnect 'boxes'",
+        )
+    if isinstance(found, Layout):
+        if names:
+            raise RealCompoError(
+                "phrases", "the wired layout has its own phrases", "Empty the field 'phrases'"
+            )
+        return list(found.regions)
+    lacking = next((entry for entry in found if entry.values is None), None)
+    if lacking is not None:
+        raise RealCompoError("boxes", f"{lacking.where} has no box", "Write: phrase: x0 y0 x1 y1")
+    if names or any(not entry.phrase.strip() for entry in found):
+        found = _give_names(found, names)
+    return [_region(entry) for entry in _scaled(found, width, height, typed=False)]

@@ -1,0 +1,177 @@
+"""Cross-attention sites of a U-Net, and reading their maps while the host runs the model.
+
+Every method that looks at or bends cross-attention goes through here: ``find_sites`` says where a
+model attends to its prompt and at what resolution, ``reading_options`` puts readers on the sites
+of one level without disturbing other packs' patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
+from torch import Tensor
+from torch.nn import functional
+
+from ..attention_maps import RegionMaps, attention_output, attention_probabilities
+from ..errors import RealCompoError
+
+# (section, block id, index of the transformer block inside it): the host's patch key
+SiteKey = tuple[str, int, int]
+AttentionPatch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+
+
+class StopProbe(BaseException):
+    """Ends a forward at the last map that is needed.
+
+    Not an Exception: another pack's ``except Exception`` around a model call must not eat it. It
+    never leaves this package.
+    """
+
+
+@dataclass(frozen=True)
+class Site:
+    """One transformer block with cross-attention: the host's key, and latent positions per cell."""
+
+    key: SiteKey
+    factor: int
+
+
+def find_sites(diffusion_model: torch.nn.Module) -> tuple[Site, ...]:
+    """All cross-attention sites of a U-Net in the order of its forward; empty for other models."""
+    if not isinstance(diffusion_model, UNetModel):
+        return ()
+    sites: list[Site] = []
+    factor = 1
+    sections = (
+        ("input", diffusion_model.input_blocks),
+        ("middle", [diffusion_model.middle_block]),
+        ("output", diffusion_model.output_blocks),
+    )
+    for section, blocks in sections:
+        for number, block in enumerate(blocks):
+            for layer in block:
+                if isinstance(layer, SpatialVideoTransformer):
+                    return ()
+                if isinstance(layer, SpatialTransformer):
+                    depth = len(layer.transformer_blocks)
+                    sites += [Site((section, number, index), factor) for index in range(depth)]
+                elif isinstance(layer, Downsample) or _resamples(layer, "down"):
+                    factor *= 2
+                elif isinstance(layer, Upsample) or _resamples(layer, "up"):
+                    factor //= 2
+    return tuple(sites)
+
+
+def _resamples(layer: torch.nn.Module, way: str) -> bool:
+    """Whether a residual block changes the resolution (``resblock_updown`` models)."""
+    if not getattr(layer, "updown", False):
+        return False
+    return isinstance(layer.h_upd, Downsample if way == "down" else Upsample)
+
+
+def choose_level(sites: tuple[Site, ...], level: str) -> int:
+    """Downsample factor of the maps to read.
+
+    ``auto`` is 4 where the model has such sites (16x16 maps in SD1.5 at 512 px, 32x32 in SDXL at
+    1024 px, the level that RealCompo reads), else the model's finest. Raises RealCompoError for a
+    level that the model does not have.
+    """
+    factors = sorted({site.factor for site in sites})
+    if level == "auto":
+        return 4 if 4 in factors else factors[0]
+    if int(level) not in factors:
+        have = ", ".join(str(factor) for factor in factors)
+        raise RealCompoError(
+            "map_level", f"this model has no cross-attention at level {level}",
+            f"Use auto or one of {have}.",
+        )  # fmt: skip
+    return int(level)
+
+
+def grid_size(height: int, width: int, factor: int) -> tuple[int, int]:
+    """Cells of the attention map for a latent of height x width: each halving rounds up."""
+    while factor > 1:
+        height, width, factor = (height + 1) // 2, (width + 1) // 2, factor // 2
+    return height, width
+
+
+def _map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
+    """Height and width of a site's map, from what the host says of the activations."""
+    shape = extra.get("activations_shape")
+    if shape is not None:
+        return int(shape[-2]), int(shape[-1])
+    # hosts of 2024 give the latent's shape only
+    height, width = grid_size(*extra["original_shape"][-2:], factor)
+    if height * width != positions:
+        raise RuntimeError(f"{positions} positions do not make a {height}x{width} attention map")
+    return height, width
+
+
+def differentiable_attention(
+    query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]
+) -> Tensor:
+    """Plain attention that autograd can go through, whatever attention the host was started with.
+
+    The host's memory-saving kernels have no backward pass. Same arguments and result as the
+    host's attention patches: (B, N, heads * dim) each, heads not split.
+    """
+    heads, dtype = extra["n_heads"], query.dtype
+    if extra.get("attn_precision") == torch.float32:
+        query, key = query.float(), key.float()
+    query, key, value = (
+        t.view(t.shape[0], t.shape[1], heads, -1).transpose(1, 2) for t in (query, key, value)
+    )
+    out = functional.scaled_dot_product_attention(query, key, value.to(query.dtype))
+    return out.transpose(1, 2).reshape(out.shape[0], out.shape[2], -1).to(dtype)
+
+
+def reading_options(
+    transformer_options: dict[str, Any],
+    sites: tuple[Site, ...],
+    factor: int,
+    maps: RegionMaps,
+) -> dict[str, Any]:
+    """A copy of ``transformer_options`` whose attention can be read and differentiated.
+
+    At the sites of level ``factor`` the maps go into ``maps``; after the last of them the forward
+    ends with StopProbe. Replacement patches that are there already stay in force: they are called
+    for the result, and the map is read beside them. The input dictionary is not changed.
+    """
+    wanted = [site for site in sites if site.factor == factor]
+    options = transformer_options.copy()
+    replaced = dict(options.get("patches_replace", {}))
+    options["patches_replace"] = replaced
+    for kind in ("attn1", "attn2"):
+        existing = replaced.get(kind, {})
+        patches = dict(existing)
+        for site in sites:
+            other = existing.get(site.key, existing.get(site.key[:2]))
+            if kind == "attn2" and site in wanted:
+                last = site is wanted[-1]
+                patches[site.key] = _reader(maps, factor, other, stop=last)
+            else:
+                patches[site.key] = other or differentiable_attention
+        replaced[kind] = patches
+    return options
+
+
+def _reader(
+    maps: RegionMaps, factor: int, other: AttentionPatch | None, stop: bool
+) -> AttentionPatch:
+    """Attention patch that adds its map to ``maps`` and goes on, or stops, as told."""
+
+    def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        probabilities = attention_probabilities(query, key, extra["n_heads"])
+        maps.add(probabilities, *_map_size(extra, query.shape[1], factor))
+        if stop:
+            raise StopProbe
+        if other is not None:
+            return other(query, key, value, extra)
+        return attention_output(probabilities, value)
+
+    return read

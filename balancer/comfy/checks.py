@@ -1,0 +1,106 @@
+"""What must hold before sampling starts, said in the user's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import CONST
+from torch import Tensor
+
+from ..errors import RealCompoError
+from ..settings import BalancerSettings
+from .capture import choose_level, find_sites
+
+
+def model_name(patcher: ModelPatcher) -> str:
+    """The model's family as the host calls it: SD15, SDXL, Flux, ..."""
+    return type(patcher.model.model_config).__name__
+
+
+def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerSettings) -> None:
+    """Raise RealCompoError for two models that cannot denoise one latent, or whose attention the
+    mode cannot read."""
+    names = f"'{model_name(realism)}' and '{model_name(spatial)}'"
+    formats = [patcher.model.latent_format for patcher in (realism, spatial)]
+    kinds = {(type(f), f.latent_channels, f.scale_factor) for f in formats}
+    if len(kinds) > 1:
+        raise RealCompoError(
+            "spatial_model", f"{names} (realism and spatial) use different latents",
+            "Choose two checkpoints of one family, such as two of SD1.5 or two of SDXL.",
+        )  # fmt: skip
+    flows = {
+        isinstance(patcher.get_model_object("model_sampling"), CONST)
+        for patcher in (realism, spatial)
+    }
+    if len(flows) > 1:
+        raise RealCompoError(
+            "spatial_model", f"of {names} one is a flow model and the other a diffusion model",
+            "Choose two models of one kind, since their noise levels mean different things.",
+        )  # fmt: skip
+    if settings.mode == "fixed":
+        return
+    for where, patcher in (("realism_model", realism), ("spatial_model", spatial)):
+        sites = find_sites(patcher.model.diffusion_model)
+        if not sites:
+            raise RealCompoError(
+                where, f"'{model_name(patcher)}' has no cross-attention maps to balance by",
+                "Set the balancer's mode to fixed, or use a U-Net model such as SD1.5 or SDXL.",
+            )  # fmt: skip
+        choose_level(sites, settings.map_level)
+
+
+def check_latent(
+    patcher: ModelPatcher,
+    conds: list[dict[str, Any]],
+    noise: Tensor,
+    latent_image: Tensor,
+    settings: BalancerSettings,
+) -> None:
+    """Raise RealCompoError for latents that the pair cannot sample: shape, channels, batch, NaN."""
+    where = "latent_image"
+    if noise.shape != latent_image.shape:
+        raise RealCompoError(
+            where, f"noise {tuple(noise.shape)} and latent {tuple(latent_image.shape)} differ",
+            "Make the noise from this very latent.",
+        )  # fmt: skip
+    channels = patcher.model.latent_format.latent_channels
+    if noise.shape[1] != channels:
+        raise RealCompoError(
+            where, f"the latent has {noise.shape[1]} channels, not {channels}",
+            "Encode it with this model's own VAE, or start from an empty latent.",
+        )  # fmt: skip
+    if settings.mode != "fixed" and noise.ndim != 4:
+        raise RealCompoError(
+            where, "balancing works on pictures, and this latent is a video or a set of frames",
+            "Set the balancer's mode to fixed.",
+        )  # fmt: skip
+    if not bool(torch.isfinite(latent_image).all() & torch.isfinite(noise).all()):
+        raise RealCompoError(
+            where, "the latent holds NaN or infinity", "Make it again; an earlier step failed."
+        )
+    for entry in conds:
+        embedding = entry.get("cross_attn")
+        if embedding is not None and embedding.shape[0] not in (1, noise.shape[0]):
+            raise RealCompoError(
+                "positive", f"conditioning for {embedding.shape[0]} pictures, latents for "
+                f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
+            )  # fmt: skip
+
+
+def check_tokens(tokens: tuple[tuple[int, ...], ...], conditioning: Any, where: str) -> None:
+    """Raise RealCompoError when the layout's prompt is longer than the conditioning."""
+    if not tokens:
+        raise RealCompoError(
+            "layout", "the layout has no regions", "Add at least one region to balance by."
+        )
+    if not conditioning:
+        raise RealCompoError(where, "the conditioning is empty", "Connect an encoded prompt.")
+    length = conditioning[0][0].shape[1]
+    last = max(max(positions) for positions in tokens)
+    if last >= length:
+        raise RealCompoError(
+            where, f"the layout names token {last}, the conditioning has {length}",
+            "Encode the same prompt that the layout carries.",
+        )  # fmt: skip

@@ -1,0 +1,42 @@
+"""What hosts before mid-2025 need beyond the ordinary path. One small file, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from functools import lru_cache
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+from comfy.ldm.modules.attention import BasicTransformerBlock
+
+
+@lru_cache(maxsize=1)
+def adds_in_place() -> bool:
+    """Whether the host's transformer block adds in place to tensors that autograd saves.
+
+    The block's own source decides, since the change came without a version to ask for; where it
+    cannot be read, copies are made.
+    """
+    try:
+        return "x += n" in inspect.getsource(BasicTransformerBlock.forward)
+    except OSError:
+        return True
+
+
+def has_outer_sample() -> bool:
+    """Whether the host splits sampling into ``sample`` and ``outer_sample`` (late 2024 on)."""
+    return hasattr(comfy.samplers.CFGGuider, "outer_sample")
+
+
+def clone_model_options(options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of model options whose nested dictionaries and lists may be changed freely."""
+    native = getattr(comfy.model_patcher, "create_model_options_clone", None)
+    return native(options) if native is not None else _copy(options)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return copy.copy(value) if isinstance(value, list) else value

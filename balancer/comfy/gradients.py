@@ -1,0 +1,83 @@
+"""A gradient through a model of the host, whose weights live in inference mode.
+
+The host runs every node under ``torch.inference_mode()``; tensors made there cannot be saved for
+a backward pass. Copying the weights would double their memory, so they are replaced, for the
+length of one pass, by ordinary tensors on the very same storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+
+@contextmanager
+def ordinary_weights(modules: Iterable[Module]) -> Iterator[None]:
+    """Let autograd work with the weights of ``modules``, without copying them.
+
+    Parameters and buffers that are inference tensors, or ask for gradients of their own, are
+    swapped for tensors that share their storage and ask for none; at the end, in every case, the
+    very objects that were there are put back. Enter it outside inference mode.
+    """
+    swapped: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for module in {id(m): m for root in modules for m in root.modules()}.values():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is None or not _needs_alias(tensor):
+                        continue
+                    swapped.append((store, name, tensor))
+                    store[name] = _alias(tensor)
+        yield
+    finally:
+        for store, name, tensor in swapped:
+            store[name] = tensor
+
+
+def _needs_alias(tensor: Tensor) -> bool:
+    # quantised weights are tensor subclasses without a plain storage; they are unpacked by an
+    # operation in forward, whose result is an ordinary tensor
+    plain = type(tensor) in (Tensor, Parameter)
+    return plain and (tensor.is_inference() or tensor.requires_grad)
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    alias.set_(
+        tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+    )
+    return Parameter(alias, requires_grad=False) if isinstance(tensor, Parameter) else alias
+
+
+def saved_copies(modules: Iterable[Module], needed: bool):  # noqa: ANN201 - torch's own context
+    """Context in which autograd saves copies of activations, where ``needed``.
+
+    ControlNet residuals, and the transformer blocks of hosts before mid-2025, add in place to
+    tensors that autograd has saved. Weights are never changed in place and are not copied.
+    """
+    if not needed:
+        return nullcontext()
+    weights = {
+        tensor.untyped_storage().data_ptr()
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+        if type(tensor) in (Tensor, Parameter)
+    }
+
+    def pack(tensor: Tensor) -> Tensor:
+        known = tensor.untyped_storage().data_ptr() in weights
+        return tensor if known else tensor.clone()
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+@contextmanager
+def gradient_mode() -> Iterator[None]:
+    """Outside inference mode, with gradients on, whatever the caller was in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -1,0 +1,362 @@
+"""A guider that denoises one latent with two models and balances them per position.
+
+Mixing denoised predictions with weights that sum to one is mixing noise (RealCompo Eq. 3), for
+eps-, v- and flow models alike, and it commutes with guidance. So this is a guider, not a sampler:
+every sampler and scheduler of the host works with it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
+from ..layout import Layout
+from ..masks import region_grid
+from ..settings import BalancerSettings
+from ..trace import StepRecord, Trace
+from .branch import KEY, SpatialBranch, separate
+from .capture import choose_level, find_sites
+from .checks import check_latent, check_pair, check_tokens
+from .clock import StepClock
+from .compat import clone_model_options, has_outer_sample
+from .probe import Look, Probe
+
+POST_CFG = "sampler_post_cfg_function"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One model's denoised predictions (B, C, H, W): after guidance, conditional, unconditional."""
+
+    guided: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
+class RealCompoGuider(comfy.samplers.CFGGuider):
+    """Two models, one latent (RealCompo, Alg. 1).
+
+    ``realism`` and ``spatial`` are the host's model patchers, ``positive``/``negative`` and
+    ``spatial_positive``/``spatial_negative`` their conditioning, ``tokens`` the token positions of
+    each region of ``layout`` (not needed in mode ``fixed``). ``trace`` is filled anew by every
+    run. The patchers given are not changed. Raises RealCompoError for pairs that cannot share a
+    latent, and for models whose attention the chosen mode cannot read.
+    """
+
+    def __init__(
+        self,
+        realism: ModelPatcher,
+        spatial: ModelPatcher,
+        positive: Any,
+        negative: Any,
+        spatial_positive: Any,
+        spatial_negative: Any,
+        layout: Layout,
+        tokens: tuple[tuple[int, ...], ...],
+        cfg: float,
+        settings: BalancerSettings,
+        trace: Trace | None = None,
+    ) -> None:
+        check_pair(realism, spatial, settings)
+        first = realism.clone()
+        second = separate(first, spatial.clone())
+        super().__init__(first)
+        self.settings, self.layout, self.tokens = settings, layout, tokens
+        self.trace = trace if trace is not None else Trace()
+        self.trace.phrases = tuple(region.phrase for region in layout.regions)
+        self.trace.settings = settings.to_dict()
+        self.branch = SpatialBranch(first, second, spatial_positive, spatial_negative)
+        if has_outer_sample() and not self.branch.shared:
+            # the host clones additional models with the patcher; this one must stay the branch's
+            first.set_additional_models(KEY, [second])
+        self.set_conds(positive, negative)
+        self.set_cfg(cfg)
+        if settings.mode != "fixed":
+            check_tokens(tokens, positive, "positive")
+            check_tokens(tokens, spatial_positive, "spatial_positive")
+
+    # -- the host's life cycle ------------------------------------------------------------------
+
+    def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the host's guider; checks the latent before any model is loaded."""
+        check_latent(
+            self.model_patcher, self.original_conds["positive"], noise, latent_image, self.settings
+        )
+        if has_outer_sample():
+            return super().sample(noise, latent_image, *args, **kwargs)
+        with self.branch.session(None):
+            return super().sample(noise, latent_image, *args, **kwargs)
+
+    def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the host's guider, with the second model prepared and cleaned up around it."""
+        with self.branch.session(self.conds):
+            return super().outer_sample(*args, **kwargs)
+
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: torch.device,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: Any,
+        disable_pbar: bool,
+        seed: int | None,
+        **extra: Any,
+    ) -> Tensor:
+        """As the host's guider; both models are loaded, sigmas and latents are on the device."""
+        started = time.perf_counter()
+        if not has_outer_sample():
+            comfy.model_management.load_models_gpu(
+                [self.model_patcher, self.branch.patcher, *self.branch.passengers()]
+            )
+        self.branch.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)
+        self._begin_run(noise, sigmas)
+        try:
+            return super().inner_sample(
+                noise, latent_image, device, sampler, sigmas, denoise_mask, callback,
+                disable_pbar, seed, **extra,
+            )  # fmt: skip
+        finally:
+            self._end_run()
+            self.trace.seconds = time.perf_counter() - started
+
+    def _begin_run(self, noise: Tensor, sigmas: Tensor) -> None:
+        self.trace.reset()
+        self._lowest_sigma = float(self.branch.model.model_sampling.sigma_min)
+        self.clock = StepClock(sigmas.tolist())
+        sampling = self.model_patcher.get_model_object("model_sampling")
+        settings = self.settings
+        height, width = noise.shape[-2:]
+        coverage = torch.zeros(1, 1, height, width)
+        if self.layout.regions:
+            grid = region_grid(self.layout, height, width, soft=True)
+            coverage = grid.amax(dim=0)[None, None]
+        self.probes: tuple[Probe, Probe] | None = None
+        factor = 1
+        if settings.mode != "fixed":
+            sites = [find_sites(m.diffusion_model) for m in (self.inner_model, self.branch.model)]
+            levels = [choose_level(found, settings.map_level) for found in sites]
+            factor = max(levels)
+            first, second = (
+                Probe(self.layout, self.tokens, found, level)
+                for found, level in zip(sites, levels, strict=True)
+            )
+            self.probes = (first, second)
+        self.balancer = Balancer(
+            settings,
+            self.clock.steps,
+            noise.shape[0],
+            coverage.to(noise.device, torch.float32),
+            window=(
+                float(sampling.percent_to_sigma(settings.start)),
+                float(sampling.percent_to_sigma(settings.end)),
+            ),
+            prior_sigma=float(sampling.percent_to_sigma(settings.prior_until)),
+            map_factor=factor,
+        )
+        # functions that a sampler appends at run time come after these, see predict_noise
+        self._own_post_cfg = len(self.model_options.get(POST_CFG, []))
+
+    def _end_run(self) -> None:
+        if self.probes is not None:
+            self.trace.partial_forwards = sum(probe.forwards for probe in self.probes)
+            self.trace.backwards = sum(probe.backwards for probe in self.probes)
+        self.trace.finish()
+        del self.balancer, self.clock, self.probes
+
+    # -- one prediction -------------------------------------------------------------------------
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """The mixed denoised latent (B, C, H, W) for x at noise level ``timestep`` (B,)."""
+        options = model_options or {}
+        # the one scalar that is read back per call: samplers choose freely where to look
+        sigma = float(timestep[0])
+        step, opens = self.clock.tick(sigma)
+        phase = self.balancer.phase(step, sigma)
+        whole = 0.0 if phase is Phase.SPATIAL else self.balancer.constant_mix(sigma)
+        appended = options.get(POST_CFG, [])[self._own_post_cfg :]
+        record = StepRecord(step, sigma, phase.value, torch.empty(0))
+
+        realism = spatial = None
+        if whole != 0.0:
+            realism = self._predict(False, x, timestep, options, seed)
+        if whole != 1.0:
+            spatial = self._predict(True, x, timestep, options, seed)
+        if spatial is None or realism is None:
+            mixed = realism or spatial
+            assert mixed is not None
+            record.mix = torch.full_like(self.balancer.mix(sigma), float(realism is not None))
+        else:
+            if opens and phase is Phase.BALANCE:
+                self._balance(x, timestep, step, sigma, realism, spatial, options, record)
+            record.mix = self.balancer.mix(sigma)
+            mixed = _mix(realism, spatial, record.mix)
+        if opens:
+            self.trace.steps.append(record)
+        return self._finish(mixed, appended, x, timestep, options)
+
+    def _predict(
+        self, spatial: bool, x: Tensor, timestep: Tensor, options: dict[str, Any], seed: int | None
+    ) -> Prediction:
+        """One model's predictions through the host's own function and that model's own options."""
+        own, other = self.model_patcher, self.branch.patcher
+        conds, model = self.conds, self.inner_model
+        mine = {**options, POST_CFG: options.get(POST_CFG, [])[: self._own_post_cfg]}
+        if spatial:
+            own, other, conds, model = other, own, self.branch.conds, self.branch.model
+            mine = clone_model_options(self.branch.options)
+            if options.get("disable_cfg1_optimization", False):
+                mine["disable_cfg1_optimization"] = True
+        self.branch.activate(own, other)
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def keep(args: dict[str, Any]) -> Tensor:
+            seen.append((args["cond_denoised"], args["uncond_denoised"]))
+            return args["denoised"]
+
+        mine[POST_CFG] = [keep, *mine.get(POST_CFG, [])]
+        guided = comfy.samplers.sampling_function(
+            model, x, timestep, conds.get("negative"), conds.get("positive"), self.cfg,
+            model_options=mine, seed=seed,
+        )  # fmt: skip
+        single = abs(self.cfg - 1.0) < 1e-9 and not mine.get("disable_cfg1_optimization", False)
+        self.trace.forwards += x.shape[0] * (1 if single else 2)
+        return Prediction(guided, *seen[0])
+
+    def _balance(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        step: int,
+        sigma: float,
+        realism: Prediction,
+        spatial: Prediction,
+        options: dict[str, Any],
+        record: StepRecord,
+    ) -> None:
+        """One update of the logit map: probe, loss of both models, closed form (Alg. 1, 7-13)."""
+        mix = torch.sigmoid(self.balancer.restart(sigma))
+        mixed = mix * realism.positive + (1.0 - mix) * spatial.positive
+        sigma_next = self.clock.next_sigma(step)
+        latent = probe_latent(x, mixed, sigma, sigma_next)
+        looks = [
+            self._look(False, latent, timestep, sigma, sigma_next, options),
+            self._look(True, latent, timestep, sigma, sigma_next, options),
+        ]
+        record.shares_realism, record.loss_realism = _seen(looks[0])
+        record.shares_spatial, record.loss_spatial = _seen(looks[1])
+        seen = [look for look in looks if look is not None]
+        if not seen:
+            return
+        for look in seen:
+            self.trace.note_finite(look.finite)
+        total = torch.stack([look.gradient for look in seen]).sum(dim=0)
+        gradient = logit_gradient(
+            total, realism.positive, spatial.positive, mix, sigma, sigma_next
+        )
+        # the model that knows the place least says how much is left to do
+        remaining = torch.stack([1.0 - look.shares.mean(dim=-1) for look in seen]).amax(dim=0)
+        self.balancer.update(gradient, remaining, step)
+
+    def _look(
+        self,
+        spatial: bool,
+        latent: Tensor,
+        timestep: Tensor,
+        sigma: float,
+        sigma_next: float,
+        options: dict[str, Any],
+    ) -> Look | None:
+        """Probe one model at the probe latent; the gradient is with respect to that latent."""
+        own, other = self.model_patcher, self.branch.patcher
+        conds, model, mine = self.conds, self.inner_model, options
+        if spatial:
+            own, other, conds = other, own, self.branch.conds
+            model, mine = self.branch.model, self.branch.options
+        assert self.probes is not None
+        probe = self.probes[1 if spatial else 0]
+        sampling = model.model_sampling
+        at, level = timestep, sigma
+        if self.settings.probe_timestep == "next":
+            level = max(sigma_next, self._lowest_sigma)
+            at = torch.full_like(timestep, level)
+        # the models see z' scaled for its own noise level, also when told the timestep of z_t
+        scale = _input_scale(sampling, sigma_next) / _input_scale(sampling, level)
+        entry = _active_entry(conds.get("positive", []), level)
+        if entry is None:
+            return None
+        self.branch.activate(own, other)
+        look = probe.look(model, entry, latent * scale, at, mine)
+        return None if look is None else replace(look, gradient=look.gradient * scale)
+
+    def _finish(
+        self,
+        mixed: Prediction,
+        appended: list[Any],
+        x: Tensor,
+        timestep: Tensor,
+        options: dict[str, Any],
+    ) -> Tensor:
+        """Functions that the sampler itself appended (CFG++ reads the unconditional prediction)
+        are called once, with the mixed predictions."""
+        result = mixed.guided
+        for function in appended:
+            result = function(
+                {
+                    "denoised": result, "cond": self.conds.get("positive"),
+                    "uncond": self.conds.get("negative"), "cond_scale": self.cfg,
+                    "model": self.inner_model, "uncond_denoised": mixed.negative,
+                    "cond_denoised": mixed.positive, "sigma": timestep,
+                    "model_options": options, "input": x,
+                }
+            )  # fmt: skip
+        return result
+
+
+def _mix(realism: Prediction, spatial: Prediction, mix: Tensor) -> Prediction:
+    """Mix two models' predictions with the realism share (B, 1, H, W); Eq. 3."""
+    other = 1.0 - mix
+    return Prediction(
+        mix * realism.guided + other * spatial.guided,
+        mix * realism.positive + other * spatial.positive,
+        mix * realism.negative + other * spatial.negative,
+    )
+
+
+def _seen(look: Look | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if look is None else (look.shares, look.loss)
+
+
+def _input_scale(sampling: Any, sigma: float) -> float:
+    """Factor by which a model scales its input at this noise level (1 for flow models)."""
+    one = torch.ones(1, 1, 1, 1)
+    return float(sampling.calculate_input(torch.tensor([sigma], dtype=torch.float32), one))
+
+
+def _active_entry(entries: list[dict[str, Any]], sigma: float) -> dict[str, Any] | None:
+    """The first conditioning entry in force at this noise level: the layout's prompt.
+
+    Further entries take part in the prediction, not in the loss; their tokens are another text's.
+    """
+    for entry in entries:
+        if "default" in entry or sigma > entry.get("timestep_start", float("inf")):
+            continue
+        if sigma >= entry.get("timestep_end", 0.0):
+            return entry
+    return None

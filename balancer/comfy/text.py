@@ -1,0 +1,103 @@
+"""The host's CLIP tokenizer, as the engine's ``EncodedPrompt``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.sd1_clip
+
+from ..tokens import CHUNK, EncodedPrompt
+
+WORD_END = "</w>"
+"""Mark of CLIP's byte-pair vocabulary on the last piece of a word."""
+
+_tokenizer: Any = None
+
+
+def _embedding_folders() -> list[str] | None:
+    """Where textual embeddings lie; None on a host without model folders."""
+    try:
+        import folder_paths
+    except ImportError:
+        return None
+    return list(folder_paths.get_folder_paths("embeddings"))
+
+
+def clip_tokenizer() -> Any:
+    """The host's CLIP-L tokenizer with the host's embedding folders, made once."""
+    global _tokenizer
+    if _tokenizer is None:
+        _tokenizer = comfy.sd1_clip.SDTokenizer(embedding_directory=_embedding_folders())
+    return _tokenizer
+
+
+def _readable_bytes() -> dict[str, int]:
+    """Character -> byte of the byte-level vocabularies that CLIP and GPT-2 share.
+
+    Printable Latin-1 bytes stand for themselves, the others are moved behind U+00FF in order.
+    """
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(moved)}
+
+
+_BYTES = _readable_bytes()
+
+
+def _text(pieces: list[str]) -> str:
+    """The word that byte-pair pieces spell; characters outside the vocabulary stay as they are."""
+    joined = "".join(pieces).removesuffix(WORD_END)
+    if not all(character in _BYTES for character in joined):
+        return joined
+    return bytes(_BYTES[character] for character in joined).decode("utf-8", errors="replace")
+
+
+def encoded(chunks: list[list[tuple[Any, ...]]], vocabulary: Mapping[int, str]) -> EncodedPrompt:
+    """``EncodedPrompt`` of (token, weight, word id) chunks as the host's tokenizer returns them.
+
+    Word id 0 marks start, end and padding. The host's word ids count weighted segments, not
+    words, so words are put together from the pieces instead.
+    """
+    ids: list[int | None] = []
+    positions: list[int] = []
+    words: list[str] = []
+    open_word: list[str] = []
+
+    def close() -> None:
+        words.extend([_text(open_word)] * len(open_word))
+        open_word.clear()
+
+    for number, chunk in enumerate(chunks):
+        for index, (token, _, word) in enumerate(chunk):
+            if word == 0:
+                continue
+            positions.append(number * CHUNK + index)
+            if not isinstance(token, int):
+                close()
+                ids.append(None)
+                words.append("")
+                continue
+            ids.append(token)
+            open_word.append(vocabulary.get(token, ""))
+            if open_word[-1].endswith(WORD_END):
+                close()
+    close()
+    return EncodedPrompt(tuple(ids), tuple(words), tuple(positions))
+
+
+def encode_prompt(text: str) -> EncodedPrompt:
+    """Tokens of ``text`` and their positions in the conditioning that CLIPTextEncode makes of it.
+
+    Weights such as ``(red car:1.2)`` are taken out, a textual embedding takes as many positions
+    as it has vectors, long texts run on in further chunks of 77 positions. All families with
+    cross-attention UNets (SD1.x, SD2.x and both encoders of SDXL) share this vocabulary and this
+    layout of chunks; they differ in padding only, so one tokenizer gives the positions for all.
+    """
+    tokenizer = clip_tokenizer()
+    return encoded(
+        tokenizer.tokenize_with_weights(text, return_word_ids=True), tokenizer.inv_vocab
+    )
+
+
+Encoder = Callable[[str], EncodedPrompt]

@@ -1,0 +1,159 @@
+"""The balancer: one logit map per sample, moved against a loss by a closed-form gradient."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .settings import BalancerSettings
+
+
+def probe_latent(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """One deterministic DDIM step (RealCompo Eq. 12, eta 0) in the host's sigma space.
+
+    x and denoised (B, C, H, W) at noise level ``sigma`` > 0; returns the latent at ``sigma_next``.
+    x' = x + (sigma_next - sigma) * eps with eps = (x - denoised) / sigma; the same line for eps-,
+    v- and flow models, since each is affine in its prediction.
+    """
+    return x + (x - denoised) * ((sigma_next - sigma) / sigma)
+
+
+def logit_gradient(
+    latent_gradient: Tensor,
+    realism: Tensor,
+    spatial: Tensor,
+    mix: Tensor,
+    sigma: float,
+    sigma_next: float,
+) -> Tensor:
+    """dL/dd per position, in closed form: no graph through mix, noise and DDIM step is needed.
+
+    latent_gradient (B, C, H, W) is dL/dx' at the probe latent; realism and spatial are the two
+    denoised predictions that the probe was made of; mix (B, 1, H, W) = sigmoid(d). With
+    eps_c = (x - denoised_c) / sigma this is
+    k * mix * (1 - mix) * sum_channels(dL/dx' * (eps_realism - eps_spatial)) with
+    k = sigma_next - sigma. It equals dL/dCoe_text of RealCompo Eq. 7, and minus dL/dCoe_spatial.
+    Returns (B, 1, H, W).
+    """
+    difference = (spatial - realism) / sigma
+    along = (latent_gradient * difference).sum(dim=1, keepdim=True)
+    return (sigma_next - sigma) * mix * (1.0 - mix) * along
+
+
+def smooth(gradient: Tensor, side: int) -> Tensor:
+    """Mean over ``side`` x ``side`` positions (made odd); borders are not padded with zeros."""
+    if side <= 1:
+        return gradient
+    side += 1 - side % 2
+    return functional.avg_pool2d(gradient, side, 1, side // 2, count_include_pad=False)
+
+
+class Phase(Enum):
+    """What one step does: the spatial model alone, a balanced mix, or the mix as it stands."""
+
+    SPATIAL = "spatial"
+    BALANCE = "balance"
+    MIX = "mix"
+
+
+class Balancer:
+    """The logit map of one sampling run, and the rule that moves it (see BalancerSettings).
+
+    ``steps`` outer steps; ``window`` = (first, last) sigma between which it balances and
+    ``prior_sigma`` = the sigma above which the region prior holds, both already in the host's
+    sigmas; ``coverage`` (1, 1, H, W) in 0..1 says how much of each latent position lies in a
+    region; ``map_factor`` latent positions make one attention map cell.
+    """
+
+    def __init__(
+        self,
+        settings: BalancerSettings,
+        steps: int,
+        batch: int,
+        coverage: Tensor,
+        window: tuple[float, float] = (math.inf, 0.0),
+        prior_sigma: float = math.inf,
+        map_factor: int = 1,
+    ) -> None:
+        self.settings = settings
+        self.steps = steps
+        self._coverage = coverage
+        self._window = window
+        self._prior_sigma = prior_sigma
+        self._side = settings.smoothing * map_factor if settings.smoothing > 1 else 0
+        self._base = _logit(settings.initial_mix)
+        self._deviation = coverage.new_zeros(batch, 1, *coverage.shape[-2:])
+        if settings.initial_noise > 0:
+            # a generator of its own: the host's random numbers stay as they are
+            generator = torch.Generator().manual_seed(settings.noise_seed)
+            noise = torch.randn(1, 1, *coverage.shape[-2:], generator=generator)
+            self._deviation += settings.initial_noise * noise.to(coverage)
+        self._first_balanced: int | None = None
+
+    @property
+    def spatial_steps(self) -> int:
+        """Number of steps that the spatial model does alone (Alg. 1, t > t0)."""
+        return round(self.settings.spatial_only * self.steps)
+
+    def phase(self, step: int, sigma: float) -> Phase:
+        """What to do at outer step ``step`` (0..steps-1), whose noise level is ``sigma``."""
+        if step < self.spatial_steps:
+            return Phase.SPATIAL
+        first, last = self._window
+        if self.settings.mode == "fixed" or not last <= sigma <= first:
+            return Phase.MIX
+        if self._first_balanced is None:
+            self._first_balanced = step
+        due = (step - self._first_balanced) % self.settings.every == 0
+        return Phase.BALANCE if due else Phase.MIX
+
+    def base(self, sigma: float) -> Tensor:
+        """The logits without any deviation at this noise level, (1, 1, H, W)."""
+        prior = self.settings.region_prior if sigma > self._prior_sigma else 0.0
+        return self._base - prior * self._coverage
+
+    def constant_mix(self, sigma: float) -> float | None:
+        """The realism share if it is one number everywhere and can never move, else None."""
+        moves = self.settings.mode != "fixed" or self.settings.initial_noise > 0
+        prior = self.settings.region_prior != 0.0 and sigma > self._prior_sigma
+        return None if moves or prior else self.settings.initial_mix
+
+    def restart(self, sigma: float) -> Tensor:
+        """Logits (B, 1, H, W) that a balanced step starts from and probes with."""
+        self._deviation = self._deviation * self.settings.memory
+        return self.logits(sigma)
+
+    def logits(self, sigma: float) -> Tensor:
+        """The logits as they stand, (B, 1, H, W)."""
+        return self.base(sigma) + self._deviation
+
+    def mix(self, sigma: float) -> Tensor:
+        """The realism share as it stands, (B, 1, H, W) in 0..1 (Eq. 2)."""
+        return torch.sigmoid(self.logits(sigma))
+
+    def update(self, gradient: Tensor, remaining: Tensor, step: int) -> None:
+        """Move the map against dL/dd ``gradient`` (B, 1, H, W); Eq. 7.
+
+        ``remaining`` (B,) in 0..1 is the mean over regions of one minus the share inside; it
+        weights the step when the rate is normalised, so that a solved layout is left alone.
+        """
+        gradient = smooth(gradient, self._side)
+        rate = self.settings.rate_at(step, self.steps)
+        if self.settings.normalize_rate:
+            size = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            direction = gradient / size.clamp_min(torch.finfo(gradient.dtype).tiny)
+            self._deviation = self._deviation - rate * remaining.view(-1, 1, 1, 1) * direction
+        else:
+            # two maps move by rate * gradient each, in opposite directions: d moves by twice that
+            self._deviation = self._deviation - 2.0 * rate * gradient
+
+
+def _logit(share: float) -> float:
+    """Inverse of the sigmoid; 0 and 1 give minus and plus infinity."""
+    if share <= 0.0:
+        return -math.inf
+    return math.inf if share >= 1.0 else math.log(share / (1.0 - share))

@@ -1,0 +1,237 @@
+"""What shall stand where: regions of phrases and boxes, free of any resolution.
+
+A layout is the one value that every method of this pack shares. It is immutable, so that nodes can
+pass it on without copying, and it survives a round trip through JSON, so that it can live in a
+workflow file or come from a language model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .coverage import Mask
+from .errors import RealCompoError
+
+__all__ = ["SCHEMA", "Box", "Layout", "Mask", "Region"]
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in 0..1 of the image's width and height, origin top left."""
+
+SCHEMA = 1
+"""Version of the JSON form; a reader refuses forms that are newer than itself."""
+
+
+def _refuse(problem: str, remedy: str) -> RealCompoError:
+    return RealCompoError("layout", problem, remedy)
+
+
+def is_number(value: object) -> bool:
+    """True for a finite int or float; a bool is no coordinate."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: object) -> bool:
+    """True for an int of at least zero that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def checked_box(box: object, name: str) -> Box:
+    """``box`` as a tuple of four floats in 0..1 with positive area, or a RealCompoError.
+
+    ``name`` says in the message whose box it is.
+    """
+    if not isinstance(box, (tuple, list)) or len(box) != 4 or not all(map(is_number, box)):
+        raise _refuse(
+            f"{name} has the box {box!r}", "A box is four finite numbers: x0, y0, x1, y1"
+        )
+    x0, y0, x1, y1 = (float(v) for v in box)
+    shown = f"{name} has the box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+    if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) > 1:
+        raise _refuse(
+            f"{shown}, which leaves the image",
+            "Coordinates are shares of the image's width and height, between 0 and 1",
+        )
+    if x1 <= x0 or y1 <= y0:
+        raise _refuse(
+            f"{shown}, which has no area",
+            "Give the top left corner first: x0 < x1 and y0 < y1",
+        )
+    return (x0, y0, x1, y1)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One phrase of the prompt and the place where it shall stand.
+
+    ``phrase`` is a wording of the prompt ("a red star"); ``box`` its place in 0..1 (with a
+    ``mask`` the box is always the mask's bounds, whatever was given); ``occurrence`` which
+    occurrence of the phrase in the prompt is meant (0 = first); ``weight`` > 0 the factor of this
+    region's term in the loss; ``tokens`` explicit token positions that replace the search for the
+    phrase. Raises RealCompoError for values that cannot be meant.
+    """
+
+    phrase: str
+    box: Box
+    mask: Mask | None = None
+    occurrence: int = 0
+    weight: float = 1.0
+    tokens: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.phrase, str):
+            raise _refuse(f"a region's phrase is {self.phrase!r}", "A phrase is a text")
+        object.__setattr__(self, "phrase", " ".join(self.phrase.split()))
+        name = f"the region '{self.phrase}'"
+        if self.tokens is not None:
+            tokens = self.tokens
+            listed = isinstance(tokens, (tuple, list)) and len(tokens) > 0
+            if not listed or not all(map(is_count, tokens)):
+                raise _refuse(
+                    f"{name} has the token positions {tokens!r}",
+                    "Give whole numbers of at least 0, or leave them out to search the phrase",
+                )
+            object.__setattr__(self, "tokens", tuple(tokens))
+        elif not self.phrase:
+            raise _refuse(
+                "a region has neither a phrase nor token positions",
+                "Name the words of the prompt that the region belongs to",
+            )
+        if self.mask is not None:
+            if not isinstance(self.mask, Mask):
+                raise _refuse(f"{name} has the mask {type(self.mask).__name__}", "Give a Mask")
+            object.__setattr__(self, "box", self.mask.bounds())
+        object.__setattr__(self, "box", checked_box(self.box, name))
+        if not is_count(self.occurrence):
+            raise _refuse(
+                f"{name} asks for occurrence {self.occurrence!r}", "0 means the first occurrence"
+            )
+        if not is_number(self.weight) or self.weight <= 0:
+            raise _refuse(
+                f"{name} has the weight {self.weight!r}",
+                "A weight is a positive number; remove the region if it shall not count",
+            )
+        object.__setattr__(self, "weight", float(self.weight))
+
+    @classmethod
+    def from_mask(cls, phrase: str, mask: Mask, **options: Any) -> Region:
+        """The region of ``mask``; ``options`` are the remaining fields."""
+        return cls(phrase, mask.bounds(), mask, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; fields at their default are left out, box and phrase never."""
+        out: dict[str, Any] = {"phrase": self.phrase, "box": list(self.box)}
+        if self.mask is not None:
+            out["mask"] = self.mask.to_dict()
+        if self.occurrence:
+            out["occurrence"] = self.occurrence
+        if self.weight != 1.0:
+            out["weight"] = self.weight
+        if self.tokens is not None:
+            out["tokens"] = list(self.tokens)
+        return out
+
+    @classmethod
+    def from_dict(cls, value: object) -> Region:
+        """Inverse of ``to_dict``; optional keys may be missing or null."""
+        if not isinstance(value, Mapping):
+            raise _refuse(f"a region is {type(value).__name__}", "A region is a JSON object")
+        mask = value.get("mask")
+        box = value.get("box")
+        if box is None and mask is None:
+            raise _refuse("a region has neither 'box' nor 'mask'", "Give it one of the two")
+        packed = None if mask is None else Mask.from_dict(mask)
+        occurrence, weight = value.get("occurrence"), value.get("weight")
+        return cls(
+            phrase=value.get("phrase") or "",
+            box=packed.bounds() if packed is not None else box,  # type: ignore[arg-type]
+            mask=packed,
+            occurrence=0 if occurrence is None else occurrence,
+            weight=1.0 if weight is None else weight,
+            tokens=value.get("tokens"),
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All regions of one image, with the prompt whose words they name.
+
+    ``width`` and ``height`` are the pixels that the boxes were drawn for: a hint for editors and
+    previews, never used in the maths. A layout without regions is a valid value (an editor starts
+    with one); what needs regions asks ``require_regions``.
+    """
+
+    regions: tuple[Region, ...]
+    prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "regions", tuple(self.regions))
+        if not all(isinstance(region, Region) for region in self.regions):
+            raise _refuse("the layout holds something that is no region", "Build it from Regions")
+        if not isinstance(self.prompt, str):
+            raise _refuse(f"the layout's prompt is {self.prompt!r}", "A prompt is a text")
+        for name, size in (("width", self.width), ("height", self.height)):
+            if size is not None and (not is_count(size) or size == 0):
+                raise _refuse(
+                    f"the layout's {name} is {size!r}", "Give pixels above 0, or leave it out"
+                )
+
+    def require_regions(self) -> tuple[Region, ...]:
+        """The regions; raises RealCompoError if there are none."""
+        if not self.regions:
+            raise _refuse(
+                "the layout has no regions", "Draw or list at least one box with its phrase"
+            )
+        return self.regions
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with the schema's version."""
+        return {
+            "schema": SCHEMA,
+            "prompt": self.prompt,
+            "width": self.width,
+            "height": self.height,
+            "regions": [region.to_dict() for region in self.regions],
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> Layout:
+        """Inverse of ``to_dict``; every key but ``regions`` may be missing.
+
+        Raises RealCompoError for a schema newer than ``SCHEMA`` and for malformed values.
+        """
+        if not isinstance(value, Mapping) or not isinstance(value.get("regions"), (list, tuple)):
+            raise _refuse("the layout's JSON has no list 'regions'", "Give an object with one")
+        schema = value.get("schema", SCHEMA)
+        if not is_count(schema) or schema == 0:
+            raise _refuse(f"the layout's schema is {schema!r}", f"It is a number up to {SCHEMA}")
+        if schema > SCHEMA:
+            raise _refuse(
+                f"the layout was written in schema {schema}, this version reads up to {SCHEMA}",
+                "Update RealCompo",
+            )
+        return cls(
+            regions=tuple(Region.from_dict(region) for region in value["regions"]),
+            prompt=value.get("prompt") or "",
+            width=value.get("width"),
+            height=value.get("height"),
+        )
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Layout:
+        """Inverse of ``to_json``; raises RealCompoError for text that is no layout."""
+        try:
+            value = json.loads(text)
+        except (TypeError, ValueError) as error:
+            problem = f"the layout's text is no JSON ({error})"
+            raise _refuse(problem, "Give a layout as JSON") from None
+        return cls.from_dict(value)

@@ -1,0 +1,124 @@
+"""The balancer's documented numbers, and the presets, which are nothing but sets of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from .errors import RealCompoError
+
+MODES = ("dynamic", "fixed")
+MAP_LEVELS = ("auto", "1", "2", "4", "8")
+PROBE_TIMESTEPS = ("current", "next")
+
+
+@dataclass(frozen=True)
+class BalancerSettings:
+    """Every number that steers the mix. ``mix`` is the realism model's share, 0..1.
+
+    The balancer keeps one logit map d per sample; mix = sigmoid(d) (RealCompo Eq. 2-3). At a
+    balanced step it restarts from ``base + memory * deviation``, where the base is
+    ``logit(initial_mix)``, less ``region_prior`` inside the regions while noise is high, and then
+    steps against the gradient of the loss (Eq. 6-7).
+
+    mode             ``dynamic`` probes the mixed latent, as the paper; ``fixed`` never balances
+    rate, rate_end   step size at the first and the last step; the square falls linearly between
+    normalize_rate   False: step = 2 * rate * dL/dd (two coefficient maps, Eq. 7).
+                     True: gradient divided by its own RMS and weighted by the remaining loss,
+                     so that ``rate`` is in logits whatever the model and the latent size
+    memory           1 accumulates as the paper does, 0 restarts from the base at every step
+    smoothing        side of the box that averages the gradient, in attention map cells; 0 = none
+    initial_mix      realism share to start from; 0.5 is the paper's equal start
+    region_prior     logits given to the spatial model inside the regions at high noise
+    prior_until      the region prior ends here (0..1 of the noise schedule, as start_percent)
+    spatial_only     fraction of the steps that the spatial model does alone, first (t0)
+    start, end       balance only in this part of the noise schedule (0..1)
+    every            balance at every n-th step of that part, hold the deviation between
+    map_level        downsample factor of the attention maps; ``auto`` = 4 where the model has it
+    probe_timestep   timestep given to the models with the probe latent (Alg. 1: ``current``)
+    initial_noise    standard deviation of noise on the starting logits (released code: sqrt 2)
+    noise_seed       seed of that noise
+    preset           name that these numbers go by
+
+    Raises RealCompoError when a number is outside its range.
+    """
+
+    mode: str = "dynamic"
+    rate: float = 4.0
+    rate_end: float = 4.0
+    normalize_rate: bool = True
+    memory: float = 0.0
+    smoothing: int = 5
+    initial_mix: float = 0.88
+    region_prior: float = 3.0
+    prior_until: float = 0.3
+    spatial_only: float = 0.0
+    start: float = 0.0
+    end: float = 0.5
+    every: int = 2
+    map_level: str = "auto"
+    probe_timestep: str = "current"
+    initial_noise: float = 0.0
+    noise_seed: int = 31
+    preset: str = "custom"
+
+    def __post_init__(self) -> None:
+        for name in ("initial_mix", "prior_until", "spatial_only", "start", "end", "memory"):
+            self._within(name, 0.0, 1.0)
+        for name in ("rate", "rate_end", "initial_noise"):
+            self._within(name, 0.0, 1e12)
+        self._within("region_prior", -100.0, 100.0)
+        self._within("smoothing", 0, 65)
+        self._within("every", 1, 10_000)
+        self._one_of("mode", MODES)
+        self._one_of("map_level", MAP_LEVELS)
+        self._one_of("probe_timestep", PROBE_TIMESTEPS)
+        if self.start > self.end:
+            raise RealCompoError(
+                "start", f"start {self.start} lies after end {self.end}", "Make start <= end."
+            )
+
+    def _within(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise RealCompoError(
+                name, f"{value} is outside {low:g} to {high:g}", "Set it inside that range."
+            )
+
+    def _one_of(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise RealCompoError(name, f"'{value}' is unknown", f"Use one of {', '.join(choices)}.")
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Step size at ``step`` of ``steps``: square root of a line from rate^2 to rate_end^2."""
+        part = step / (steps - 1) if steps > 1 else 0.0
+        return math.sqrt(self.rate**2 + (self.rate_end**2 - self.rate**2) * part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers by name."""
+        return asdict(self)
+
+
+# The paper prints neither rho nor t0. Its Fig. 1b shows positions settled by 20 of 50 steps (t0);
+# the released code uses rho = 1e6 * sqrt(linspace(1, 0.5)), two independent N(0,1) maps from a
+# fixed seed (so their difference has deviation sqrt 2), and the spatial model alone for 40 %.
+_ALGORITHM_1 = BalancerSettings(
+    preset="paper", rate=1e6, rate_end=1e6, normalize_rate=False, memory=1.0, smoothing=0,
+    initial_mix=0.5, region_prior=0.0, prior_until=0.0, spatial_only=0.4, end=1.0, every=1,
+)  # fmt: skip
+PRESETS: dict[str, BalancerSettings] = {
+    "equilibrium": BalancerSettings(preset="equilibrium"),
+    "paper": _ALGORITHM_1,
+    "official": replace(
+        _ALGORITHM_1, preset="official", rate_end=1e6 * math.sqrt(0.5), initial_noise=math.sqrt(2.0)
+    ),
+}
+
+
+def preset(name: str, **changes: Any) -> BalancerSettings:
+    """The named preset, with ``changes`` applied. Raises RealCompoError for an unknown name."""
+    if name not in PRESETS:
+        raise RealCompoError("preset", f"'{name}' is unknown", f"Use one of {', '.join(PRESETS)}.")
+    return replace(PRESETS[name], **changes)

@@ -1,0 +1,86 @@
+"""What happened at each step of a run, as plain tensors. Nothing here touches the host per step."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class StepRecord:
+    """One outer step. Tensors stay on the run's device until the run ends.
+
+    phase is ``spatial``, ``balance`` or ``mix``; mix (B, 1, H, W) is the realism share used;
+    shares and losses exist at balanced steps: shares (B, R), losses (B,), one of each per model.
+    """
+
+    step: int
+    sigma: float
+    phase: str
+    mix: Tensor
+    shares_realism: Tensor | None = None
+    shares_spatial: Tensor | None = None
+    loss_realism: Tensor | None = None
+    loss_spatial: Tensor | None = None
+
+    def to_cpu(self) -> None:
+        """Move every tensor to the CPU as float32."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                setattr(self, name, value.detach().to("cpu", torch.float32).clone())
+
+
+@dataclass
+class Trace:
+    """The record of a run: one entry per outer step, plus what the run cost.
+
+    Forwards count samples through a whole network (a guided step of one model is two), partial
+    forwards stop at the last attention map they need, backwards run through one partial forward.
+    """
+
+    phrases: tuple[str, ...] = ()
+    settings: dict[str, object] = field(default_factory=dict)
+    steps: list[StepRecord] = field(default_factory=list)
+    forwards: int = 0
+    partial_forwards: int = 0
+    backwards: int = 0
+    skipped_gradients: int = 0
+    seconds: float = 0.0
+    _finite: list[Tensor] = field(default_factory=list, repr=False)
+
+    def reset(self) -> None:
+        """Forget the last run; phrases and settings stay."""
+        self.steps = []
+        self.forwards = self.partial_forwards = self.backwards = self.skipped_gradients = 0
+        self.seconds = 0.0
+        self._finite = []
+
+    def note_finite(self, finite: Tensor) -> None:
+        """Keep a probe's 0-dim verdict whether its gradient was finite, without reading it."""
+        self._finite.append(finite)
+
+    def finish(self) -> None:
+        """Bring every tensor to the CPU, once, after the last step; say what went wrong."""
+        if self._finite:
+            self.skipped_gradients = int((~torch.stack(self._finite)).sum())
+            self._finite = []
+        if self.skipped_gradients:
+            logging.warning(
+                "RealCompo: %d of %d gradients were not finite and moved nothing there. Half "
+                "precision may be too coarse for this model: start the host with --force-fp32.",
+                self.skipped_gradients, self.backwards,
+            )  # fmt: skip
+        for record in self.steps:
+            record.to_cpu()
+
+    def cost(self) -> dict[str, float]:
+        """Forwards, partial forwards, backwards and seconds of the run."""
+        return {
+            "forwards": self.forwards,
+            "partial_forwards": self.partial_forwards,
+            "backwards": self.backwards,
+            "seconds": round(self.seconds, 3),
+        }

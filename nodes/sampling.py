@@ -1,0 +1,294 @@
+"""The main job: two models denoise one latent. Nodes are thin; the engine is in ``balancer``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+CATEGORY = "RealCompo"
+GUIDER, SAMPLER, SETTINGS = (
+    "RealCompo Guider", "RealCompo Dual Sampler", "RealCompo Balancer Settings",
+)  # fmt: skip
+
+_MODEL_INPUTS = {
+    "realism_model": ("MODEL", {
+        "tooltip": "The model that knows how things look: any checkpoint, stylised ones included.",
+    }),
+    "spatial_model": ("MODEL", {
+        "tooltip": "The model that knows where things go: the one that GLIGEN boxes or a ControlNet"
+        " steer. It must share the realism model's latent (both SD1.5, both SDXL, ...).",
+    }),
+    "positive": ("CONDITIONING", {
+        "tooltip": "The prompt, encoded for the realism model. Same text as the layout's prompt.",
+    }),
+    "negative": ("CONDITIONING", {"tooltip": "What to keep out, for the realism model."}),
+    "layout": ("REALCOMPO_LAYOUT", {
+        "tooltip": "Which phrase of the prompt belongs where. The balancer reads it.",
+    }),
+}  # fmt: skip
+_CFG_INPUT = ("FLOAT", {
+    "default": 7.5, "min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01,
+    "tooltip": "Guidance scale, the same for both models.",
+})  # fmt: skip
+_OPTIONAL_INPUTS = {
+    "spatial_positive": ("CONDITIONING", {
+        "tooltip": "The prompt for the spatial model, with its GLIGEN boxes or ControlNet applied."
+        " Left open: the same as positive.",
+    }),
+    "spatial_negative": ("CONDITIONING", {
+        "tooltip": "What to keep out, for the spatial model. Left open: the same as negative.",
+    }),
+    "balancer": ("REALCOMPO_BALANCER", {
+        "tooltip": "How the two are balanced. Left open: the default preset.",
+    }),
+}  # fmt: skip
+_TRACE_TOOLTIP = "Losses, attention shares and mix at every step, for RealCompo Trace Plot."
+
+
+def build_guider(
+    node: str,
+    realism_model: Any,
+    spatial_model: Any,
+    positive: Any,
+    negative: Any,
+    layout: Any,
+    cfg: float,
+    spatial_positive: Any = None,
+    spatial_negative: Any = None,
+    balancer: Any = None,
+) -> Any:
+    """A guider from a node's inputs; every complaint names ``node``. Returns a RealCompoGuider."""
+    from ..balancer.comfy.guider import RealCompoGuider
+    from ..balancer.comfy.inputs import (
+        require_conditioning,
+        require_layout,
+        require_model,
+        require_settings,
+        resolve,
+    )
+    from ..balancer.errors import RealCompoError
+    from ..balancer.settings import PRESETS
+
+    try:
+        require_model(realism_model, "realism_model")
+        require_model(spatial_model, "spatial_model")
+        require_layout(layout)
+        settings = require_settings(PRESETS["equilibrium"] if balancer is None else balancer)
+        spatial_positive = positive if spatial_positive is None else spatial_positive
+        spatial_negative = negative if spatial_negative is None else spatial_negative
+        for where, value in (
+            ("positive", positive), ("negative", negative),
+            ("spatial_positive", spatial_positive), ("spatial_negative", spatial_negative),
+        ):  # fmt: skip
+            require_conditioning(value, where)
+        tokens = () if settings.mode == "fixed" else resolve(layout)
+        return RealCompoGuider(
+            realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
+            layout, tokens, cfg, settings,
+        )  # fmt: skip
+    except RealCompoError as error:
+        raise error.at(node) from None
+
+
+class RealCompoGuider:
+    """Two models as one GUIDER, for SamplerCustomAdvanced and any sampler and scheduler."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {**_MODEL_INPUTS, "cfg": _CFG_INPUT}, "optional": _OPTIONAL_INPUTS}
+
+    RETURN_TYPES = ("GUIDER", "REALCOMPO_TRACE")
+    RETURN_NAMES = ("guider", "trace")
+    OUTPUT_TOOLTIPS = (
+        "Connect to SamplerCustomAdvanced.",
+        _TRACE_TOOLTIP + " It is empty until the sampler has run: connect the sampler's latent to"
+        " the plot as well, so that the plot waits.",
+    )
+    FUNCTION = "guide"
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Denoises one latent with two models: one for the look, one for the places."
+
+    def guide(self, **inputs: Any) -> tuple[Any, Any]:
+        """Build the guider; its trace fills while a sampler uses it."""
+        guider = build_guider(GUIDER, **inputs)
+        return guider, guider.trace
+
+
+class RealCompoDualSampler:
+    """The guider plus the usual KSampler widgets."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        import comfy.samplers
+
+        return {
+            "required": {
+                **_MODEL_INPUTS,
+                "latent_image": ("LATENT", {
+                    "tooltip": "The latent to denoise: empty, or a picture's for img2img."
+                    " Noise masks work as in KSampler.",
+                }),
+                "seed": ("INT", {
+                    "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
+                    "control_after_generate": True, "tooltip": "Seed of the starting noise.",
+                }),
+                "steps": ("INT", {
+                    "default": 30, "min": 1, "max": 10000, "tooltip": "Number of denoising steps.",
+                }),
+                "cfg": _CFG_INPUT,
+                "sampler_name": (comfy.samplers.KSampler.SAMPLERS, {
+                    "tooltip": "Any sampler; the models are balanced once per step.",
+                }),
+                "scheduler": (comfy.samplers.KSampler.SCHEDULERS, {
+                    "tooltip": "How the noise is taken away over the steps.",
+                }),
+                "denoise": ("FLOAT", {
+                    "default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01,
+                    "tooltip": "Below 1 keeps that much less of the starting noise (img2img).",
+                }),
+            },
+            "optional": _OPTIONAL_INPUTS,
+        }  # fmt: skip
+
+    RETURN_TYPES = ("LATENT", "REALCOMPO_TRACE")
+    RETURN_NAMES = ("latent", "trace")
+    OUTPUT_TOOLTIPS = ("The denoised latent.", _TRACE_TOOLTIP)
+    FUNCTION = "sample"
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "RealCompo: a realism model and a spatial model denoise one latent together. Their"
+        " predictions are mixed per pixel, and the mix follows both models' cross-attention."
+    )
+
+    def sample(
+        self,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        **inputs: Any,
+    ) -> dict[str, Any]:
+        """Sample as KSampler does, with the pair."""
+        from ..balancer.comfy.inputs import require_latent
+        from ..balancer.comfy.sampling import sample_pair
+        from ..balancer.errors import RealCompoError
+
+        guider = build_guider(SAMPLER, **inputs)
+        try:
+            require_latent(latent_image)
+            latent = sample_pair(
+                guider, latent_image, seed, steps, sampler_name, scheduler, denoise
+            )
+        except RealCompoError as error:
+            raise error.at(SAMPLER) from None
+        report = {"balancer": guider.settings.preset, **guider.trace.cost()}
+        return {"ui": {"realcompo": [json.dumps(report)]}, "result": (latent, guider.trace)}
+
+
+class RealCompoBalancer:
+    """The balancer's numbers: a preset, or one's own."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..balancer.settings import MAP_LEVELS, MODES, PRESETS, PROBE_TIMESTEPS
+
+        base = PRESETS["equilibrium"]
+
+        def number(name: str, low: float, high: float, step: float, tip: str) -> tuple[str, dict]:
+            return ("FLOAT", {
+                "default": getattr(base, name), "min": low, "max": high, "step": step,
+                "round": step / 10, "tooltip": tip,
+            })  # fmt: skip
+
+        return {
+            "required": {
+                "preset": ([*PRESETS, "custom"], {
+                    "default": "equilibrium",
+                    "tooltip": "equilibrium: the default. paper: Algorithm 1 as printed. official:"
+                    " the released code's numbers. custom: the numbers below. With any other"
+                    " preset only mode, map_level and probe_timestep below are used.",
+                }),
+                "mode": (list(MODES), {
+                    "default": "dynamic",
+                    "tooltip": "dynamic: balance by both models' attention maps, as the paper does."
+                    " fixed: keep the starting mix (and the region prior).",
+                }),
+                "rate": number("rate", 0.0, 1e9, 0.1,
+                    "Step size at the first step. In logits when normalize_rate is on."),
+                "rate_end": number("rate_end", 0.0, 1e9, 0.1, "Step size at the last step."),
+                "normalize_rate": ("BOOLEAN", {
+                    "default": base.normalize_rate,
+                    "tooltip": "On: divide the gradient by its size and weight it by the loss that"
+                    " is left. Off: the paper's plain step.",
+                }),
+                "memory": number("memory", 0.0, 1.0, 0.01,
+                    "1: changes accumulate over the steps, as in the paper. 0: start afresh."),
+                "smoothing": ("INT", {
+                    "default": base.smoothing, "min": 0, "max": 65,
+                    "tooltip": "Average the gradient over this many attention cells. 0 = off.",
+                }),
+                "initial_mix": number("initial_mix", 0.0, 1.0, 0.01,
+                    "Share of the realism model to start from. 0.5 = equal, as in the paper."),
+                "region_prior": number("region_prior", -100.0, 100.0, 0.1,
+                    "Logits given to the spatial model inside the regions while noise is high."),
+                "prior_until": number("prior_until", 0.0, 1.0, 0.01,
+                    "The region prior ends at this part of the noise schedule."),
+                "spatial_only": number("spatial_only", 0.0, 1.0, 0.01,
+                    "Fraction of the steps that the spatial model does alone, first."),
+                "start": number("start", 0.0, 1.0, 0.01,
+                    "Balance from this part of the noise schedule on (as start_percent)."),
+                "end": number("end", 0.0, 1.0, 0.01,
+                    "Balance up to this part of the noise schedule, then hold the mix."),
+                "every": ("INT", {
+                    "default": base.every, "min": 1, "max": 10000,
+                    "tooltip": "Balance at every n-th step only; hold the mix between. Cheaper.",
+                }),
+            },
+            "optional": {
+                "map_level": (list(MAP_LEVELS), {
+                    "default": "auto",
+                    "tooltip": "Which attention maps to read, by latent positions per map cell."
+                    " auto: 4 (16x16 maps for SD1.5 at 512 px) or the model's finest.",
+                }),
+                "probe_timestep": (list(PROBE_TIMESTEPS), {
+                    "default": "current",
+                    "tooltip": "Timestep told to the models with the probe latent. current: as"
+                    " Algorithm 1. next: the one that the probe latent belongs to.",
+                }),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("REALCOMPO_BALANCER",)
+    RETURN_NAMES = ("balancer",)
+    OUTPUT_TOOLTIPS = ("Connect to RealCompo Dual Sampler or RealCompo Guider.",)
+    FUNCTION = "settings"
+    CATEGORY = CATEGORY
+    DESCRIPTION = "How the two models are balanced."
+
+    def settings(self, preset: str, mode: str, **numbers: Any) -> tuple[Any]:
+        """Settings of the named preset, or of the widgets for ``custom``."""
+        from ..balancer.errors import RealCompoError
+        from ..balancer.settings import BalancerSettings
+        from ..balancer.settings import preset as named
+
+        always = {k: numbers[k] for k in ("map_level", "probe_timestep") if k in numbers}
+        try:
+            if preset == "custom":
+                return (BalancerSettings(mode=mode, **numbers),)
+            return (named(preset, mode=mode, **always),)
+        except RealCompoError as error:
+            raise error.at(SETTINGS) from None
+
+
+NODE_CLASS_MAPPINGS = {
+    "RealCompoDualSampler": RealCompoDualSampler,
+    "RealCompoGuider": RealCompoGuider,
+    "RealCompoBalancer": RealCompoBalancer,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "RealCompoDualSampler": SAMPLER,
+    "RealCompoGuider": GUIDER,
+    "RealCompoBalancer": SETTINGS,
+}
