@@ -122,7 +122,7 @@ def read_value(value: Any) -> list[BoxEntry] | Layout:
     if isinstance(value, str):
         text = value.strip()
         if not text.startswith(("{", "[")):
-            return read_lines(text)
+            return read_lines(value)
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:

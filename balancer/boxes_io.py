@@ -87,9 +87,13 @@ def _give_names(entries: list[BoxEntry], names: list[BoxEntry]) -> list[BoxEntry
 
 def _region(entry: BoxEntry) -> Region:
     x0, y0, x1, y1 = entry.values or (0.0, 0.0, 0.0, 0.0)
-    return Region(
-        entry.phrase, (x0, y0, x1, y1), occurrence=entry.occurrence, weight=entry.weight
-    )
+    try:
+        return Region(
+            entry.phrase, (x0, y0, x1, y1), occurrence=entry.occurrence, weight=entry.weight
+        )
+    except RealCompoError as error:
+        # Place and size are settled by now; what is left to refuse stands in the phrase's line.
+        raise error.at(error.node, "phrases") from None
 
 
 def _typed(text: str, width: int, height: int) -> list[Region]:
@@ -138,7 +142,10 @@ def parse_boxes(value: Any, phrases: str = "", width: int = 0, height: int = 0) 
             # The reader of values cannot know which field a text came from.
             raise error.at(error.node, "phrases") from None
 
-    found = read_value(value)
+    try:
+        found = read_value(value)
+    except RealCompoError as error:
+        raise error.at(error.node, "boxes") from None
     names = read_lines(phrases)
     boxed = next((name for name in names if name.values is not None), None)
     if boxed is not None:

@@ -90,8 +90,7 @@ class ShapesTextModel(nn.Module):
         if embeds is None:
             if input_tokens is None:
                 raise ValueError("The text model needs token ids or embeddings.")
-            # Older tables take no dtype to return, and may hold half precision.
-            embeds = self.embedding(input_tokens).float()
+            embeds = self.embedding(input_tokens, out_dtype=torch.float32)
             last = (input_tokens == END).int().argmax(1) - 1
         elif num_tokens is None:
             raise ValueError("The text model needs the number of tokens of every sequence.")

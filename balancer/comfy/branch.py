@@ -116,9 +116,12 @@ class SpatialBranch:
             self._clean_up(hook_mode)
 
     def _register_hooks(self) -> None:
+        from comfy.hooks import EnumHookMode
+
         comfy.samplers.preprocess_conds_hooks(self.conds)
         if comfy.samplers.get_total_hook_groups_in_conds(self.conds) <= 1:
-            self.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
+            # one set of hooks never changes during the run: do not keep its weights
+            self.patcher.hook_mode = EnumHookMode.MinVram
         comfy.sampler_helpers.prepare_model_patcher(self.patcher, self.conds, self.options)
         comfy.samplers.filter_registered_hooks_on_conds(self.conds, self.options)
 

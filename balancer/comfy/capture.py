@@ -106,7 +106,8 @@ def _map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, 
     if shape is not None:
         return int(shape[-2]), int(shape[-1])
     # hosts of 2024 give the latent's shape only
-    height, width = grid_size(*extra["original_shape"][-2:], factor)
+    rows, columns = extra["original_shape"][-2:]
+    height, width = grid_size(rows, columns, factor)
     if height * width != positions:
         raise RuntimeError(f"{positions} positions do not make a {height}x{width} attention map")
     return height, width

@@ -172,7 +172,7 @@ class Probe:
         if area is None:
             return region_grid(self._layout, height, width)
         # the entry sees a part of the picture: cut the same part out of the whole picture's grid
-        full_height, full_width = grid_size(*x.shape[-2:], self._factor)
+        full_height, full_width = grid_size(x.shape[-2], x.shape[-1], self._factor)
         top, left = area[2] // self._factor, area[3] // self._factor
         grid = region_grid(self._layout, full_height, full_width)
         part = grid[:, top : top + height, left : left + width]

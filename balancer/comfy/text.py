@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.sd1_clip
@@ -98,6 +98,3 @@ def encode_prompt(text: str) -> EncodedPrompt:
     return encoded(
         tokenizer.tokenize_with_weights(text, return_word_ids=True), tokenizer.inv_vocab
     )
-
-
-Encoder = Callable[[str], EncodedPrompt]

@@ -144,7 +144,9 @@ def run_unet(
     options: dict[str, Any] = {}
     if ground is not None:
         options["patches"] = {"middle_patch": [ground]}
-    return branch.unet(z, timestep, context=text, transformer_options=options)
+    # Hosts of 2024 add in place to tensors that autograd has kept; a kept clone stays what it was.
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        return branch.unet(z, timestep, context=text, transformer_options=options)
 
 
 def predict(branch: Branch, z: Tensor, sigma: float, conditional: bool) -> Tensor:
@@ -279,9 +281,7 @@ def reference_run(
     if negative_grounding not in ("same", "null"):
         raise ValueError(f"negative_grounding {negative_grounding!r}: use 'same' or 'null'")
 
-    # The saved-tensors hook guards against layers that add in place after autograd kept a tensor.
-    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t)
-    with torch.inference_mode(False), torch.enable_grad(), keep:
+    with torch.inference_mode(False), torch.enable_grad():
         noise = noise.float().clone()
         levels = [float(s) for s in sigmas]
         text = _branch(realism, positive, negative, noise.shape)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from realcompo.tests.host import tiny
 from realcompo.tests.host.counting import counting
 from realcompo.tests.host.reference import (
@@ -23,7 +25,6 @@ from realcompo.tests.host.reference import (
     reference_run,
     run_unet,
 )
-from torch import Tensor
 
 BOXES = [(0.0, 0.1, 0.45, 0.9), (0.5, 0.3, 1.0, 0.8)]
 TOKENS: list[tuple[int, ...]] = [(2,), (5, 6)]
@@ -73,7 +74,7 @@ def run(realism: Any, spatial: Any, **changes: Any) -> ReferenceResult:
         "cfg": 3.0,
         **changes,
     }
-    given.setdefault("rho", [100.0] * (len(given["sigmas"]) - 1))
+    given.setdefault("rho", [1000.0] * (len(given["sigmas"]) - 1))
     return reference_run(realism, spatial, text(11), text(12), **given)
 
 
@@ -107,7 +108,7 @@ class Step:
 
     def __init__(self, realism: Any, spatial: Any, gligen: Any = None, double: bool = False):
         noise = tiny.latent_noise(0)
-        self.sigma, self.sigma_next = (float(s) for s in levels(realism)[1:3])
+        self.sigma, self.sigma_next = (float(s) for s in levels(realism)[:2])
         self.text = _branch(realism, text(11), text(12), noise.shape)
         self.sp = _branch(spatial, text(11), text(12), noise.shape, gligen)
         self.z = noise
@@ -169,7 +170,7 @@ def test_attention_exists_at_every_factor(count: int, factor: int, sites: int) -
         torch.testing.assert_close(m.sum(dim=-1), torch.ones_like(m[..., 0]))
 
 
-def test_hooked_maps_equal_those_of_the_hosts_patch(realism: Any) -> None:
+def test_hooked_maps_and_shares_equal_those_of_the_hosts_patch(realism: Any) -> None:
     noise = tiny.latent_noise(0)
     branch = _branch(realism, text(11), text(12), noise.shape)
     patched: list[Tensor] = []
@@ -190,6 +191,16 @@ def test_hooked_maps_equal_those_of_the_hosts_patch(realism: Any) -> None:
     assert len(maps) == len(patched) == 4
     for hooked, wanted in zip(maps, patched, strict=True):
         torch.testing.assert_close(hooked, wanted)
+
+    # Two heads at every site: one mean over all (site, head) pairs, then tokens, then the ratio.
+    grid = torch.cat(patched, dim=1).mean(dim=1).view(8, 8, 77)
+    picked = [grid[:, :, 2], grid[:, :, 5] + grid[:, :, 6]]
+    rows = [slice(0, 7), slice(2, 6)]
+    columns = [slice(0, 3), slice(4, 8)]
+    wanted_shares = [p[r, c].sum() / p.sum() for p, r, c in zip(picked, rows, columns, strict=True)]
+    with torch.no_grad():
+        shares = branch_shares(branch, noise, 2.0, BOXES, TOKENS, 2)
+    torch.testing.assert_close(shares[0], torch.stack(wanted_shares))
 
 
 def test_other_kinds_of_model_sample(spatial: Any) -> None:
@@ -256,7 +267,7 @@ def test_spatial_only_run_is_the_hosts_ddim(realism: Any, kind: str) -> None:
 def test_the_same_model_twice_is_the_hosts_ddim_whatever_the_mix(realism: Any) -> None:
     wanted = sample(realism, tiny.conditioning(11), tiny.conditioning(12))
     result = run(realism, realism)
-    assert len(result.losses) == 3
+    assert result.steps == [0, 1, 2]
     assert relative_error(result.latent, wanted) < 1e-4
     for g_text, _ in result.gradients:
         assert float(g_text.abs().max()) < 1e-9
@@ -354,6 +365,20 @@ def test_both_branches_pull_and_the_closed_form_holds(
     torch.testing.assert_close(g_text, k * xi[0] * xi[1] * pull, rtol=1e-4, atol=1e-8)
 
 
+def test_run_takes_the_step_made_by_hand(realism: Any, spatial: Any, gligen: Any) -> None:
+    step = Step(realism, spatial, gligen)
+    even = torch.zeros_like(step.z[:, :1])
+    probe = step.probe(even, even).requires_grad_(True)
+    parts = [step.part(branch, probe) for branch in (step.text, step.sp)]
+    (pull,) = torch.autograd.grad(sum(parts), probe)
+    result = run(realism, spatial, gligen=gligen, sigmas=levels(realism)[:2])
+    torch.testing.assert_close(result.probes[0], probe.detach())
+    torch.testing.assert_close(result.losses[0], torch.stack(parts).sum(dim=0, keepdim=True))
+    torch.testing.assert_close(result.probe_gradients[0], pull, rtol=1e-4, atol=1e-8)
+    wanted = [-1000.0 * g for g in result.gradients[0]]
+    torch.testing.assert_close(list(result.coefficients[0]), wanted)
+
+
 def test_small_step_lowers_the_loss(realism: Any, spatial: Any) -> None:
     step = Step(realism, spatial)
     coe_text, coe_sp = step.maps()
@@ -367,10 +392,10 @@ def test_small_step_lowers_the_loss(realism: Any, spatial: Any) -> None:
 
 
 def test_batch_equals_its_samples_alone(realism: Any, spatial: Any, gligen: Any) -> None:
-    noise = tiny.latent_noise(0, batch=3)
-    batch = run(realism, spatial, gligen=gligen, noise=noise)
-    for k in range(3):
-        alone = run(realism, spatial, gligen=gligen, noise=noise[k : k + 1])
+    noise, sigmas = tiny.latent_noise(0, batch=2), levels(realism, 2)
+    batch = run(realism, spatial, gligen=gligen, noise=noise, sigmas=sigmas)
+    for k in range(2):
+        alone = run(realism, spatial, gligen=gligen, noise=noise[k : k + 1], sigmas=sigmas)
         assert relative_error(batch.latent[k : k + 1], alone.latent) < 1e-3
         for many, one in zip(batch.losses, alone.losses, strict=True):
             torch.testing.assert_close(many[k : k + 1], one, rtol=1e-4, atol=1e-5)
@@ -378,26 +403,28 @@ def test_batch_equals_its_samples_alone(realism: Any, spatial: Any, gligen: Any)
 
 
 def test_options_change_what_they_name(realism: Any, spatial: Any) -> None:
-    plain = run(realism, spatial)
-    following = run(realism, spatial, probe_timestep="next")
+    sigmas = levels(realism, 2)
+    plain = run(realism, spatial, sigmas=sigmas)
+    following = run(realism, spatial, sigmas=sigmas[:2], probe_timestep="next")
     assert not torch.equal(plain.losses[0], following.losses[0])
     assert torch.equal(plain.probes[0], following.probes[0])
 
-    restarted = run(realism, spatial, accumulate=False)
+    restarted = run(realism, spatial, sigmas=sigmas, accumulate=False)
     assert torch.equal(plain.coefficients[0][0], restarted.coefficients[0][0])
     last, g_last = restarted.coefficients[-1][0], restarted.gradients[-1][0]
-    torch.testing.assert_close(last, -100.0 * g_last)
+    torch.testing.assert_close(last, -1000.0 * g_last)
     total = sum(g for g, _ in plain.gradients)
-    torch.testing.assert_close(plain.coefficients[-1][0], -100.0 * total)
+    torch.testing.assert_close(plain.coefficients[-1][0], -1000.0 * total)
 
-    late = run(realism, spatial, spatial_only_steps=2)
-    assert late.steps == [2] and len(late.mix) == 1
-    whole = run(realism, spatial, boxes=[(0.0, 0.0, 1.0, 1.0)], tokens=[(3,)])
-    assert max(float(loss.abs().max()) for loss in whole.losses) < 1e-5
+    late = run(realism, spatial, sigmas=sigmas, spatial_only_steps=1)
+    assert late.steps == [1] and len(late.mix) == 1
+    whole = run(realism, spatial, sigmas=sigmas[:2], boxes=[(0.0, 0.0, 1.0, 1.0)], tokens=[(3,)])
+    assert float(whole.losses[0].abs().max()) < 1e-5
+    assert float(whole.gradients[0][0].abs().max()) < 1e-7
     with pytest.raises(ValueError, match="one rate per step"):
         run(realism, spatial, rho=[1.0])
     with pytest.raises(ValueError, match="factor 8"):
-        run(realism, spatial, map_factor=8)
+        run(realism, spatial, sigmas=sigmas[:2], map_factor=8)
 
 
 def test_counter_sees_full_and_left_passes_and_changes_nothing(realism: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
+
 from realcompo.balancer.comfy import text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
@@ -101,7 +104,7 @@ def test_textual_embedding_takes_its_vectors_and_never_matches(tmp_path, monkeyp
         )
 
 
-def test_conditioning_of_cliptextencode_changes_only_from_the_phrase_on() -> None:
+def test_conditioning_of_cliptextencode_changes_only_from_the_phrase_on(tmp_path) -> None:
     """CLIP is causal: another word at the span changes the conditioning there, not before."""
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -111,8 +114,10 @@ def test_conditioning_of_cliptextencode_changes_only_from_the_phrase_on() -> Non
             "max_position_embeddings": 77, "eos_token_id": 49407, "layer_norm_eps": 1e-5,
             "num_positions": 77, "projection_dim": 32,
         }  # fmt: skip
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(config))
         model = comfy.sd1_clip.SDClipModel(
-            device="cpu", textmodel_json_config=config, dtype=torch.float32
+            device="cpu", textmodel_json_config=str(file), dtype=torch.float32
         )
         for parameter in model.parameters():
             parameter.normal_(std=0.1)

@@ -1,0 +1,19 @@
+"""RealCompo for ComfyUI: two diffusion models denoise one latent, balanced per pixel.
+
+Registration only. ComfyUI reads the mappings below; everything heavy is imported by the nodes when
+they run.
+"""
+
+from __future__ import annotations
+
+from .nodes import demo, inspection, inspection_layout, layouts, sampling
+
+_AREAS = (sampling, layouts, inspection_layout, inspection, demo)
+
+NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    k: v for area in _AREAS for k, v in area.NODE_DISPLAY_NAME_MAPPINGS.items()
+}
+WEB_DIRECTORY = "./js"
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

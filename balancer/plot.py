@@ -1,0 +1,115 @@
+"""A picture of a trace: loss, attention shares per region, mix over the steps, mix maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import RealCompoError
+from .trace import StepRecord, Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart with every kind of colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MAPS = 6
+
+
+def plot_trace(trace: Trace, width: int = 1024, height: int = 768, sample: int = 0) -> Tensor:
+    """Draw ``trace`` for one sample of the batch; returns an image (1, height, width, 3), 0..1.
+
+    Raises RealCompoError when the trace is empty or has no such sample.
+    """
+    if not trace.steps:
+        raise RealCompoError(
+            "trace", "the trace is empty, nothing was sampled yet",
+            "Connect the sampler's latent to this node too, so that it waits for it.",
+        )  # fmt: skip
+    batch = trace.steps[0].mix.shape[0]
+    if not 0 <= sample < batch:
+        raise RealCompoError(
+            "sample", f"there is no sample {sample} in a batch of {batch}", f"Use 0 to {batch - 1}."
+        )
+    # the object-oriented interface: pyplot would keep global state and look for a display
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    rows = figure.subfigures(2, 1, height_ratios=(3, 2))
+    loss, shares, mix = rows[0].subplots(1, 3)
+    for axis in (loss, shares, mix):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    balanced = [record for record in trace.steps if record.loss_realism is not None]
+    _draw_losses(loss, balanced, sample)
+    _draw_shares(shares, balanced, trace.phrases, sample)
+    _draw_mix(mix, trace.steps, sample)
+    chosen = np.unique(np.linspace(0, len(trace.steps) - 1, MAPS).round().astype(int))
+    panels = np.atleast_1d(rows[1].subplots(1, len(chosen)))
+    rows[1].suptitle("Realism share per position (dark: spatial model, bright: realism model)")
+    image = None
+    for axis, index in zip(panels, chosen, strict=True):
+        record = trace.steps[index]
+        image = axis.imshow(record.mix[sample, 0].numpy(), vmin=0, vmax=1, cmap="cividis")
+        axis.set_title(f"step {record.step + 1}", fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    if image is not None:
+        rows[1].colorbar(image, ax=list(panels), shrink=0.8)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return torch.from_numpy(pixels.astype(np.float32) / 255.0)[None]
+
+
+def _draw_losses(axis: Axes, records: list[StepRecord], sample: int) -> None:
+    axis.set_title("Loss (Eq. 6)", fontsize=10)
+    axis.set_xlabel("step")
+    for name, label, colour in (
+        ("loss_realism", "realism model", COLOURS[0]),
+        ("loss_spatial", "spatial model", COLOURS[1]),
+    ):
+        points = [(r.step + 1, value) for r in records if (value := getattr(r, name)) is not None]
+        axis.plot(
+            [step for step, _ in points], [float(value[sample]) for _, value in points],
+            marker="o", markersize=3, color=colour, label=label,
+        )  # fmt: skip
+    if records:
+        # room above the curves: a loss that hardly moves must still be seen against zero
+        axis.set_ylim(0, 1.15 * axis.dataLim.ymax + 1e-3)
+        axis.legend(fontsize=8)
+    else:
+        axis.text(0.5, 0.5, "not balanced", ha="center")
+
+
+def _draw_shares(
+    axis: Axes, records: list[StepRecord], phrases: tuple[str, ...], sample: int
+) -> None:
+    axis.set_title("Attention inside its region", fontsize=10)
+    axis.set_xlabel("step")
+    axis.set_ylim(0, 1)
+    for region, phrase in enumerate(phrases):
+        colour = COLOURS[region % len(COLOURS)]
+        for name, style in (("shares_realism", "-"), ("shares_spatial", ":")):
+            points = [(r.step + 1, s) for r in records if (s := getattr(r, name)) is not None]
+            axis.plot(
+                [step for step, _ in points], [float(s[sample, region]) for _, s in points],
+                style, color=colour, label=phrase if style == "-" else None,
+            )  # fmt: skip
+    if records:
+        axis.legend(fontsize=7, title="solid: realism, dotted: spatial", title_fontsize=7)
+
+
+def _draw_mix(axis: Axes, records: list[StepRecord], sample: int) -> None:
+    axis.set_title("Realism share of the mix", fontsize=10)
+    axis.set_xlabel("step")
+    axis.set_ylim(0, 1)
+    steps = [record.step + 1 for record in records]
+    flat = torch.stack([record.mix[sample].flatten() for record in records])
+    low, middle, high = (flat.quantile(q, dim=1).numpy() for q in (0.1, 0.5, 0.9))
+    axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.25, label="10 to 90 %")
+    axis.plot(steps, middle, color=COLOURS[0], label="median")
+    axis.legend(fontsize=8)

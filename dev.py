@@ -1,0 +1,158 @@
+"""One door for everything: ``python dev.py demo`` shows the pack, ``python dev.py test`` checks it.
+
+Needs Python 3.10 or newer and nothing else; makes ``.venv``, finds or fetches a ComfyUI, and runs
+each step with the interpreter of ``.venv``. Run ``python dev.py --help`` for the other commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+if sys.version_info < (3, 10):  # noqa: UP036 (the message is for older ones)
+    sys.exit(f"RealCompo needs Python 3.10 or newer; this is {sys.version.split()[0]}.")
+
+ROOT = Path(__file__).resolve().parent
+TOOLS = ROOT / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import environment  # noqa: E402
+import find_host  # noqa: E402
+import live_server  # noqa: E402
+
+COMMANDS = {
+    "demo": "run the demo workflow and leave pictures and scores in out/",
+    "test": "run the whole test suite; further arguments go to pytest",
+    "serve": "serve ComfyUI in the browser with the pack and the demo models",
+    "host": "say which ComfyUI is used and why (--refresh: clone it again)",
+    "lint": "ruff on everything, pyright on the engine",
+    "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
+    "train": "train the demo models; further arguments go to shapes.train",
+    "bench": "run a bench: dev.py bench NAME ...",
+}
+
+
+def _run(command: list[str], values: dict[str, str] | None = None) -> int:
+    """Run a step in the foreground; its exit code."""
+    return subprocess.run(command, cwd=ROOT, env=values, check=False).returncode
+
+
+def _host(refresh: bool = False) -> find_host.Host:
+    host = find_host.find(refresh)
+    print(f"ComfyUI {host.version} ({host.kind}): {host.path}\n  because: {host.reason}")
+    return host
+
+
+def _demo(arguments: list[str]) -> int:
+    python = environment.ensure()
+    return _run([str(python), str(TOOLS / "demo.py"), *arguments], _host().environment())
+
+
+def _test(arguments: list[str]) -> int:
+    python, host = environment.ensure(), _host()
+    # The tests' tensors are tiny: one thread is the fastest, and leaves the server its own.
+    values = {**host.environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    code = _run([str(python), "-m", "pytest", "--durations=10", *arguments], values)
+    if host.kind != "full":
+        print(
+            "\nSERVER AND BROWSER TESTS WERE SKIPPED: THIS MACHINE HAS NO FULL COMFYUI, ONLY THE "
+            f"HEADLESS COPY ({host.reason})."
+        )
+    return code
+
+
+def _serve(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py serve")
+    parser.add_argument("--port", type=int, default=8188)
+    options = parser.parse_args(arguments)
+    python, host = environment.ensure(), _host()
+    if host.kind != "full":
+        raise environment.SetUpError(
+            "The headless ComfyUI has no server. Set COMFYUI_PATH to a ComfyUI of yours, or "
+            "COMFYUI_GIT to a copy of its repository that this machine reaches."
+        )
+    server = live_server.LiveServer(host.path, python, host.environment(), port=options.port)
+    server.prepare()
+    print(f"Open {server.url} (stop with Ctrl+C); models go below {server.base / 'models'}")
+    try:
+        return subprocess.run(
+            server.command(), cwd=host.path, env=host.environment(), check=False
+        ).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show_host(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py host")
+    parser.add_argument("--refresh", action="store_true", help="clone again, whatever is cached")
+    parser.add_argument(
+        "--requirements", action="store_true",
+        help="also install what this ComfyUI asks for into .venv (for releases after the pinned)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    host = _host(options.refresh)
+    if options.requirements:
+        environment.ensure()
+        environment.host_requirements(host.path)
+    return 0
+
+
+def _lint(arguments: list[str]) -> int:
+    python = environment.ensure()
+    environment.ensure_node()
+    ruff = _run([str(python), "-m", "ruff", "check", ".", *arguments])
+    pyright = _run([str(python), "-m", "pyright"])
+    return ruff or pyright
+
+
+def _nodes(arguments: list[str]) -> int:
+    python, host = environment.ensure(), _host()
+    return _run([str(python), str(TOOLS / "node_snapshot.py"), *arguments], host.environment())
+
+
+def _module(name: str, arguments: list[str]) -> int:
+    python, host = environment.ensure(), _host()
+    return _run([str(python), str(TOOLS / "run.py"), name, *arguments], host.environment())
+
+
+def _bench(arguments: list[str]) -> int:
+    known = sorted(p.stem for p in (ROOT / "bench").glob("*.py") if not p.stem.startswith("_"))
+    if not arguments or arguments[0] not in known:
+        print(f"Benches: {', '.join(known) or 'none yet'}. Run one with: python dev.py bench NAME")
+        return 2
+    return _module(f"bench.{arguments[0]}", arguments[1:])
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns its exit code."""
+    listing = "\n".join(f"  {name:<6} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"commands:\n{listing}",
+    )  # fmt: skip
+    parser.add_argument("command", choices=COMMANDS, metavar="command")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to the command")
+    options = parser.parse_args(argv)
+    steps = {
+        "demo": _demo,
+        "test": _test,
+        "serve": _serve,
+        "host": _show_host,
+        "lint": _lint,
+        "nodes": _nodes,
+        "train": lambda arguments: _module("shapes.train", arguments),
+        "bench": _bench,
+    }
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        return steps[options.command](options.arguments)
+    except environment.SetUpError as problem:
+        print(f"\n{problem}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

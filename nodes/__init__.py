@@ -1,0 +1,1 @@
+"""What a user drags: widgets in, one engine call, values out."""

@@ -1,0 +1,255 @@
+"""The demo models in ComfyUI's own classes: UNetModel, ModelPatcher, CLIP, VAE, a GLIGEN patcher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..balancer.errors import RealCompoError
+from .codec import LATENT_CHANNELS, ShapesCodec
+from .grounding import ShapesGrounding
+from .text import WIDTH, ShapesTextModel, expand_embedding
+
+NODE = "Load Shapes Demo Models"
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+PARTS = ("realism", "spatial")
+
+
+class ShapesLatent(comfy.latent_formats.LatentFormat):
+    """16 channels, an eighth of the picture's sides, no scaling; previews are set from the codec."""
+
+    latent_channels = LATENT_CHANNELS
+
+
+class ShapesConfig(comfy.supported_models_base.BASE):
+    """UNet settings: eps prediction with Stable Diffusion's noise schedule (the host's default)."""
+
+    unet_config: dict[str, Any] = {}
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+    latent_format = ShapesLatent
+    memory_usage_factor = 1.0
+
+    def inpaint_model(self) -> bool:
+        """Sixteen input channels do not make an inpainting model here."""
+        return False
+
+
+def unet_settings(dtype: torch.dtype) -> dict[str, Any]:
+    """1.5 M parameters; cross-attention four times at half the latent's sides and once at full."""
+    return {
+        "image_size": 32,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "model_channels": 64,
+        "num_res_blocks": [1, 1],
+        "channel_mult": [1, 1],
+        "transformer_depth": [0, 1],
+        "transformer_depth_output": [0, 1, 1, 1],
+        "transformer_depth_middle": 1,
+        "context_dim": WIDTH,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": False,
+        "legacy": False,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+        "dtype": dtype,
+    }
+
+
+def build_model(dtype: torch.dtype = torch.float32, device: Any = "cpu") -> Any:
+    """An uninitialised ``comfy.model_base.BaseModel`` with the demo's UNet."""
+    config = ShapesConfig(unet_settings(dtype))
+    return comfy.model_base.BaseModel(
+        config, model_type=comfy.model_base.ModelType.EPS, device=torch.device(device)
+    )
+
+
+def read_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a weights file; ``RealCompoError`` if it is missing or damaged."""
+    path = WEIGHTS / name
+    remedy = "Restore the file from the pack's repository, or install the pack again"
+    if not path.is_file():
+        raise RealCompoError("part", f"the weights file '{name}' is missing", remedy, NODE)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RealCompoError(
+            "part", f"the weights file '{name}' is damaged ({error})", remedy, NODE
+        ) from error
+
+
+def _fill(module: torch.nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Copy a state dict in and refuse a file that does not fit exactly."""
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise RealCompoError(
+            "part",
+            f"the weights file '{name}' does not fit this version of the pack",
+            "Restore the file from the pack's repository, or install the pack again",
+            NODE,
+        ) from error
+
+
+def _load_unet(part: str, codec: ShapesCodec) -> Any:
+    name = f"{part}.safetensors"
+    state, _ = read_weights(name)
+    management = comfy.model_management
+    load_device = management.get_torch_device()
+    offload_device = management.unet_offload_device()
+    count = sum(t.numel() for t in state.values())
+    supported = ShapesConfig.supported_inference_dtypes
+    dtype = management.unet_dtype(model_params=count, supported_dtypes=supported)
+    config = ShapesConfig(unet_settings(dtype))
+    # Where the device computes in another precision than it stores, the host casts layer by layer.
+    cast = management.unet_manual_cast(dtype, load_device, supported)
+    if hasattr(config, "set_inference_dtype"):
+        config.set_inference_dtype(dtype, cast)
+    model = comfy.model_base.BaseModel(
+        config, model_type=comfy.model_base.ModelType.EPS, device=offload_device
+    )
+    _fill(model.diffusion_model, state, name)
+    factors, bias = codec.preview_factors()
+    model.latent_format.latent_rgb_factors = factors.tolist()
+    model.latent_format.latent_rgb_factors_bias = bias.tolist()
+    model.eval().requires_grad_(False)
+    return comfy.model_patcher.ModelPatcher(
+        model, load_device=load_device, offload_device=offload_device
+    )
+
+
+class ShapesClipModel(comfy.sd1_clip.SDClipModel):
+    """ComfyUI's CLIP wrapper (chunks, weights, embeddings) around the tiny text model."""
+
+    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+        super().__init__(
+            device=device, dtype=dtype, model_class=ShapesTextModel, freeze=True,
+            model_options=model_options or {},
+        )
+
+
+class ShapesTextEncoder(comfy.sd1_clip.SD1ClipModel):
+    """The one-encoder CLIP model of ComfyUI with the tiny encoder in place of CLIP-L."""
+
+    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
+        super().__init__(
+            device=device, dtype=dtype, model_options=model_options or {},
+            clip_model=ShapesClipModel,
+        )
+
+
+class ShapesTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """CLIP's BPE tokenizer; textual embeddings are 64 wide here."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        self.clip_name, self.clip = "l", "clip_l"
+        self.clip_l = comfy.sd1_clip.SDTokenizer(
+            embedding_directory=embedding_directory, embedding_size=WIDTH
+        )
+
+
+def _load_clip() -> Any:
+    name = "text.safetensors"
+    state, _ = read_weights(name)
+
+    class Target:
+        params: dict[str, Any] = {}
+        clip = ShapesTextEncoder
+        tokenizer = ShapesTokenizer
+
+    # Embeddings are looked up where the host keeps them, as CLIPLoader does.
+    import folder_paths
+
+    clip = comfy.sd.CLIP(
+        Target, embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=sum(t.numel() for t in state.values()),
+    )
+    _fill(clip.cond_stage_model.clip_l.transformer, expand_embedding(state), name)
+    return clip
+
+
+def load_codec() -> ShapesCodec:
+    """The codec alone, in single precision on the CPU."""
+    name = "codec.safetensors"
+    state, _ = read_weights(name)
+    codec = ShapesCodec()
+    _fill(codec, {key: value.float() for key, value in state.items()}, name)
+    return codec.eval().requires_grad_(False)
+
+
+class ShapesVAE(comfy.sd.VAE):
+    """ComfyUI's VAE around the demo's codec.
+
+    The host's constructor recognises formats by their keys. It is given the small TAESD it knows,
+    so that every attribute a host version expects exists, and then the codec takes TAESD's place.
+    """
+
+    def __init__(self, codec: ShapesCodec) -> None:
+        import comfy.taesd.taesd
+
+        stand_in = comfy.taesd.taesd.TAESD(latent_channels=LATENT_CHANNELS)
+        for parameter in stand_in.parameters():
+            torch.nn.init.zeros_(parameter)
+        super().__init__(sd=stand_in.state_dict())
+        self.latent_channels = LATENT_CHANNELS
+        self.first_stage_model = codec.to(self.vae_dtype)
+        # Activations: at most 64 channels at half the picture's sides, several alive at a time.
+        self.memory_used_encode = lambda shape, dtype: 64 * shape[2] * shape[3] * 4
+        self.memory_used_decode = lambda shape, dtype: 200 * shape[2] * shape[3] * 64 * 4
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            self.first_stage_model,
+            load_device=self.device,
+            offload_device=comfy.model_management.vae_offload_device(),
+        )
+
+
+def _load_gligen() -> Any:
+    name = "grounding.safetensors"
+    state, _ = read_weights(name)
+    management = comfy.model_management
+    model = ShapesGrounding(operations=comfy.ops.manual_cast)
+    _fill(model, {key: value.float() for key, value in state.items()}, name)
+    model.eval().requires_grad_(False)
+    return comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=management.get_torch_device(),
+        offload_device=management.unet_offload_device(),
+    )
+
+
+def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
+    """(ModelPatcher, CLIP, VAE, GLIGEN ModelPatcher) of the demo.
+
+    ``style`` 'realistic' (the only one yet), ``part`` 'realism' (knows the style, not the place) or
+    'spatial' (knows the place through GLIGEN boxes, in a plain style). Raises ``RealCompoError`` for
+    another value and for a missing, damaged or unfitting weights file.
+    """
+    if style != "realistic":
+        raise RealCompoError("style", f"there is no style '{style}'", "Choose 'realistic'", NODE)
+    if part not in PARTS:
+        raise RealCompoError(
+            "part", f"there is no part '{part}'", "Choose 'realism' or 'spatial'", NODE
+        )
+    codec = load_codec()
+    return _load_unet(part, codec), _load_clip(), ShapesVAE(codec), _load_gligen()
+
+
+def weight_hashes() -> dict[str, str]:
+    """SHA-256 of every weights file as recorded at export."""
+    return json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8"))

@@ -1,0 +1,62 @@
+"""Train the demo's models: ``python tools/run.py shapes.train STAGE --out DIR [--minutes N]``.
+
+Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism`` and ``spatial`` in
+any order or at the same time, then ``export`` into ``shapes/weights``. Every stage is seeded and, with
+``--resume``, goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+SCENES = {"realistic": 24576, "plain": 20480}
+
+
+def main(argv: list[str]) -> int:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(prog="shapes.train", description=__doc__)
+    parser.add_argument(
+        "stage", choices=("data", "text", "codec", "realism", "spatial", "export", "evaluate")
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time of the stage")
+    parser.add_argument("--steps", type=int, help="budget in steps instead: repeatable to the bit")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--grid-every", type=int, default=1500, help="steps between sample grids")
+    parser.add_argument("--style", choices=tuple(SCENES), help="data: this style only")
+    parser.add_argument("--scenes", type=int, default=128, help="evaluate: number of scenes")
+    choice = parser.parse_args(argv)
+    torch.set_num_threads(choice.threads)
+    choice.out.mkdir(parents=True, exist_ok=True)
+    budget = (choice.minutes, choice.steps, choice.resume)
+    if choice.stage == "data":
+        from .train_data import encoder_state, write_chunks
+
+        encoder_state(choice.out)
+        for style in (choice.style,) if choice.style else SCENES:
+            write_chunks(choice.out, style, SCENES[style])
+    elif choice.stage == "text":
+        from .train_text import train_text
+
+        train_text(choice.out, *budget)
+    elif choice.stage == "codec":
+        from .train_codec import train_codec
+
+        train_codec(choice.out, *budget)
+    elif choice.stage == "export":
+        from .train_export import export
+
+        export(choice.out)
+    elif choice.stage == "evaluate":
+        from .train_evaluate import evaluate
+
+        evaluate(choice.out, choice.scenes)
+    else:
+        from .train_diffusion import train_diffusion
+
+        train_diffusion(choice.stage, choice.out, *budget, choice.grid_every)
+    return 0

@@ -1,0 +1,252 @@
+"""Training stages 3 and 4: the realism model (style A, no boxes) and the spatial model (style B)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .grounding import ShapesGrounding, box_coverage
+from .host_models import build_model
+from .train_data import LatentSet, make_codec
+from .train_run import Run
+from .train_text import CaptionTokens, CompactText, known_ids
+from .world import Scene
+
+BATCH = 24
+TIMESTEPS = 1000
+SNR_LIMIT = 5.0
+CAPTION_DROP = 0.1
+ATTENTION_WEIGHT = 0.05
+OFFSET_NOISE = 0.15
+ROUNDED_BOXES = 0.3
+MOST_OBJECTS = 4
+SITES = [("input", i) for i in range(12)] + [("middle", i) for i in range(3)]
+SITES += [("output", i) for i in range(12)]
+
+
+def initialise(unet: nn.Module) -> None:
+    """The host leaves weights unset: torch's defaults, and zero for what ends a residual branch."""
+    for module in unet.modules():
+        for kind in (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm):
+            if isinstance(module, kind):
+                kind.reset_parameters(module)
+    for name, parameter in unet.named_parameters():
+        last = ".out_layers.3." in name or ".proj_out." in name
+        if last or name.startswith("out.2."):
+            nn.init.zeros_(parameter)
+
+
+def alphas_cumprod() -> Tensor:
+    """Stable Diffusion's noise schedule: betas linear in their square root, .00085 to .012."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0).float()
+
+
+class MapRecorder:
+    """Cross-attention through ComfyUI's ``attn2`` replacement hook, keeping head-averaged maps."""
+
+    def __init__(self) -> None:
+        self.maps: list[Tensor] = []
+        self.options = {"patches_replace": {"attn2": dict.fromkeys(SITES, self)}}
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        """Plain softmax attention; the maps (B, P, T) are kept with their gradient."""
+        batch, cells, width = query.shape
+        heads = extra["n_heads"]
+        query, key, value = (
+            t.view(batch, -1, heads, width // heads).transpose(1, 2) for t in (query, key, value)
+        )
+        weights = (query @ key.transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1)
+        self.maps.append(weights.mean(1))
+        return (weights @ value).transpose(1, 2).reshape(batch, cells, width)
+
+
+def map_shares(maps: Sequence[Tensor], boxes: Tensor, owners: Tensor) -> list[Tensor]:
+    """In-box share of every word's map: a list of (B, T), zero where no word is grounded.
+
+    ``boxes`` (B, 4, 4), ``owners`` (B, T) the object of each token or -1.
+    """
+    shares = []
+    index = owners.clamp(min=0)
+    for weights in maps:
+        side = int(weights.shape[1] ** 0.5)
+        cover = box_coverage(boxes, side, side).flatten(2)
+        inside = torch.gather(cover, 1, index[..., None].expand(-1, -1, cover.shape[2]))
+        column = weights.transpose(1, 2)
+        shares.append((column * inside).sum(2) / column.sum(2).clamp(min=1e-8) * (owners >= 0))
+    return shares
+
+
+class Batches:
+    """Random batches: latents, tokens, owners and boxes."""
+
+    def __init__(self, data: LatentSet, generator: torch.Generator) -> None:
+        self.data, self.generator, self.captions = data, generator, CaptionTokens()
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 16, 16, 16) latents, (B, 77) tokens and owners, (B, 4, 4) boxes (zeros: absent)."""
+        index = torch.randint(len(self.data.scenes), (count,), generator=self.generator)
+        rng = random.Random(int(torch.randint(2**62, (1,), generator=self.generator)))
+        scenes = [self.data.scenes[i] for i in index.tolist()]
+        return (self.data.latents[index].float(), *encode_scenes(self.captions, scenes, rng))
+
+
+def encode_scenes(
+    captions: CaptionTokens, scenes: Sequence[Scene], rng: random.Random
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens and owners (B, 77) of random captions, boxes (B, 4, 4)."""
+    drawn = [captions.draw(scene, rng) for scene in scenes]
+    boxes = torch.zeros(len(scenes), MOST_OBJECTS, 4)
+    for row, scene in enumerate(scenes):
+        for column, thing in enumerate(scene.objects):
+            boxes[row, column] = torch.tensor(thing.box)
+    return torch.tensor([d[0] for d in drawn]), torch.tensor([d[1] for d in drawn]), boxes
+
+
+def phrase_vectors(meaning: Tensor, owners: Tensor) -> Tensor:
+    """(B, 4, 64) vector of each object's noun, which is the last token that speaks of it."""
+    count, _, width = meaning.shape
+    result = torch.zeros(count, MOST_OBJECTS, width)
+    for number in range(MOST_OBJECTS):
+        hits = owners == number
+        last = hits.shape[1] - 1 - hits.flip(1).int().argmax(1)
+        result[:, number] = meaning[torch.arange(count), last] * hits.any(1, keepdim=True)
+    return result
+
+
+def load_text(folder: Path) -> CompactText:
+    """The frozen text encoder of a training folder."""
+    saved = torch.load(folder / "text.pt")["averaged_model"]
+    text = CompactText(known_ids(CaptionTokens().ids))
+    text.load_state_dict({k[5:]: v for k, v in saved.items() if k.startswith("text.")})
+    return text.eval().requires_grad_(False)
+
+
+class Trainee(nn.Module):
+    """UNet of ComfyUI and, for the spatial model, its grounding module."""
+
+    def __init__(self, spatial: bool) -> None:
+        super().__init__()
+        self.unet = build_model().diffusion_model
+        initialise(self.unet)
+        self.grounding = ShapesGrounding() if spatial else None
+        self.train().requires_grad_(True)
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor, phrases: Tensor | None, boxes: Tensor | None,
+        recorder: MapRecorder | None = None,
+    ) -> Tensor:
+        """Predicted noise (B, 16, h, w) for noisy latents at integer timesteps ``t`` (B,)."""
+        options: dict[str, Any] = dict(recorder.options) if recorder else {}
+        if self.grounding is not None:
+            hook = self.grounding.hook(phrases, boxes, x.shape)
+            options["patches"] = {"middle_patch": [hook]}
+        return self.unet(x, t.float(), context=context, transformer_options=options)
+
+
+@torch.no_grad()
+def sample(
+    model: Trainee, text: CompactText, tokens: Tensor, owners: Tensor, boxes: Tensor,
+    seed: int, steps: int = 25, guidance: float = 3.0,
+) -> Tensor:
+    """Latents by DDIM (Song et al. 2021, Eq. 12 with eta 0) with classifier-free guidance."""
+    alphas = alphas_cumprod()
+    count = len(tokens)
+    context, meaning = text(tokens)
+    empty, _ = text(encode_empty(count))
+    both = torch.cat((context, empty))
+    phrases = boxes2 = None
+    if model.grounding is not None:
+        known = phrase_vectors(meaning, owners)
+        phrases = torch.cat((known, torch.zeros_like(known)))
+        boxes2 = torch.cat((boxes, torch.zeros_like(boxes)))
+    x = torch.randn(
+        (count, 16, 16, 16), generator=torch.Generator().manual_seed(seed)
+    )
+    times = torch.linspace(TIMESTEPS - 1, 0, steps).round().long()
+    for place, t in enumerate(times):
+        noise = model(torch.cat((x, x)), t.repeat(2 * count), both, phrases, boxes2)
+        told, free = noise.chunk(2)
+        noise = free + guidance * (told - free)
+        now = alphas[t]
+        after = alphas[times[place + 1]] if place + 1 < steps else torch.ones(())
+        clean = (x - (1 - now).sqrt() * noise) / now.sqrt()
+        x = after.sqrt() * clean + (1 - after).sqrt() * noise
+    return x
+
+
+def encode_empty(count: int) -> Tensor:
+    """(count, 77) token ids of the empty prompt."""
+    from .text import CONTEXT_LENGTH, END, START
+
+    return torch.tensor([[START] + [END] * (CONTEXT_LENGTH - 1)]).repeat(count, 1)
+
+
+def train_diffusion(
+    part: str, folder: Path, minutes: float, steps: int | None, resume: bool, grid_every: int
+) -> None:
+    """Train one of the two models on the latents in ``folder``; needs the text stage's result."""
+    from .train_grid import save_grid
+
+    spatial = part == "spatial"
+    torch.manual_seed(21 if spatial else 22)
+    text = load_text(folder)
+    data = LatentSet(folder, "plain" if spatial else "realistic", 2048)
+    model = Trainee(spatial)
+    run = Run(part, folder, model, 1e-3, 31 if spatial else 32, minutes, steps, resume, BATCH)
+    batches = Batches(data, run.generator)
+    codec = make_codec(folder)
+    alphas = alphas_cumprod()
+    random_ = run.generator
+    for step in run.steps():
+        if step % 400 == 399:
+            data.refresh()
+        latents, tokens, owners, boxes = batches.draw(BATCH)
+        dropped = torch.rand(BATCH, generator=random_) < CAPTION_DROP
+        tokens = torch.where(dropped[:, None], encode_empty(BATCH), tokens)
+        owners = torch.where(dropped[:, None], -1, owners)
+        t = torch.randint(TIMESTEPS, (BATCH,), generator=random_)
+        noise = torch.randn(latents.shape, generator=random_)
+        if spatial:
+            # Without it the mean of the start noise is read as the tint of the plain background.
+            shift = torch.randn((*latents.shape[:2], 1, 1), generator=random_)
+            noise = noise + OFFSET_NOISE * shift
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        with torch.no_grad():
+            context, meaning = text(tokens)
+        phrases = told = None
+        if spatial:
+            phrases = phrase_vectors(meaning, owners)
+            # Stock GLIGEN nodes round boxes to latent cells: the model must not mind.
+            rounded = torch.rand((BATCH, 1, 1), generator=random_) < ROUNDED_BOXES
+            told = torch.where(rounded, (boxes * 16).round() / 16, boxes)
+            told = torch.where(dropped[:, None, None], torch.zeros(()), told)
+        recorder = MapRecorder()
+        guess = model(noisy, t, context, phrases, told, recorder)
+        snr = alphas[t] / (1 - alphas[t])
+        weight = (SNR_LIMIT / snr).clamp(max=1.0)
+        error = (guess - noise).square().mean((1, 2, 3))
+        # The realism model cannot know places at high noise: its maps are asked for less there.
+        trust = torch.ones(BATCH) if spatial else alphas[t]
+        grounded = (owners >= 0).float()
+        total = grounded.sum().clamp(min=1)
+        shares = map_shares(recorder.maps, boxes, owners)
+        stray = sum(((grounded - s) * trust[:, None]).sum() / total for s in shares) / len(shares)
+        run.update(
+            (weight * error).mean() + ATTENTION_WEIGHT * stray,
+            {
+                "mse": float(error.detach().mean()),
+                "stray": float(stray.detach()),
+                "share": float(sum(s.detach().sum() for s in shares) / total / len(shares)),
+            },
+        )
+        if grid_every and (step + 1) % grid_every == 0:
+            run.average.swap()
+            save_grid(folder, f"{part}_{step + 1:06d}.png", model, text, codec)
+            run.average.swap()

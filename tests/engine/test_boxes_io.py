@@ -1,0 +1,277 @@
+"""Boxes from text and from other nodes: what is read, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realcompo.balancer.boxes_io import parse_boxes
+from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.layout import Layout, Mask, Region
+from realcompo.nodes.layouts import (
+    ANY,
+    FROM_BOXES,
+    NODE_CLASS_MAPPINGS,
+    RealCompoLayoutFromBoxes,
+)
+
+BOX = (0.1, 0.2, 0.5, 0.6)
+STAR = Region("a red star", BOX)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a red star: 0.1 0.2 0.5 0.6",
+        "a red star: 0.1, 0.2, 0.5, 0.6",
+        "  a  red star :[0.1,0.2 , .5,6e-1]  ",
+        "a red star:(0.1 0.2 0.5 0.6),",
+        "a red star: 10 20 50 60",
+        "# a comment: 1 2 3 4\n\na red star: 10, 20, 50, 60\n",
+        '{"regions": [{"phrase": "a red star", "box": [0.1, 0.2, 0.5, 0.6]}]}',
+        '[{"label": "a red star", "bbox": [10, 20, 50, 60]}]',
+        '{"phrase": "a red star", "bounding_box": [0.1, 0.2, 0.5, 0.6]}',
+    ],
+)
+def test_ways_to_write_one_region(line: str) -> None:
+    assert parse_boxes(None, line, 100, 100) == [STAR]
+    assert parse_boxes(line, "", 100, 100) == [STAR]
+
+
+@pytest.mark.parametrize(
+    ("line", "region"),
+    [
+        ("red star#2: 0 0 1 1", Region("red star", (0, 0, 1, 1), occurrence=1)),
+        ("red star #1: 0 0 1 1", Region("red star", (0, 0, 1, 1))),
+        ("red star *1.5: 0 0 1 1", Region("red star", (0, 0, 1, 1), weight=1.5)),
+        ("red star#3*2: 0 0 1 1", Region("red star", (0, 0, 1, 1), occurrence=2, weight=2)),
+        ("red star: 0 0 1 1 *0.5", Region("red star", (0, 0, 1, 1), weight=0.5)),
+        ("(red car:1.2): 0 0 1 1", Region("(red car:1.2)", (0, 0, 1, 1))),
+        ("time: 9:30: 0 0 1 1", Region("time: 9:30", (0, 0, 1, 1))),
+        ("number 9: 0 0 1 1", Region("number 9", (0, 0, 1, 1))),
+    ],
+)
+def test_marks_of_a_line(line: str, region: Region) -> None:
+    assert parse_boxes(None, line) == [region]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a red star", "line 1 'a red star' has no box"),
+        ("(red car:1.2)", "has no box"),
+        ("a star: 0.1 0.2 0.5", "has 3 numbers"),
+        ("\n\na star: 1 2 3 4 5", "line 3.* 5 numbers"),
+        ("a star: 10 20 50 60", "pixels of an image of unknown size"),
+        ("a star: 0.1 0.2 50 60", "mixes shares"),
+        ("a star: 10 20 50 60\na dog: 0 0 0.5 0.5", "line 2.*mixes shares"),
+        ("a star: 0.5 0.2 0.1 0.6", "no box inside the image"),
+        ("a star: 0.1 0.2 0.1 0.6", "no box inside the image"),
+        ("a star: -0.1 0.2 0.5 0.6", "no box inside the image"),
+        (": 0 0 1 1", "no phrase"),
+        ("star #0: 0 0 1 1", "#0"),
+        ("star *0: 0 0 1 1", "weight"),
+        ("[0.1, 0.2", "no JSON"),
+        ("[[0, 0, 1, 1]]", "no phrase"),
+        ('{"regions": 1}', "regions"),
+    ],
+)
+def test_refused_text_names_phrases(text: str, message: str) -> None:
+    with pytest.raises(RealCompoError, match=message) as caught:
+        parse_boxes(None, text)
+    assert caught.value.where == "phrases"
+
+
+def test_pixels_must_lie_inside_when_typed() -> None:
+    with pytest.raises(RealCompoError, match="no box inside"):
+        parse_boxes(None, "a star: 0 0 101 50", 100, 100)
+
+
+Segment = namedtuple("Segment", ["bbox", "label"])
+
+WIRED = [
+    [[10, 20, 50, 60]],
+    [10, 20, 50, 60],
+    (np.array([10, 20, 50, 60]),),
+    np.array([[10, 20, 50, 60]]),
+    torch.tensor([[[10.0, 20.0, 50.0, 60.0]]]),
+    [(np.float32(10), np.int64(20), 50, 60)],
+    [torch.tensor([0.1, 0.2, 0.5, 0.6], dtype=torch.float64)],
+    [{"x": 10, "y": 20, "width": 40, "height": 40}],
+    [[{"x": 10, "y": 20, "width": 40, "height": 40, "score": 0.9, "metadata": {}}]],
+    {"x": 10, "y": 20, "width": 40, "height": 40},
+    [{"bounding_box": {"x": 10, "y": 20, "width": 40, "height": 40}}],
+    [{"type": "obj", "bbox": [200, 100, 600, 500], "desc": ""}],
+    {"bboxes": [[10, 20, 50, 60]], "labels": []},
+    "[[10, 20, 50, 60]]",
+    ((100, 100), [Segment(np.array([10, 20, 50, 60]), None)]),
+]
+
+
+@pytest.mark.parametrize("value", WIRED, ids=range(len(WIRED)))
+def test_forms_of_boxes_without_a_name(value: object) -> None:
+    assert parse_boxes(value, "a red star", 100, 100) == [STAR]
+    assert parse_boxes(value, "a red star#2 *3", 100, 100) == [
+        Region("a red star", BOX, occurrence=1, weight=3)
+    ]
+    with pytest.raises(RealCompoError, match="0 phrases for 1 boxes"):
+        parse_boxes(value, "", 100, 100)
+
+
+NAMED = [
+    [{"label": "a red star", "box": [10, 20, 50, 60]}],
+    [{"x": 10, "y": 20, "width": 40, "height": 40, "label": "a red star"}],
+    [[{"x": 10, "y": 20, "width": 40, "height": 40, "metadata": {"desc": "a red star"}}]],
+    [{"type": "obj", "bbox": [200, 100, 600, 500], "desc": "a red star", "palette": []}],
+    [{"type": "text", "bbox": [200, 100, 600, 500], "text": "STAR", "desc": "a red star"}],
+    {"compositional_deconstruction": {"elements": [
+        {"type": "obj", "desc": "no box here"},
+        {"type": "obj", "bbox": [200, 100, 600, 500], "desc": "a red star"}]}},
+    {"bboxes": [[10, 20, 50, 60]], "labels": ["a red star"]},
+    ((100, 100), [Segment([10, 20, 50, 60], "a red star")]),
+    Layout((STAR,)),
+    Layout((STAR,)).to_json(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NAMED, ids=range(len(NAMED)))
+def test_forms_of_boxes_with_a_name(value: object) -> None:
+    assert parse_boxes(value, "", 100, 100) == [STAR]
+
+
+def test_elements_count_rows_first() -> None:
+    """Ideogram's elements are [y0, x0, y1, x1] in thousandths, whatever the image's size."""
+    (region,) = parse_boxes([{"type": "obj", "bbox": [0, 250, 500, 1000], "desc": "sky"}])
+    assert region.box == (0.25, 0.0, 1.0, 0.5)
+
+
+def test_lines_name_the_nameless_or_all() -> None:
+    boxes = [{"label": "person", "bbox": [0, 0, 0.5, 1]}, {"bbox": [0.5, 0, 1, 1]}]
+    assert [r.phrase for r in parse_boxes(boxes, "a dog")] == ["person", "a dog"]
+    assert [r.phrase for r in parse_boxes(boxes, "a woman\na dog")] == ["a woman", "a dog"]
+    with pytest.raises(RealCompoError, match=r"3 phrases for 1 boxes without a name \(2 boxes"):
+        parse_boxes(boxes, "a\nb\nc")
+    with pytest.raises(RealCompoError, match="0 phrases for 1 boxes"):
+        parse_boxes(boxes, "")
+
+
+def test_layout_keeps_masks_and_tokens() -> None:
+    region = Region.from_mask("x", Mask(1, 2, b"\0\xff"), tokens=(3,))
+    assert parse_boxes(Layout((region,)).to_json()) == [region]
+    with pytest.raises(RealCompoError, match="its own phrases"):
+        parse_boxes(Layout((region,)), "a dog")
+
+
+def test_boxes_of_other_nodes_are_cut_at_the_edge() -> None:
+    assert parse_boxes([[-5, 0.4, 50, 120]], "x", 100, 100)[0].box == (0.0, 0.004, 0.5, 1.0)
+    assert parse_boxes([[-0.01, 0, 1.003, 1]], "x")[0].box == (0.0, 0.0, 1.0, 1.0)
+    with pytest.raises(RealCompoError, match="box 1 is no box inside"):
+        parse_boxes([[110, 0, 150, 100]], "x", 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([[10, 20, 50, 60]], "pixels of an image of unknown size"),
+        ([[0, 0, 1]], "box 1 is"),
+        ([["a", 0, 1, 1]], "box 1 is"),
+        ([[0, 0, float("nan"), 1]], "box 1 is"),
+        ([{"label": "x"}], "keys"),
+        ([[[0, 0, 1, 1]], [[0, 0, 1, 1]]], "2 pictures"),
+        ({"bboxes": [[0, 0, 1, 1]], "labels": ["a", "b"]}, "2 labels for 1"),
+        (3.5, "float holds no boxes"),
+        (object(), "object holds no boxes"),
+        ("a star", "line 1 'a star' has no box"),
+        ("{", "no JSON"),
+    ],
+)
+def test_refused_values_name_boxes(value: object, message: str) -> None:
+    with pytest.raises(RealCompoError, match=message) as caught:
+        parse_boxes(value, "x" if not isinstance(value, str) else "")
+    assert caught.value.where == "boxes"
+
+
+def test_boxes_twice_are_refused() -> None:
+    with pytest.raises(RealCompoError, match="'boxes' is connected as well"):
+        parse_boxes([[0, 0, 1, 1]], "a star: 0 0 1 1")
+
+
+def test_no_boxes_are_no_regions() -> None:
+    for value in ([], [[]], np.zeros((0, 4)), {"bboxes": [], "labels": []}):
+        assert parse_boxes(value, "") == []
+    assert parse_boxes(None, "# nothing yet\n") == []
+    with pytest.raises(RealCompoError, match="1 phrases for 0 boxes"):
+        parse_boxes([], "a star")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 63)] * 2, *[st.integers(1, 64)] * 2), min_size=1,
+                max_size=5))  # fmt: skip
+def test_every_form_gives_the_same_boxes(raw: list[tuple[int, int, int, int]]) -> None:
+    corners = [(x, y, min(64, x + w), min(64, y + h)) for x, y, w, h in raw]
+    if max(max(c) for c in corners) <= 2:
+        corners.append((0, 0, 64, 64))
+    names = [f"thing {n}" for n in range(len(corners))]
+    lines = "\n".join(
+        f"{n}: {' '.join(map(str, c))}" for n, c in zip(names, corners, strict=True)
+    )
+    sized = [
+        {"x": a, "y": b, "width": c - a, "height": d - b, "label": n}
+        for n, (a, b, c, d) in zip(names, corners, strict=True)
+    ]
+    shares = [[v / 64 for v in c] for c in corners]
+    expected = [Region(n, tuple(c)) for n, c in zip(names, shares, strict=True)]  # type: ignore
+    pixel_lines = all(max(c) > 1 for c in corners)
+    if pixel_lines:
+        assert parse_boxes(None, lines, 64, 64) == expected
+    for value in (sized, json.dumps([sized])):
+        assert parse_boxes(value, "", 64, 64) == expected
+    for value in (corners, shares, np.array(corners), torch.tensor(corners)):
+        assert parse_boxes(value, "\n".join(names), 64, 64) == expected
+
+
+# --- the node -----------------------------------------------------------------------------------
+
+
+def test_any_link_fits_the_boxes_socket() -> None:
+    for other in ("BBOX", "BOUNDING_BOX", "SEGS", "ARRAY", "STRING", "*"):
+        # the host compares with != only
+        assert (other != ANY) is False
+        assert (other != ANY) is False
+    assert json.dumps(ANY) == '"*"'
+
+
+def test_node_appends_to_a_layout_and_passes_the_prompt_on() -> None:
+    node = RealCompoLayoutFromBoxes()
+    first, prompt = node.build("a star: 10 10 50 50", None, "a star and a dog", 100, 200)
+    assert (prompt, first.width, first.height) == ("a star and a dog", 100, 200)
+    assert first.regions[0].box == (0.1, 0.05, 0.5, 0.25)
+    both, prompt = node.build("a dog: 50 50 100 200", layout=first)  # size and prompt are known
+    assert [r.phrase for r in both.regions] == ["a star", "a dog"]
+    assert both.regions[1].box == (0.5, 0.25, 1.0, 1.0)
+    assert prompt == both.prompt == "a star and a dog"
+    other, prompt = node.build("", prompt="a cat", layout=first)
+    assert (prompt, other.regions) == ("a cat", first.regions)
+
+
+def test_node_errors_say_who_speaks() -> None:
+    node = RealCompoLayoutFromBoxes()
+    with pytest.raises(RealCompoError, match=f"^{FROM_BOXES}, input 'phrases': line 1"):
+        node.build("a star")
+    with pytest.raises(RealCompoError, match=f"^{FROM_BOXES}, input 'layout': got a dict"):
+        node.build("a star: 0 0 1 1", layout={})
+    gligen = NODE_CLASS_MAPPINGS["RealCompoApplyGLIGEN"]()
+    with pytest.raises(RealCompoError, match="^RealCompo Apply GLIGEN, input 'layout': got a str"):
+        gligen.apply([], None, None, "layout")
+
+
+def test_default_text_of_the_node_is_valid() -> None:
+    inputs = RealCompoLayoutFromBoxes.INPUT_TYPES()
+    layout, _ = RealCompoLayoutFromBoxes().build(inputs["required"]["phrases"][1]["default"])
+    assert len(layout.regions) == 2

@@ -1,0 +1,217 @@
+"""Run an API graph in this process with the host's node classes and the pack's.
+
+The server's executor is the real thing; this small one serves where there is no server (the
+headless host) and where a single value of a graph is wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import headless
+import hostpack
+from workflow import WorkflowError
+
+Event = Callable[[str, dict[str, Any]], None]
+
+
+def object_info(name: str, node: type, display_name: str) -> dict[str, Any]:
+    """The part of ``GET /object_info`` that describes a node class, as the server builds it."""
+    inputs = node.INPUT_TYPES()  # type: ignore[attr-defined]
+    outputs = list(node.RETURN_TYPES)  # type: ignore[attr-defined]
+    return {
+        "input": inputs,
+        "input_order": {section: list(entries) for section, entries in inputs.items()},
+        "output": outputs,
+        "output_is_list": list(getattr(node, "OUTPUT_IS_LIST", [False] * len(outputs))),
+        "output_name": list(getattr(node, "RETURN_NAMES", outputs)),
+        "name": name,
+        "display_name": display_name,
+        "description": getattr(node, "DESCRIPTION", ""),
+        "category": getattr(node, "CATEGORY", "sd"),
+        "output_node": bool(getattr(node, "OUTPUT_NODE", False)),
+        "output_tooltips": list(getattr(node, "OUTPUT_TOOLTIPS", ())),
+    }
+
+
+def is_link(value: Any) -> bool:
+    """Is an input's value in an API graph a reference to another node's output?"""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
+
+
+def ancestors(graph: dict[str, Any], node: str) -> list[str]:
+    """Nodes that ``node`` needs, nearest first, without itself."""
+    found: list[str] = []
+    front = [node]
+    while front:
+        sources = [
+            str(value[0])
+            for name in front
+            for value in graph[name]["inputs"].values()
+            if is_link(value)
+        ]
+        front = [name for name in dict.fromkeys(sources) if name not in found]
+        found += front
+    return found
+
+
+class Executor:
+    """One run of a graph of V1 node classes: each node once, after its sources, as on the server.
+
+    ``values`` holds what every node gave (``{node: [list of values per output]}``), ``shown`` what
+    the nodes show (``{node: ui}``, as in the server's history).
+    """
+
+    def __init__(
+        self,
+        graph: dict[str, Any],
+        find_class: Callable[[str], type],
+        on_event: Event | None = None,
+    ) -> None:
+        """``find_class`` gives the class of a node type or raises ``WorkflowError``."""
+        self.graph, self.find_class = graph, find_class
+        self.values: dict[str, list[list[Any]]] = {}
+        self.shown: dict[str, Any] = {}
+        self._say = on_event or (lambda kind, data: None)
+
+    def run(self, targets: Iterable[str] | None = None) -> Executor:
+        """Run ``targets`` (default: every output node) and what they need; returns itself."""
+        import torch
+
+        if targets is None:
+            targets = [
+                name
+                for name, node in self.graph.items()
+                if getattr(self.find_class(node["class_type"]), "OUTPUT_NODE", False)
+            ]
+        with torch.inference_mode():
+            for target in targets:
+                self._compute(str(target), ())
+        return self
+
+    def _compute(self, name: str, below: tuple[str, ...]) -> None:
+        if name in self.values:
+            return
+        if name in below:
+            raise WorkflowError(f"the graph runs in a circle through node {name}")
+        inputs: dict[str, list[Any]] = {}
+        for key, value in self.graph[name]["inputs"].items():
+            if is_link(value):
+                self._compute(str(value[0]), (*below, name))
+                inputs[key] = self.values[str(value[0])][value[1]]
+            else:
+                inputs[key] = [value["__value__"] if isinstance(value, dict) else value]
+        self._say("executing", {"node": name})
+        node = self.find_class(self.graph[name]["class_type"])
+        known = node.INPUT_TYPES()  # type: ignore[attr-defined]
+        missing = [key for key in known.get("required", {}) if key not in inputs]
+        if missing:
+            raise WorkflowError(f"node {name} ({node.__name__}): nothing at input {missing[0]}")
+        hidden = {"PROMPT": self.graph, "UNIQUE_ID": name, "EXTRA_PNGINFO": {}}
+        for key, kind in (known.get("hidden") or {}).items():
+            inputs[key] = [hidden.get(kind if isinstance(kind, str) else kind[0])]
+        self.values[name], show = _call(node, inputs)
+        if show:
+            self.shown[name] = show
+
+
+def _call(node: type, inputs: dict[str, list[Any]]) -> tuple[list[list[Any]], dict[str, Any]]:
+    """Call a node once per element of its lists; returns the lists per output and what it shows."""
+    function = getattr(node(), node.FUNCTION)  # type: ignore[attr-defined]
+    if getattr(node, "INPUT_IS_LIST", False):
+        results = [function(**inputs)]
+    else:
+        count = max((len(value) for value in inputs.values()), default=1)
+        results = [
+            function(**{key: value[min(i, len(value) - 1)] for key, value in inputs.items()})
+            for i in range(count)
+        ]
+    outputs = len(node.RETURN_TYPES)  # type: ignore[attr-defined]
+    spread = getattr(node, "OUTPUT_IS_LIST", [False] * outputs)
+    lists: list[list[Any]] = [[] for _ in range(outputs)]
+    show: dict[str, Any] = {}
+    for result in results:
+        if isinstance(result, dict):
+            for key, items in result.get("ui", {}).items():
+                show.setdefault(key, []).extend(items)
+            result = result.get("result", ())
+        for slot, value in enumerate(result or ()):
+            lists[slot].extend(value) if spread[slot] else lists[slot].append(value)
+    return lists, show
+
+
+class InProcess:
+    """The host's node classes and the pack's in this process."""
+
+    def __init__(self, host: Path, base: Path) -> None:
+        """Start the host from ``host``; pictures go below ``base``."""
+        hostpack.start_host(host)
+        self.host = host
+        self.nodes = importlib.import_module("nodes")
+        headless.give_folders(importlib.import_module("folder_paths"), base)
+        pack = hostpack.load_pack()
+        self.nodes.NODE_CLASS_MAPPINGS.update(pack.NODE_CLASS_MAPPINGS)
+        self.nodes.NODE_DISPLAY_NAME_MAPPINGS.update(pack.NODE_DISPLAY_NAME_MAPPINGS)
+
+    def node_class(self, name: str) -> type:
+        """Class of node type ``name``, from the host's extra files if need be.
+
+        Raises ``WorkflowError`` for a type that this host does not have as a V1 class.
+        """
+        known = self.nodes.NODE_CLASS_MAPPINGS
+        if name not in known:
+            for path in sorted((self.host / "comfy_extras").glob("nodes_*.py")):
+                if f'"{name}"' in path.read_text(encoding="utf-8"):
+                    loading = self.nodes.load_custom_node(str(path), module_parent="comfy_extras")
+                    if inspect.isawaitable(loading):
+                        asyncio.run(_finish(loading))
+                if name in known:
+                    break
+        if name not in known or not hasattr(known[name], "FUNCTION"):
+            raise WorkflowError(f"this host has no node class {name} that runs without its server")
+        return known[name]
+
+    def object_info(self, names: Iterable[str]) -> dict[str, Any]:
+        """Descriptions of those of the named classes that this host has."""
+        info = {}
+        for name in names:
+            try:
+                node = self.node_class(name)
+            except WorkflowError:
+                continue
+            shown = self.nodes.NODE_DISPLAY_NAME_MAPPINGS.get(name, name)
+            info[name] = object_info(name, node, shown)
+        return info
+
+    def run(
+        self,
+        graph: dict[str, Any],
+        targets: Iterable[str] | None = None,
+        on_event: Event | None = None,
+    ) -> Executor:
+        """Run a graph with these classes; the host's progress goes to ``on_event`` too."""
+        if on_event is not None:
+            utils = importlib.import_module("comfy.utils")
+            utils.PROGRESS_BAR_ENABLED = False  # type: ignore[attr-defined]
+            utils.set_progress_bar_global_hook(
+                lambda value, total, *_, **__: on_event("progress", {"value": value, "max": total})
+            )
+        return Executor(graph, self.node_class, on_event).run(targets)
+
+
+async def _finish(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def host_from_environment() -> Path:
+    """The host that ``dev.py`` chose. Raises ``SystemExit`` with the remedy if there is none."""
+    path = hostpack.host_path()
+    if path is None:
+        raise SystemExit(f"No ComfyUI: COMFYUI_PATH is '{os.environ.get('COMFYUI_PATH', '')}'.")
+    return path
