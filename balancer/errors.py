@@ -14,7 +14,7 @@ class RealCompoError(ValueError):
     def __init__(self, where: str, problem: str, remedy: str, node: str = "") -> None:
         self.node, self.where, self.problem, self.remedy = node, where, problem, remedy
         place = f"{node}, input '{where}'" if node else f"Input '{where}'"
-        super().__init__(f"{place}: {problem}. {remedy}")
+        super().__init__(f"{place}: {problem}. {remedy.rstrip('.')}.")
 
     def at(self, node: str, where: str | None = None) -> RealCompoError:
         """The same error, said by ``node`` (of its input ``where``, if that has another name)."""

@@ -82,7 +82,7 @@ def _draw_losses(axis: Axes, records: list[StepRecord], sample: int) -> None:
         axis.set_ylim(0, 1.15 * axis.dataLim.ymax + 1e-3)
         axis.legend(fontsize=8)
     else:
-        axis.text(0.5, 0.5, "not balanced", ha="center")
+        axis.text(0.5, 0.5, "not balanced", ha="center", transform=axis.transAxes)
 
 
 def _draw_shares(

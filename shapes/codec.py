@@ -19,9 +19,9 @@ def fit_encoder(pictures: Tensor) -> dict[str, Tensor]:
     """Principal components of the 8x8 patches of ``pictures`` (N, 3, H, W) in 0..1.
 
     Returns ``components`` (16, 192) and ``mean`` (192,) for pictures in -1..1, and ``scale`` (16,):
-    latent channel k gets the standard deviation sqrt(sd_k / mean(sd)), so the mean variance is 1 but
-    coarse channels stay larger. Fully whitened latents would spend the diffusion model's effort on
-    fine detail.
+    latent channel k gets the standard deviation sqrt(sd_k / mean(sd)), so the mean variance is 1
+    but coarse channels stay larger. Fully whitened latents would spend the diffusion model's
+    effort on fine detail.
     """
     patches = F.unfold(pictures * 2 - 1, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
     mean = patches.mean(0)
@@ -33,7 +33,11 @@ def fit_encoder(pictures: Tensor) -> dict[str, Tensor]:
     components = components * components.sum(1, keepdim=True).sign().where(
         components.sum(1, keepdim=True) != 0, torch.ones(1)
     )
-    return {"components": components, "mean": mean, "scale": (spread / spread.mean()).sqrt() / spread}
+    return {
+        "components": components,
+        "mean": mean,
+        "scale": (spread / spread.mean()).sqrt() / spread,
+    }
 
 
 class Residual(nn.Module):

@@ -1,8 +1,8 @@
 """Boxes for a diffusion model: box-masked gated cross-attention behind ComfyUI's GLIGEN hook.
 
 After GLIGEN (Li et al. 2023, "GLIGEN: Open-Set Grounded Text-to-Image Generation", gated layers
-between self- and cross-attention, Fourier-embedded boxes), with one change that makes it learn in
-minutes: a visual token attends only to objects whose box covers its cell, instead of to all of them.
+between self- and cross-attention, Fourier-embedded boxes), with one change that makes it learn
+in minutes: a visual token attends only to objects whose box covers its cell, not to all of them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class GroundingNet(nn.Module):
 
 
 class MaskedFuser(nn.Module):
-    """Gated cross-attention of visual tokens to the objects whose boxes cover them, then a gated MLP."""
+    """Gated cross-attention of visual tokens to the objects that cover them, then a gated MLP."""
 
     def __init__(self, dtype: Any, device: Any, operations: Any) -> None:
         super().__init__()
@@ -142,8 +142,8 @@ class ShapesGrounding(nn.Module):
     def hook(self, phrases: Tensor, boxes: Tensor, latent_shape: Sequence[int]) -> Hook:
         """The function for ``middle_patch``.
 
-        ``phrases`` (B, N, 64), ``boxes`` (B, N, 4) in 0..1 of the latent; an object with an empty box
-        (all zeros) is absent. B is 1 or the batch; N may be 0.
+        ``phrases`` (B, N, 64), ``boxes`` (B, N, 4) in 0..1 of the latent; an object with an empty
+        box (all zeros) is absent. B is 1 or the batch; N may be 0.
         """
         rows, columns = latent_shape[-2:]
         objects = self.net(phrases, boxes) if boxes.shape[1] else phrases
@@ -208,6 +208,7 @@ class ShapesGrounding(nn.Module):
     def set_empty(self, latent_shape: Sequence[int], device: Any) -> Hook:
         """Hook without objects: every visual token sees the null token only."""
         return self.hook(
-            torch.zeros(1, 0, WIDTH, device=device), torch.zeros(1, 0, 4, device=device),
+            torch.zeros(1, 0, WIDTH, device=device),
+            torch.zeros(1, 0, 4, device=device),
             latent_shape,
         )

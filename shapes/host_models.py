@@ -1,8 +1,9 @@
-"""The demo models in ComfyUI's own classes: UNetModel, ModelPatcher, CLIP, VAE, a GLIGEN patcher."""
+"""The demo models in ComfyUI's own classes: UNetModel, ModelPatcher, CLIP, VAE, GLIGEN."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ PARTS = ("realism", "spatial")
 
 
 class ShapesLatent(comfy.latent_formats.LatentFormat):
-    """16 channels, an eighth of the picture's sides, no scaling; previews are set from the codec."""
+    """16 channels, an eighth of the picture's sides, unscaled; the codec sets the preview."""
 
     latent_channels = LATENT_CHANNELS
 
@@ -139,7 +140,10 @@ class ShapesClipModel(comfy.sd1_clip.SDClipModel):
 
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         super().__init__(
-            device=device, dtype=dtype, model_class=ShapesTextModel, freeze=True,
+            device=device,
+            dtype=dtype,
+            model_class=ShapesTextModel,
+            freeze=True,
             model_options=model_options or {},
         )
 
@@ -149,7 +153,9 @@ class ShapesTextEncoder(comfy.sd1_clip.SD1ClipModel):
 
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         super().__init__(
-            device=device, dtype=dtype, model_options=model_options or {},
+            device=device,
+            dtype=dtype,
+            model_options=model_options or {},
             clip_model=ShapesClipModel,
         )
 
@@ -158,9 +164,10 @@ class ShapesTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """CLIP's BPE tokenizer; textual embeddings are 64 wide here."""
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-        self.clip_name, self.clip = "l", "clip_l"
-        self.clip_l = comfy.sd1_clip.SDTokenizer(
-            embedding_directory=embedding_directory, embedding_size=WIDTH
+        super().__init__(
+            embedding_directory=embedding_directory,
+            tokenizer_data=tokenizer_data or {},
+            tokenizer=partial(comfy.sd1_clip.SDTokenizer, embedding_size=WIDTH),
         )
 
 
@@ -177,7 +184,8 @@ def _load_clip() -> Any:
     import folder_paths
 
     clip = comfy.sd.CLIP(
-        Target, embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        Target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=sum(t.numel() for t in state.values()),
     )
     _fill(clip.cond_stage_model.clip_l.transformer, expand_embedding(state), name)
@@ -206,7 +214,7 @@ class ShapesVAE(comfy.sd.VAE):
         stand_in = comfy.taesd.taesd.TAESD(latent_channels=LATENT_CHANNELS)
         for parameter in stand_in.parameters():
             torch.nn.init.zeros_(parameter)
-        super().__init__(sd=stand_in.state_dict())
+        super().__init__(sd=stand_in.state_dict(), dtype=torch.float32)
         self.latent_channels = LATENT_CHANNELS
         self.first_stage_model = codec.to(self.vae_dtype)
         # Activations: at most 64 channels at half the picture's sides, several alive at a time.
@@ -237,8 +245,8 @@ def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
     """(ModelPatcher, CLIP, VAE, GLIGEN ModelPatcher) of the demo.
 
     ``style`` 'realistic' (the only one yet), ``part`` 'realism' (knows the style, not the place) or
-    'spatial' (knows the place through GLIGEN boxes, in a plain style). Raises ``RealCompoError`` for
-    another value and for a missing, damaged or unfitting weights file.
+    'spatial' (knows the place through GLIGEN boxes, in a plain style). Raises ``RealCompoError``
+    for another value and for a missing, damaged or unfitting weights file.
     """
     if style != "realistic":
         raise RealCompoError("style", f"there is no style '{style}'", "Choose 'realistic'", NODE)

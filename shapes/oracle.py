@@ -27,7 +27,7 @@ MATCH = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """One object seen in a picture; ``fit`` is the overlap (IoU, 0..1) with its shape's template."""
+    """One object seen in a picture; ``fit`` is the overlap (IoU, 0..1) with the template."""
 
     colour: str
     shape: str
@@ -49,8 +49,8 @@ class ObjectScore:
     """Verdict on one expected object.
 
     ``colour``: something of that colour fits the box (IoU over .5); ``shape``: something of that
-    shape does; ``right``: one thing is both; ``present``: one thing is both, anywhere in the picture;
-    ``iou``: best overlap of the box with anything of the right colour, 0..1.
+    shape does; ``right``: one thing is both; ``present``: one thing is both, anywhere in the
+    picture; ``iou``: best overlap of the box with anything of the right colour, 0..1.
     """
 
     colour: bool
@@ -62,7 +62,7 @@ class ObjectScore:
 
 @dataclass(frozen=True)
 class PictureScore:
-    """Verdict on a picture: its objects, how many were seen, and whether that is the number asked."""
+    """Verdict on a picture: its objects, what was seen, whether that is the number asked."""
 
     objects: tuple[ObjectScore, ...]
     found: tuple[Found, ...]
@@ -73,8 +73,8 @@ class PictureScore:
 def _labels(mask: Tensor) -> Tensor:
     """Connected components (8 neighbours) of (M, H, W) masks: (M, H, W) ids, 0 where empty.
 
-    Every pixel takes its neighbourhood's largest id and then that id's own latest id, so ids cross a
-    component in a few rounds instead of one pixel a round.
+    Every pixel takes its neighbourhood's largest id and then that id's own latest id, so ids cross
+    a component in a few rounds instead of one pixel a round.
     """
     count, high, wide = mask.shape
     ids = torch.arange(1, high * wide + 1).view(1, high, wide) * mask
@@ -205,7 +205,7 @@ def judge_scenes(pictures: Tensor, scenes: Sequence[Scene]) -> list[PictureScore
 
 
 def rates(scores: Sequence[PictureScore]) -> dict[str, float]:
-    """Shares over all objects (right, colour, shape, present, iou) and pictures (count, all_right)."""
+    """Means over objects (right, colour, shape, present, iou), pictures (count, all_right)."""
     things = [o for s in scores for o in s.objects]
     result = {
         key: sum(float(getattr(o, key)) for o in things) / max(len(things), 1)

@@ -148,7 +148,12 @@ def _background(style: str, count: int, size: int, generator: torch.Generator) -
 
 
 def _sample(
-    tables: Tensor, kinds: Tensor, centre: Tensor, half: Tensor, origin: Tensor, side: int,
+    tables: Tensor,
+    kinds: Tensor,
+    centre: Tensor,
+    half: Tensor,
+    origin: Tensor,
+    side: int,
     scale: int,
 ) -> Tensor:
     """Tables (n, C, side*scale, side*scale) seen from crops at integer pixel ``origin`` (n, 2).

@@ -1,8 +1,9 @@
 """Train the demo's models: ``python tools/run.py shapes.train STAGE --out DIR [--minutes N]``.
 
-Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism`` and ``spatial`` in
-any order or at the same time, then ``export`` into ``shapes/weights``. Every stage is seeded and, with
-``--resume``, goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
+Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism`` and ``spatial``
+in any order or at the same time, then ``export`` into ``shapes/weights`` and ``evaluate``. Every
+stage is seeded and, with ``--resume``, goes on from its last checkpoint. ``COMFYUI_PATH`` names the
+host.
 """
 
 from __future__ import annotations

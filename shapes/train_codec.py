@@ -58,5 +58,7 @@ def train_codec(folder: Path, minutes: float, steps: int | None, resume: bool) -
             torch.zeros(()),
         )
         mse = float((guess.detach() - target).square().mean()) / 4
-        run.update(plain + EDGE_WEIGHT * edge, {"l1": float(plain.detach()), "edge": float(edge.detach()),
-                                                "mse": mse})
+        run.update(
+            plain + EDGE_WEIGHT * edge,
+            {"l1": float(plain.detach()), "edge": float(edge.detach()), "mse": mse},
+        )

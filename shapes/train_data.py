@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import time
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .codec import ShapesCodec, fit_encoder
 from .render import render
-from .world import Scene, make_scenes
+from .world import Scene, ShapeObject, make_scenes
 
 CHUNK = 512
 SEEDS = {"realistic": 1_000_003, "plain": 2_000_003, "sketch": 3_000_017}
@@ -60,7 +60,8 @@ def write_chunks(folder: Path, style: str, count: int) -> None:
         scenes = make_scenes(CHUNK, generator)
         with torch.no_grad():
             latents = codec.encode(render(scenes, style, generator) * 2 - 1).half()
-        atomic_save({"latents": latents, "scenes": pickle.dumps(scenes)}, path)
+        listed = [[(o.colour, o.shape, o.box) for o in scene.objects] for scene in scenes]
+        atomic_save({"latents": latents, "scenes": json.dumps(listed)}, path)
 
 
 class LatentSet:
@@ -82,8 +83,12 @@ class LatentSet:
         while (path := self.folder / f"{self.seen:04d}.pt").exists():
             chunk = torch.load(path)
             self.parts.append(chunk["latents"])
-            # The file was written by this script in this folder: pickle is as trusted as the code.
-            self.scenes += pickle.loads(chunk["scenes"])
+            self.scenes += [
+                Scene(
+                    tuple(ShapeObject(colour, shape, tuple(box)) for colour, shape, box in objects)
+                )
+                for objects in json.loads(chunk["scenes"])
+            ]
             self.seen += 1
             fresh = True
         if fresh:

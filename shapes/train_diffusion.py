@@ -1,4 +1,4 @@
-"""Training stages 3 and 4: the realism model (style A, no boxes) and the spatial model (style B)."""
+"""Training stages 3 and 4: the realism model (style A, no boxes), the spatial model (style B)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .train_run import Run
 from .train_text import CaptionTokens, CompactText, known_ids
 from .world import Scene
 
-BATCH = 24
+BATCH = 16
 TIMESTEPS = 1000
 SNR_LIMIT = 5.0
 CAPTION_DROP = 0.1
@@ -138,7 +138,12 @@ class Trainee(nn.Module):
         self.train().requires_grad_(True)
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, phrases: Tensor | None, boxes: Tensor | None,
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        phrases: Tensor | None,
+        boxes: Tensor | None,
         recorder: MapRecorder | None = None,
     ) -> Tensor:
         """Predicted noise (B, 16, h, w) for noisy latents at integer timesteps ``t`` (B,)."""
@@ -151,8 +156,14 @@ class Trainee(nn.Module):
 
 @torch.no_grad()
 def sample(
-    model: Trainee, text: CompactText, tokens: Tensor, owners: Tensor, boxes: Tensor,
-    seed: int, steps: int = 25, guidance: float = 3.0,
+    model: Trainee,
+    text: CompactText,
+    tokens: Tensor,
+    owners: Tensor,
+    boxes: Tensor,
+    seed: int,
+    steps: int = 25,
+    guidance: float = 3.0,
 ) -> Tensor:
     """Latents by DDIM (Song et al. 2021, Eq. 12 with eta 0) with classifier-free guidance."""
     alphas = alphas_cumprod()
@@ -165,9 +176,7 @@ def sample(
         known = phrase_vectors(meaning, owners)
         phrases = torch.cat((known, torch.zeros_like(known)))
         boxes2 = torch.cat((boxes, torch.zeros_like(boxes)))
-    x = torch.randn(
-        (count, 16, 16, 16), generator=torch.Generator().manual_seed(seed)
-    )
+    x = torch.randn((count, 16, 16, 16), generator=torch.Generator().manual_seed(seed))
     times = torch.linspace(TIMESTEPS - 1, 0, steps).round().long()
     for place, t in enumerate(times):
         noise = model(torch.cat((x, x)), t.repeat(2 * count), both, phrases, boxes2)

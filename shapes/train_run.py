@@ -64,7 +64,7 @@ class Run:
     ) -> None:
         self.name, self.folder, self.module, self.rate = name, folder, module, rate
         self.seconds, self.limit, self.images = minutes * 60, steps, images
-        self.step, self.spent = 0, 0.0
+        self.step, self.spent, self.seen = 0, 0.0, 0
         self.generator = torch.Generator().manual_seed(seed)
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -84,7 +84,7 @@ class Run:
             value.copy_(stored)
         self.average.steps = saved["average_steps"]
         self.generator.set_state(saved["generator"])
-        self.step, self.spent = saved["step"], saved["spent"]
+        self.step, self.spent, self.seen = saved["step"], saved["spent"], saved["images"]
 
     def save(self) -> None:
         """Checkpoint of everything that continuing needs."""
@@ -98,7 +98,7 @@ class Run:
                 "generator": self.generator.get_state(),
                 "step": self.step,
                 "spent": self.spent,
-                "images": self.step * self.images,
+                "images": self.seen,
             },
             self.path,
         )
@@ -129,6 +129,7 @@ class Run:
             self.spent += now - last
             last = now
             self.step += 1
+            self.seen += self.images
             if now - saved > SAVE_SECONDS:
                 self.save()
                 saved = now
@@ -144,7 +145,7 @@ class Run:
         for key, value in values.items():
             self.recent.setdefault(key, []).append(value)
         if self.step % 100 == 99:
-            row = {"step": self.step + 1, "images": (self.step + 1) * self.images}
+            row = {"step": self.step + 1, "images": self.seen + self.images}
             row |= {"seconds": round(self.spent, 1)}
             row |= {k: round(sum(v) / len(v), 5) for k, v in self.recent.items()}
             with (self.folder / f"{self.name}.jsonl").open("a", encoding="utf-8") as file:

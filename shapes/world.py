@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes with boxes and captions: the small truth that everything is measured on.
+"""Scenes of coloured shapes with boxes and captions: the truth that everything is measured on.
 
 Boxes are ``(x0, y0, x1, y1)`` in 0..1 of the picture, x to the right, y down. All randomness comes
 from a seeded ``torch.Generator`` on the CPU, so the same seed gives the same scenes everywhere.
@@ -66,7 +66,7 @@ class Caption:
 
 
 def _random(generator: torch.Generator) -> random.Random:
-    """Python's generator, seeded from torch's: scalar draws from torch are a hundred times slower."""
+    """Python's generator, seeded from torch's: scalar draws from torch are far slower."""
     return random.Random(int(torch.randint(2**62, (1,), generator=generator)))
 
 

@@ -148,27 +148,35 @@ class LiveServer:
 
     def get(self, path: str, seconds: float = 30) -> Any:
         """JSON answer to GET ``path``."""
+        return json.loads(self.get_text(path, seconds))
+
+    def get_text(self, path: str, seconds: float = 30) -> str:
+        """Answer to GET ``path`` as text."""
         return self._ask(urllib.request.Request(self.url + path), seconds)
 
     def post(self, path: str, value: dict[str, Any], seconds: float = 30) -> Any:
-        """JSON answer to POST ``path``; a refusal raises ``ServerError`` with the host's reason."""
+        """JSON answer (or None) to POST ``path``.
+
+        A refusal raises ``ServerError`` with the host's reason.
+        """
         request = urllib.request.Request(
             self.url + path,
             json.dumps(value).encode(),
             {"Content-Type": "application/json"},
         )
         try:
-            return self._ask(request, seconds)
+            said = self._ask(request, seconds)
+            return json.loads(said) if said.strip() else None
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")
             raise ServerError(f"POST {path} was refused ({error.code}): {_reasons(said)}") from None
 
-    def _ask(self, request: urllib.request.Request, seconds: float) -> Any:
+    @staticmethod
+    def _ask(request: urllib.request.Request, seconds: float) -> str:
         # A proxy that the machine uses must not see loopback traffic.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=seconds) as answer:
-            text = answer.read().decode()
-        return json.loads(text) if text.strip() else None
+            return answer.read().decode()
 
     def run_prompt(
         self, graph: dict[str, Any], on_event: Event | None = None, seconds: float = 1800

@@ -96,6 +96,10 @@ class SpatialBranch:
         """The host's model object (``BaseModel``)."""
         return self.patcher.model
 
+    def named_conds(self) -> Conds:
+        """The conditioning as it came, by the names of the nodes' inputs."""
+        return {f"spatial_{key}": entries for key, entries in self._original.items()}
+
     @contextmanager
     def session(self, first_conds: Conds | None) -> Iterator[None]:
         """Everything around one run. ``first_conds`` (new hosts): the first model's conditioning,

@@ -87,8 +87,8 @@ def choose_level(sites: tuple[Site, ...], level: str) -> int:
     if int(level) not in factors:
         have = ", ".join(str(factor) for factor in factors)
         raise RealCompoError(
-            "map_level", f"this model has no cross-attention at level {level}",
-            f"Use auto or one of {have}.",
+            "balancer", f"map_level is {level}, where this model has no cross-attention",
+            f"Set it to auto or one of {have}.",
         )  # fmt: skip
     return int(level)
 

@@ -53,12 +53,15 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
 
 def check_latent(
     patcher: ModelPatcher,
-    conds: list[dict[str, Any]],
+    conds: dict[str, list[dict[str, Any]]],
     noise: Tensor,
     latent_image: Tensor,
     settings: BalancerSettings,
 ) -> None:
-    """Raise RealCompoError for latents that the pair cannot sample: shape, channels, batch, NaN."""
+    """Raise RealCompoError for latents that the pair cannot sample: shape, channels, batch, NaN.
+
+    ``conds`` are the host's converted conditioning entries, by the name of the input.
+    """
     where = "latent_image"
     if noise.shape != latent_image.shape:
         raise RealCompoError(
@@ -80,13 +83,14 @@ def check_latent(
         raise RealCompoError(
             where, "the latent holds NaN or infinity", "Make it again; an earlier step failed."
         )
-    for entry in conds:
-        embedding = entry.get("cross_attn")
-        if embedding is not None and embedding.shape[0] not in (1, noise.shape[0]):
-            raise RealCompoError(
-                "positive", f"conditioning for {embedding.shape[0]} pictures, latents for "
-                f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
-            )  # fmt: skip
+    for name, entries in conds.items():
+        for entry in entries:
+            embedding = entry.get("cross_attn")
+            if embedding is not None and embedding.shape[0] not in (1, noise.shape[0]):
+                raise RealCompoError(
+                    name, f"conditioning for {embedding.shape[0]} pictures, latents for "
+                    f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
+                )  # fmt: skip
 
 
 def check_tokens(tokens: tuple[tuple[int, ...], ...], conditioning: Any, where: str) -> None:

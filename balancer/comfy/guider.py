@@ -87,9 +87,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
 
     def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the host's guider; checks the latent before any model is loaded."""
-        check_latent(
-            self.model_patcher, self.original_conds["positive"], noise, latent_image, self.settings
-        )
+        conds = {**self.original_conds, **self.branch.named_conds()}
+        check_latent(self.model_patcher, conds, noise, latent_image, self.settings)
         if has_outer_sample():
             return super().sample(noise, latent_image, *args, **kwargs)
         with self.branch.session(None):

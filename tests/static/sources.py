@@ -31,9 +31,9 @@ def files(suffixes: set[str]) -> list[Path]:
 def imports(path: Path) -> Iterator[tuple[str, bool, int]]:
     """(absolute module name, not run at import?, line) of every import in ``path``.
 
-    Imports inside functions and below ``if TYPE_CHECKING`` do not run with the module. Relative imports
-    are resolved, with the pack's root named ``realcompo``; a name imported from a package counts as
-    a module of it, so that ``from . import x`` is seen as ``package.x``.
+    Imports inside functions and below ``if TYPE_CHECKING`` do not run with the module. Relative
+    imports are resolved, with the pack's root named ``realcompo``; a name imported from a package
+    counts as a module of it, so that ``from . import x`` is seen as ``package.x``.
     """
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     lazy = {

@@ -37,7 +37,9 @@ INFO: dict[str, Any] = {
     },
     "Model": {"input": {"required": {}}, "input_order": {}, "output": ["MODEL"]},
     "Count": {
-        "input": {"required": {"n": ("INT", {"control_after_generate": True}), "t": ("STRING", {})}},
+        "input": {
+            "required": {"n": ("INT", {"control_after_generate": True}), "t": ("STRING", {})}
+        },
         "input_order": {"required": ["n", "t"]},
         "output": ["INT"],
     },

@@ -1,0 +1,118 @@
+"""Figures for the model card: what the exported weights draw, judged on unseen scenes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .host_models import load_codec, read_weights
+from .oracle import judge_scenes, rates
+from .render import render
+from .text import BUCKETS
+from .train_diffusion import (
+    MapRecorder,
+    Trainee,
+    alphas_cumprod,
+    encode_scenes,
+    map_shares,
+    sample,
+)
+from .train_text import CaptionTokens, CompactText
+from .world import STYLES, Scene, make_scenes
+
+SEED = 90_001
+BATCH = 32
+PROBED = (950, 800, 600, 400, 200, 50)
+
+
+def _text() -> CompactText:
+    state, _ = read_weights("text.safetensors")
+    text = CompactText(state["known"])
+    assert len(state["table"]) == len(state["known"]) + BUCKETS
+    trunk = {k: v.float() for k, v in state.items() if k.startswith("trunk.")}
+    text.load_state_dict({**trunk, "known": state["known"], "table.weight": state["table"].float()})
+    return text.eval().requires_grad_(False)
+
+
+def _trainee(part: str) -> Trainee:
+    model = Trainee(part == "spatial")
+    state, _ = read_weights(f"{part}.safetensors")
+    model.unet.load_state_dict({k: v.float() for k, v in state.items()})
+    if model.grounding is not None:
+        state, _ = read_weights("grounding.safetensors")
+        model.grounding.load_state_dict({k: v.float() for k, v in state.items()})
+    return model.eval().requires_grad_(False)
+
+
+def _draw(model: Trainee, text: CompactText, scenes: Sequence[Scene], rounded: bool) -> Tensor:
+    """(N, 3, 128, 128) samples of the scenes' captions."""
+    codec = load_codec()
+    pictures = []
+    for start in range(0, len(scenes), BATCH):
+        some = scenes[start : start + BATCH]
+        tokens, owners, boxes = encode_scenes(CaptionTokens(), some, random.Random(start))
+        boxes = (boxes * 16).round() / 16 if rounded else boxes
+        latents = sample(model, text, tokens, owners, boxes, seed=SEED + start)
+        pictures.append(((codec.decode(latents) + 1) / 2).clamp(0, 1))
+    return torch.cat(pictures)
+
+
+@torch.no_grad()
+def _map_shares(model: Trainee, text: CompactText, style: str, count: int) -> dict[str, float]:
+    """In-box share of colour and noun tokens' 16x16 maps on noised real pictures, by timestep."""
+    generator = torch.Generator().manual_seed(SEED + 7)
+    scenes = make_scenes(count, generator)
+    latents = load_codec().encode(render(scenes, style, generator) * 2 - 1)
+    tokens, owners, boxes = encode_scenes(CaptionTokens(), scenes, random.Random(7))
+    context, meaning = text(tokens)
+    from .train_diffusion import phrase_vectors
+
+    phrases = phrase_vectors(meaning, owners)
+    result = {}
+    for t in PROBED:
+        alpha = alphas_cumprod()[t]
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        recorder = MapRecorder()
+        model(noisy, torch.full((count,), t), context, phrases, boxes, recorder)
+        shares = map_shares(recorder.maps, boxes, owners)
+        finest = max(range(len(shares)), key=lambda i: recorder.maps[i].shape[1])
+        result[str(t)] = float(shares[finest].sum() / (owners >= 0).sum())
+    return result
+
+
+def evaluate(folder: Path, count: int) -> None:
+    """Judge the files in ``shapes/weights``; ``evaluation.json`` and grids go to ``folder``."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(SEED)
+    scenes = make_scenes(count, generator)
+    report: dict[str, object] = {"scenes": count, "objects": sum(len(s.objects) for s in scenes)}
+    codec = load_codec()
+    for style in STYLES:
+        clean = render(scenes, style, generator)
+        with torch.no_grad():
+            back = ((codec.decode(codec.encode(clean * 2 - 1)) + 1) / 2).clamp(0, 1)
+        error = (back - clean).square().mean((1, 2, 3))
+        report[f"codec {style}"] = {
+            "psnr": float((-10 * error.log10()).mean()),
+            **rates(judge_scenes(back, scenes)),
+        }
+    text = _text()
+    for part, style in (("realism", "realistic"), ("spatial", "plain")):
+        model = _trainee(part)
+        report[f"{part} maps"] = _map_shares(model, text, style, 64)
+        for rounded in (False, True)[: 1 + (part == "spatial")]:
+            pictures = _draw(model, text, scenes, rounded)
+            name = f"{part} rounded boxes" if rounded else part
+            report[name] = rates(judge_scenes(pictures, scenes))
+            shown = pictures[:24].view(3, 8, 3, 128, 128).permute(0, 3, 1, 4, 2)
+            array = (shown.reshape(384, 1024, 3) * 255).byte().numpy()
+            Image.fromarray(array).save(folder / f"evaluate_{name.replace(' ', '_')}.png")
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    print(json.dumps(report, indent=2))

@@ -1,0 +1,112 @@
+"""The pack on a live ComfyUI: its nodes are listed, every example runs, and a stop does no harm."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_server import ROOT, LiveServer, ServerError
+from workflow import to_api
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+DEMO = ROOT / "workflows" / "realcompo_demo.json"
+
+
+def _pictures(entry: dict[str, Any], server: LiveServer) -> list[Path]:
+    """Files of all pictures that a run showed."""
+    return [
+        server.base / image["type"] / image["subfolder"] / image["filename"]
+        for output in entry["outputs"].values()
+        for image in output.get("images", [])
+    ]
+
+
+def test_the_server_lists_the_packs_nodes_as_committed(object_info: dict[str, Any]) -> None:
+    import node_snapshot
+
+    ours = {
+        name: info
+        for name, info in object_info.items()
+        if info["python_module"] == "custom_nodes.realcompo"
+    }
+    committed = json.loads(node_snapshot.FILE.read_text(encoding="utf-8"))
+    assert node_snapshot.take(ours) == committed
+
+
+def test_the_help_pages_and_templates_are_served(server: LiveServer) -> None:
+    templates = server.get("/workflow_templates").get("realcompo", [])
+    assert sorted(templates) == [path.stem for path in WORKFLOWS]
+    page = server.get_text("/extensions/realcompo/docs/RealCompoDualSampler.md")
+    assert page.startswith("# RealCompo Dual Sampler")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_example_runs_and_makes_pictures(
+    path: Path, server: LiveServer, object_info: dict[str, Any]
+) -> None:
+    graph = to_api(json.loads(path.read_text(encoding="utf-8")), object_info)
+    entry = server.run_prompt(graph, seconds=900)
+    assert entry["status"]["status_str"] == "success"
+    pictures = _pictures(entry, server)
+    assert pictures and all(picture.stat().st_size > 100 for picture in pictures)
+
+
+def _short(graph: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The part of the demo that one RealCompo sampler needs, with another number of steps."""
+    sampler = next(k for k, v in graph.items() if v["class_type"] == "RealCompoDualSampler")
+    keep, front = {sampler}, [sampler]
+    while front:
+        links = [v for name in front for v in graph[name]["inputs"].values()]
+        front = [str(v[0]) for v in links if isinstance(v, list) and str(v[0]) not in keep]
+        keep |= set(front)
+    part = {name: copy.deepcopy(graph[name]) for name in keep}
+    part[sampler]["inputs"]["steps"] = steps
+    decode = next(
+        v for v in graph.values()
+        if v["class_type"] == "VAEDecode" and v["inputs"]["samples"][0] == sampler
+    )  # fmt: skip
+    vae = str(decode["inputs"]["vae"][0])
+    part[vae] = copy.deepcopy(graph[vae])
+    part["decode"] = copy.deepcopy(decode)
+    part["save"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["decode", 0], "filename_prefix": f"stop/{steps}"},
+        "_meta": {"title": "save"},
+    }
+    return part
+
+
+@pytest.mark.skipif(not DEMO.exists(), reason="workflows/realcompo_demo.json is not there")
+def test_a_stop_in_the_middle_of_a_run_does_no_harm(
+    server: LiveServer, object_info: dict[str, Any]
+) -> None:
+    demo = to_api(json.loads(DEMO.read_text(encoding="utf-8")), object_info)
+    short = _short(demo, 4)
+    before = _pictures(server.run_prompt(short, seconds=300), server)
+    long = _short(demo, 400)
+    stopped = threading.Event()
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["max"] == 400 and data["value"] >= 2:
+            if not stopped.is_set():
+                server.post("/interrupt", {})
+            stopped.set()
+
+    with pytest.raises(ServerError, match="interrupted in node"):
+        server.run_prompt(long, stop, seconds=300)
+    assert stopped.is_set()
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    again = _pictures(server.run_prompt(short, seconds=300), server)
+    assert len(before) == len(again) == 1
+    assert _pixels(before[0]) == _pixels(again[0])
+
+
+def _pixels(path: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.tobytes()
