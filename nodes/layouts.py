@@ -45,7 +45,7 @@ class RealCompoLayoutFromBoxes:
             "optional": {
                 "boxes": (ANY, {
                     "tooltip": "Boxes of any node: a detector's list, BOUNDING_BOX, elements, SEGS,"
-                    " JSON, or a mask-free layout. Those without a label take the phrases above in"
+                    " JSON or text lines. Those without a label take the phrases above in"
                     " order.",
                 }),
                 "prompt": ("STRING", {

@@ -160,7 +160,7 @@ class ShapesGrounding(nn.Module):
                 if high * wide != cells:
                     raise ValueError(f"{cells} tokens do not fit a {rows}x{columns} latent.")
                 covered = box_coverage(boxes, high, wide).flatten(2).transpose(1, 2)
-                bias = torch.cat((torch.ones_like(covered[..., :1]), covered), -1).log()
+                bias = torch.cat((covered.new_ones(*covered.shape[:2], 1), covered), -1).log()
                 grids[cells] = bias, relative_position(boxes, high, wide)
             return grids[cells]
 

@@ -21,6 +21,9 @@ BATCH = 16
 TIMESTEPS = 1000
 SNR_LIMIT = 5.0
 CAPTION_DROP = 0.1
+# Boxes are dropped with half of the dropped captions, and rarely alone: ComfyUI gives the negative
+# prompt the positive prompt's boxes, so 'boxes without words' must be known too.
+BOXES_DROP = (0.05, 0.5)
 ATTENTION_WEIGHT = 0.05
 OFFSET_NOISE = 0.15
 ROUNDED_BOXES = 0.3
@@ -173,9 +176,9 @@ def sample(
     both = torch.cat((context, empty))
     phrases = boxes2 = None
     if model.grounding is not None:
-        known = phrase_vectors(meaning, owners)
-        phrases = torch.cat((known, torch.zeros_like(known)))
-        boxes2 = torch.cat((boxes, torch.zeros_like(boxes)))
+        # As in ComfyUI, the empty prompt keeps the boxes.
+        phrases = phrase_vectors(meaning, owners).repeat(2, 1, 1)
+        boxes2 = boxes.repeat(2, 1, 1)
     x = torch.randn((count, 16, 16, 16), generator=torch.Generator().manual_seed(seed))
     times = torch.linspace(TIMESTEPS - 1, 0, steps).round().long()
     for place, t in enumerate(times):
@@ -217,6 +220,7 @@ def train_diffusion(
             data.refresh()
         latents, tokens, owners, boxes = batches.draw(BATCH)
         dropped = torch.rand(BATCH, generator=random_) < CAPTION_DROP
+        asked = tokens, owners
         tokens = torch.where(dropped[:, None], encode_empty(BATCH), tokens)
         owners = torch.where(dropped[:, None], -1, owners)
         t = torch.randint(TIMESTEPS, (BATCH,), generator=random_)
@@ -228,21 +232,24 @@ def train_diffusion(
         alpha = alphas[t].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with torch.no_grad():
-            context, meaning = text(tokens)
+            context, _ = text(tokens)
         phrases = told = None
+        unplaced = torch.ones(BATCH, dtype=torch.bool)
         if spatial:
-            phrases = phrase_vectors(meaning, owners)
+            phrases = phrase_vectors(text(asked[0])[1], asked[1])
             # Stock GLIGEN nodes round boxes to latent cells: the model must not mind.
             rounded = torch.rand((BATCH, 1, 1), generator=random_) < ROUNDED_BOXES
             told = torch.where(rounded, (boxes * 16).round() / 16, boxes)
-            told = torch.where(dropped[:, None, None], torch.zeros(()), told)
+            chance = torch.where(dropped, BOXES_DROP[1], BOXES_DROP[0])
+            unplaced = torch.rand(BATCH, generator=random_) < chance
+            told = torch.where(unplaced[:, None, None], torch.zeros(()), told)
         recorder = MapRecorder()
         guess = model(noisy, t, context, phrases, told, recorder)
         snr = alphas[t] / (1 - alphas[t])
         weight = (SNR_LIMIT / snr).clamp(max=1.0)
         error = (guess - noise).square().mean((1, 2, 3))
-        # The realism model cannot know places at high noise: its maps are asked for less there.
-        trust = torch.ones(BATCH) if spatial else alphas[t]
+        # Without boxes places cannot be known at high noise: maps are asked for less there.
+        trust = torch.where(unplaced, alphas[t], 1.0)
         grounded = (owners >= 0).float()
         total = grounded.sum().clamp(min=1)
         shares = map_shares(recorder.maps, boxes, owners)

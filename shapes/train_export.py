@@ -33,6 +33,8 @@ def _write(name: str, state: dict[str, Tensor], facts: dict[str, str]) -> str:
     path = WEIGHTS / f"{name}.safetensors"
     partial = path.with_suffix(".part")
     save_file(tensors, str(partial), {"about": ABOUT[name], "license": "same as the pack", **facts})
+    # The writer makes files that only their owner can read; a clone must be able to serve them.
+    partial.chmod(0o644)
     partial.replace(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -165,32 +165,40 @@ def _layout(host: Path, graph: dict[str, Any]) -> dict[str, Any]:
     raise WorkflowError("no node of the workflow takes a layout")
 
 
+def summary(score: dict[str, Any]) -> dict[str, Any]:
+    """A picture's score, with its shares over the layout's regions and their mean IoU in front."""
+    objects = score["objects"]
+    shares = {
+        key: round(sum(float(entry[key]) for entry in objects) / len(objects), 4)
+        for key in ("right", "colour", "shape", "present", "iou")
+    }
+    return {**shares, **score}
+
+
 def _score(files: list[Path], layout: Path) -> list[dict[str, Any]]:
     """The oracle's judgement of each picture, in order."""
     command = [sys.executable, str(ROOT / "tools" / "run.py"), "shapes.score"]
     command += [*map(str, files), "--layout", str(layout), "--json"]
     without_host = {key: value for key, value in os.environ.items() if key != "COMFYUI_PATH"}
     result = subprocess.run(command, capture_output=True, text=True, env=without_host, check=False)
-    if result.returncode != 0:
+    if result.returncode not in (0, 1):  # 1 says that some object is not right
         raise WorkflowError(f"scoring failed:\n{result.stdout}{result.stderr}")
-    return json.loads(result.stdout)
+    scores = json.loads(result.stdout)
+    return [summary(scores[str(file)]) for file in files]
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.2f}"
     return "" if value is None else str(value)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """One line per picture, with every plain number of the oracle."""
-    scores = [
-        key
-        for row in rows
-        for key, value in (row["oracle"] or {}).items()
-        if isinstance(value, (bool, int, float))
-    ]
-    columns = ["method", *dict.fromkeys(scores), "forwards", "seconds", "file"]
+    """One line per picture: shares of the layout's regions, cost, file."""
+    columns = ["method", "right", "colour", "shape", "present", "iou", "count"]
+    columns += ["forwards", "seconds", "file"]
     lines = [columns]
     for row in rows:
         flat = {**(row["oracle"] or {}), **{k: v for k, v in row.items() if k != "oracle"}}
@@ -238,7 +246,8 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         del row["sampled"]
     (OUT / "demo.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(f"Done in {time.monotonic() - start:.0f} s on the {kind} host. The oracle says:")
+    print(f"Done in {time.monotonic() - start:.0f} s on the {kind} host.")
+    print("The oracle says, in shares of the regions:")
     print_table(rows)
     print(f"Pictures, layout.json and demo.json are in {OUT}")
     return 0

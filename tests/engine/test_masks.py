@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realcompo.balancer.layout import Layout, Mask, Region
 from realcompo.balancer.masks import region_grid
 
+SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail
 Box = tuple[float, float, float, float]
 
 
@@ -71,7 +72,7 @@ def test_edges_on_cells_survive_rounding_of_pixels() -> None:
             assert int(grid(box, 1, cells)[0].nonzero()[0]) == edge
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(st.lists(region_strategy(), min_size=1, max_size=4), st.integers(1, 40), st.integers(1, 40),
        st.booleans())  # fmt: skip
 def test_never_empty_and_in_range(
@@ -85,7 +86,7 @@ def test_never_empty_and_in_range(
         assert set(cells.unique().tolist()) <= {0.0, 1.0}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(st.lists(region_strategy(), min_size=2, max_size=4), st.randoms())
 def test_permuted_regions_permute_rows(regions: list[Region], random: object) -> None:
     order = list(range(len(regions)))
@@ -95,7 +96,7 @@ def test_permuted_regions_permute_rows(regions: list[Region], random: object) ->
     assert torch.equal(moved, cells[order])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(box_strategy(), st.integers(1, 33), st.integers(1, 33))
 def test_soft_coverage_sums_to_the_area(box: Box, height: int, width: int) -> None:
     area = (box[2] - box[0]) * (box[3] - box[1])
@@ -104,7 +105,7 @@ def test_soft_coverage_sums_to_the_area(box: Box, height: int, width: int) -> No
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(st.integers(1, 16), st.integers(1, 16), st.data())
 def test_soft_mask_coverage_sums_to_the_mask(height: int, width: int, data: st.DataObject) -> None:
     side = data.draw(st.integers(1, 12))
@@ -114,7 +115,7 @@ def test_soft_mask_coverage_sums_to_the_mask(height: int, width: int, data: st.D
     assert float(cells.double().mean()) == pytest.approx(float(mask.tensor().mean()), abs=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 @given(box_strategy(steps=16))
 def test_aligned_boxes_agree_between_16_and_32(box: Box) -> None:
     """A map upsampled from 16 to 32 must see the same region (guards a 64-on-32 grid mix-up)."""
@@ -123,7 +124,7 @@ def test_aligned_boxes_agree_between_16_and_32(box: Box) -> None:
     assert torch.equal(grid(box, 16, 16), grid(box, 16, 16, soft=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(box_strategy(steps=16))
 def test_mask_drawn_as_a_box_is_that_box(box: Box) -> None:
     mask = Mask.from_tensor(grid(box, 64, 64))
@@ -150,7 +151,7 @@ def test_mask_rounds_at_half_and_keeps_its_largest_cell() -> None:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
 @given(region_strategy(), st.data())
 def test_area_at_the_grids_own_size_is_a_crop(region: Region, data: st.DataObject) -> None:
     full = (data.draw(st.sampled_from([8, 16])), data.draw(st.sampled_from([8, 16, 32])))

@@ -82,7 +82,7 @@ def test_every_label_has_contrast_on_any_backdrop(backdrop: float | None) -> Non
         plate = out[0, 30:45, 32:90]
         tones = [luminance(pixel) for pixel in plate.reshape(-1, 3)]
         contrast = (max(tones) + 0.05) / (min(tones) + 0.05)
-        assert contrast > 3.0, (colour, contrast)
+        assert contrast > 4.5, (colour, contrast)  # WCAG 2, level AA
 
 
 def test_labels_of_stacked_boxes_do_not_cover_each_other() -> None:

@@ -459,6 +459,29 @@ def test_counter_sees_full_and_left_passes_and_changes_nothing(realism: Any) -> 
     assert counts.models["one"].stray_layers == 1
 
 
+def test_counter_counts_a_backward_within_a_backward_once() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = ctx.saved_tensors[0].detach().requires_grad_(True)
+                return torch.autograd.grad(x * x, x, grad)[0]
+
+    x = torch.tensor(3.0, requires_grad=True)
+    with counting() as counts:
+        torch.autograd.grad(Square.apply(x), x)
+    assert counts.backward == 1
+    with counting() as counts:
+        Square.apply(x).backward()
+        (2 * x).backward()
+    assert counts.backward == 2 and float(x.grad) == 8.0
+
+
 def test_counter_sees_the_literal_cost_of_a_balanced_step(realism: Any, spatial: Any) -> None:
     """The reference works on copies, so its passes are counted on branches put back as models."""
     step = Step(realism, spatial)
