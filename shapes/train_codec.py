@@ -54,10 +54,8 @@ def train_codec(folder: Path, minutes: float, steps: int | None, resume: bool) -
             latents = latents + strength * torch.randn(latents.shape, generator=run.generator)
         guess = codec.decode(latents)
         plain = (guess - target).abs().mean()
-        edge = sum(
-            ((a - b).abs().mean() for a, b in zip(_edges(guess), _edges(target), strict=True)),
-            torch.zeros(()),
-        )
+        (wide, high), (wide_target, high_target) = _edges(guess), _edges(target)
+        edge = (wide - wide_target).abs().mean() + (high - high_target).abs().mean()
         mse = float((guess.detach() - target).square().mean()) / 4
         run.update(
             plain + EDGE_WEIGHT * edge,

@@ -253,13 +253,14 @@ def train_diffusion(
         grounded = (owners >= 0).float()
         total = grounded.sum().clamp(min=1)
         shares = map_shares(recorder.maps, boxes, owners)
-        stray = sum(((grounded - s) * trust[:, None]).sum() / total for s in shares) / len(shares)
+        share = torch.stack(shares).mean(0)
+        stray = ((grounded - share) * trust[:, None]).sum() / total
         run.update(
             (weight * error).mean() + ATTENTION_WEIGHT * stray,
             {
                 "mse": float(error.detach().mean()),
                 "stray": float(stray.detach()),
-                "share": float(sum(s.detach().sum() for s in shares) / total / len(shares)),
+                "share": float(share.detach().sum() / total),
             },
         )
         if grid_every and (step + 1) % grid_every == 0:

@@ -136,12 +136,12 @@ def make_caption(scene: Scene, rng: random.Random | None = None) -> Caption:
     Without it: objects in their order, joined by 'and'.
     """
     order = list(range(len(scene.objects)))
-    form, prefix = 0, ""
+    form = 0
+    words: list[str] = []
     if rng is not None:
         rng.shuffle(order)
         form = rng.choices((0, 1, 2), (0.5, 0.3, 0.2))[0]
-        prefix = rng.choice(PREFIXES) if rng.random() < 0.15 else ""
-    words: list[str] = prefix.split()
+        words += rng.choice(PREFIXES).split() if rng.random() < 0.15 else []
     grounded = [-1] * len(words)
     for place, index in enumerate(order):
         if place:

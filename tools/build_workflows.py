@@ -77,8 +77,9 @@ class Graph:
                 self._link(value, node, len(node["inputs"]), entry)
             node["inputs"].append(entry)
         if widget:
-            default = options.get("default", kind[0] if isinstance(kind, list) else "")
-            chosen = default if value is None or isinstance(value, Slot) else value
+            given = value is not None and not isinstance(value, Slot)
+            first = kind[0] if isinstance(kind, list) and kind else ""
+            chosen = value if given else options.get("default", first)
             node["widgets_values"].append(chosen)
             if options.get("control_after_generate"):
                 node["widgets_values"].append("fixed")
@@ -238,6 +239,46 @@ def guider(graph: Graph) -> None:
     graph.add("SaveImage", (1880, 420), images=plot, filename_prefix="realcompo_demo/guider_trace")
 
 
+def sd15(graph: Graph) -> None:
+    """A stylised SD1.5 checkpoint with GLIGEN on plain SD1.5: the user's own files."""
+    realism, clip, vae = graph.add(
+        "CheckpointLoaderSimple", (0, 0), "Realism: any SD1.5 checkpoint",
+        ckpt_name="dreamshaper_8.safetensors",
+    )  # fmt: skip
+    spatial, spatial_clip, _ = graph.add(
+        "CheckpointLoaderSimple", (0, 200), "Spatial: plain SD1.5",
+        ckpt_name="v1-5-pruned-emaonly.safetensors",
+    )  # fmt: skip
+    (gligen,) = graph.add(
+        "GLIGENLoader", (0, 400), gligen_name="gligen_sd14_textbox_pruned.safetensors"
+    )
+    layout, text = graph.add(
+        "RealCompoLayoutFromBoxes", (0, 520),
+        phrases="a corgi: 0.05 0.35 0.45 0.95\na black cat: 0.55 0.40 0.95 0.95",
+        prompt="a corgi and a black cat on a sofa, soft morning light, photo",
+    )  # fmt: skip
+    worse = "blurry, lowres, deformed"
+    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
+    (negative,) = graph.add("CLIPTextEncode", (360, 140), "Negative", clip=clip, text=worse)
+    (plain,) = graph.add("CLIPTextEncode", (360, 340), "Positive", clip=spatial_clip, text=text)
+    (against,) = graph.add("CLIPTextEncode", (360, 480), "Negative", clip=spatial_clip, text=worse)
+    (grounded,) = graph.add(
+        "RealCompoApplyGLIGEN", (360, 680), positive=plain, clip=spatial_clip,
+        gligen_textbox_model=gligen, layout=layout,
+    )  # fmt: skip
+    (latent,) = graph.add("EmptyLatentImage", (360, 900), width=512, height=512, batch_size=1)
+    (balancer,) = graph.add("RealCompoBalancer", (760, 0))
+    sampled, trace = graph.add(
+        "RealCompoDualSampler", (1140, 0), realism_model=realism, spatial_model=spatial,
+        positive=positive, negative=negative, layout=layout, latent_image=latent, seed=SEED,
+        steps=STEPS, cfg=7.5, spatial_positive=grounded, spatial_negative=against,
+        balancer=balancer,
+    )  # fmt: skip
+    _decode_and_save(graph, (1520, 0), sampled, vae, "sd15")
+    (plot,) = graph.add("RealCompoTracePlot", (1520, 200), trace=trace)
+    graph.add("PreviewImage", (1880, 200), images=plot)
+
+
 def main() -> None:
     """Write all of them."""
     host = InProcess(host_from_environment(), BASE)
@@ -246,9 +287,11 @@ def main() -> None:
         "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced", "RealCompoShapesLoader",
         "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
+        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage",
     )  # fmt: skip
     info = host.object_info(names)
-    for name, build in (("realcompo_demo", demo), ("realcompo_guider", guider)):
+    graphs = {"realcompo_demo": demo, "realcompo_guider": guider, "realcompo_sd15_gligen": sd15}
+    for name, build in graphs.items():
         graph = Graph(info)
         build(graph)
         graph.save(name)
