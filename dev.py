@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,8 +37,18 @@ COMMANDS = {
 
 
 def _run(command: list[str], values: dict[str, str] | None = None) -> int:
-    """Run a step in the foreground; its exit code."""
-    return subprocess.run(command, cwd=ROOT, env=values, check=False).returncode
+    """Run a step in the foreground; its exit code. Stopped, it lets the step clean up first."""
+    process = subprocess.Popen(command, cwd=ROOT, env=values)
+    try:
+        return process.wait()
+    except BaseException as stop:
+        if not isinstance(stop, KeyboardInterrupt):  # Ctrl+C reaches the step by itself
+            process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
 
 
 def _host(refresh: bool = False) -> find_host.Host:
@@ -77,12 +88,7 @@ def _serve(arguments: list[str]) -> int:
     server = live_server.LiveServer(host.path, python, host.environment(), port=options.port)
     server.prepare()
     print(f"Open {server.url} (stop with Ctrl+C); models go below {server.base / 'models'}")
-    try:
-        return subprocess.run(
-            server.command(), cwd=host.path, env=host.environment(), check=False
-        ).returncode
-    except KeyboardInterrupt:
-        return 0
+    return _run(server.command(), host.environment())
 
 
 def _show_host(arguments: list[str]) -> int:
@@ -147,8 +153,11 @@ def main(argv: list[str]) -> int:
         "bench": _bench,
     }
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return steps[options.command](options.arguments)
+    except KeyboardInterrupt:
+        return 130
     except environment.SetUpError as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1

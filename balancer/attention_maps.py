@@ -50,8 +50,11 @@ class RegionMaps:
         self._sites = 0
 
     def add(self, probabilities: Tensor, height: int, width: int) -> None:
-        """Take in one site's maps (B, heads, height * width, T)."""
-        per_region = probabilities.mean(dim=1) @ self._weights
+        """Take in one site's maps (B, heads, height * width, T or more)."""
+        mean = probabilities.mean(dim=1)
+        # a pack that appends tokens of its own to the prompt takes attention, but names no region
+        appended = mean.shape[-1] - self._weights.shape[0]
+        per_region = mean @ functional.pad(self._weights, (0, 0, 0, appended))
         maps = per_region.transpose(1, 2).reshape(per_region.shape[0], -1, height, width)
         if self._sum is None:
             self._sum = maps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def plot_trace(trace: Trace, width: int = 1024, height: int = 768, sample: int =
 
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    rows = figure.subfigures(2, 1, height_ratios=(3, 2))
+    rows: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
     loss, shares, mix = rows[0].subplots(1, 3)
     for axis in (loss, shares, mix):
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -20,7 +20,7 @@ if HOST is not None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests below host/ and shapes/ need a ComfyUI; without one they are skipped, and it is said."""
+    """Tests below host/ and shapes/ need a ComfyUI; without one they are skipped, loudly."""
     if HOST is not None:
         return
     skip = pytest.mark.skip(reason="no ComfyUI found: set COMFYUI_PATH or use `python dev.py test`")

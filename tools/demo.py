@@ -258,3 +258,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except (ServerError, WorkflowError) as problem:
         sys.exit(f"The demo failed: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -10,8 +10,10 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -85,6 +87,7 @@ class LiveServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = base / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._on_terminate: Any = None
 
     def command(self) -> list[str]:
         """Command line; the user's own models, custom nodes and output folder stay out of it."""
@@ -102,6 +105,9 @@ class LiveServer:
 
     def __enter__(self) -> LiveServer:
         self.prepare()
+        if threading.current_thread() is threading.main_thread():
+            # A plain SIGTERM would end this process without ending the server.
+            self._on_terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(), cwd=self.host, env=self.environment, stdin=subprocess.DEVNULL,
@@ -131,6 +137,9 @@ class LiveServer:
 
     def stop(self) -> None:
         """End the server, politely first."""
+        if self._on_terminate is not None:
+            signal.signal(signal.SIGTERM, self._on_terminate)
+            self._on_terminate = None
         if self._process is None:
             return
         self._process.terminate()

@@ -92,7 +92,7 @@ class SpatialBranch:
         self.options: dict[str, Any] = {}
 
     @property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> Any:
         """The host's model object (``BaseModel``)."""
         return self.patcher.model
 

@@ -45,12 +45,13 @@ def find_sites(diffusion_model: torch.nn.Module) -> tuple[Site, ...]:
     """All cross-attention sites of a U-Net in the order of its forward; empty for other models."""
     if not isinstance(diffusion_model, UNetModel):
         return ()
+    network: Any = diffusion_model
     sites: list[Site] = []
     factor = 1
     sections = (
-        ("input", diffusion_model.input_blocks),
-        ("middle", [diffusion_model.middle_block]),
-        ("output", diffusion_model.output_blocks),
+        ("input", network.input_blocks),
+        ("middle", [network.middle_block]),
+        ("output", network.output_blocks),
     )
     for section, blocks in sections:
         for number, block in enumerate(blocks):

@@ -63,7 +63,7 @@ class Probe:
 
     def look(
         self,
-        model: torch.nn.Module,
+        model: Any,
         entry: dict[str, Any],
         x: Tensor,
         sigma: Tensor,
@@ -86,7 +86,7 @@ class Probe:
 
     def _wrapper(
         self,
-        model: torch.nn.Module,
+        model: Any,
         entry: dict[str, Any],
         x: Tensor,
         inner: Callable[..., Tensor] | None,
@@ -97,12 +97,8 @@ class Probe:
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
             conditions = dict(args["c"])
-            controlled = conditions.get("control") is not None
-            with (
-                gradient_mode(),
-                ordinary_weights(modules),
-                saved_copies(modules, controlled or adds_in_place()),
-            ):
+            copies = adds_in_place() or _others_add_in_place(conditions)
+            with gradient_mode(), ordinary_weights(modules), saved_copies(modules, copies):
                 latent = args["input"].clone().requires_grad_(True)
                 maps = RegionMaps(self._token_weights(conditions["c_crossattn"]))
                 conditions["transformer_options"] = reading_options(
@@ -129,7 +125,7 @@ class Probe:
         latent: Tensor,
         x: Tensor,
         area: tuple[int, int, int, int] | None,
-        model: torch.nn.Module,
+        model: Any,
     ) -> Look:
         shares = inside_share(maps, self._masks(maps, x, area))
         loss = realcompo_loss(shares, self._region_weights(shares))
@@ -190,6 +186,13 @@ def _area(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
     height, width = (int(size) for size in area[half - 2 : half])
     top, left = (int(offset) for offset in area[-2:])
     return min(x.shape[-2] - top, height), min(x.shape[-1] - left, width), top, left
+
+
+def _others_add_in_place(conditions: dict[str, Any]) -> bool:
+    """Whether tensors that autograd saves may be written to: by the host's ControlNet code, or by
+    another pack's patches (FreeU scales in place). GLIGEN's patch does not."""
+    patches = conditions["transformer_options"].get("patches", {})
+    return conditions.get("control") is not None or bool(set(patches) - {"middle_patch"})
 
 
 def _patch_modules(entry: dict[str, Any]) -> list[torch.nn.Module]:

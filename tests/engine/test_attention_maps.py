@@ -67,6 +67,14 @@ def test_a_site_of_another_size_is_brought_to_the_firsts() -> None:
     torch.testing.assert_close(maps.mean(), 2 * torch.ones(1, 1, 4, 4))
 
 
+def test_tokens_that_another_pack_appends_name_no_region() -> None:
+    maps = RegionMaps(token_weights([[1]], 2))
+    probabilities = torch.rand(1, 2, 4, 5)
+    maps.add(probabilities, 2, 2)
+    expected = probabilities[..., 1].mean(dim=1).view(1, 1, 2, 2)
+    torch.testing.assert_close(maps.mean(), expected)
+
+
 def test_no_site_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no cross-attention"):
         RegionMaps(token_weights([[0]], 1)).mean()

@@ -299,3 +299,49 @@ def test_sdxl_and_its_vector_input(noise) -> None:
     guider = pair.guider(*models, SETTINGS, *texts)
     assert torch.isfinite(pair.run(guider, noise, steps=2)).all()
     assert guider.trace.backwards == 4
+
+
+def test_patches_that_write_in_place(models, noise) -> None:
+    """FreeU and others scale activations in place, which autograd may have saved."""
+    plain, writing = models[0].clone(), models[0].clone()
+
+    def scaled(h, skip, options):
+        return h * 1.2, skip
+
+    def scale_in_place(h, skip, options):
+        h[:, ::2] *= 1.2
+        h[:, 1::2] *= 1.2
+        return h, skip
+
+    plain.set_model_output_block_patch(scaled)
+    writing.set_model_output_block_patch(scale_in_place)
+    expected = pair.run(pair.guider(plain, models[1], SETTINGS), noise)
+    result = pair.run(pair.guider(writing, models[1], SETTINGS), noise)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_previews_and_progress(models, noise) -> None:
+    """The sampler's callback sees every step once, with a latent to preview."""
+    seen: list[tuple[int, torch.Size, int]] = []
+
+    def callback(step, x0, x, total) -> None:
+        seen.append((step, x0.shape, total))
+
+    pair.run(pair.guider(*models, SETTINGS), noise, callback=callback)
+    assert seen == [(step, noise.shape, 6) for step in range(6)]
+
+
+def test_a_run_in_two_parts(models, noise) -> None:
+    """Schedules that end above zero, and empty ones, as the host's advanced nodes make them."""
+    import comfy.samplers
+
+    sigmas = pair.sigmas_for(models[0], 6)
+    sampler = comfy.samplers.sampler_object("euler")
+    zeros = torch.zeros_like(noise)
+    guider = pair.guider(*models, ALONE["realism"])
+    with torch.inference_mode():
+        half = guider.sample(noise, zeros, sampler, sigmas[:4], disable_pbar=True)
+        rest = guider.sample(zeros, half, sampler, sigmas[3:], disable_pbar=True)
+        empty = guider.sample(noise, half, sampler, sigmas[:0], disable_pbar=True)
+    torch.testing.assert_close(rest, pair.run_alone(models[0], noise), rtol=1e-4, atol=1e-3)
+    assert torch.equal(empty, half)
