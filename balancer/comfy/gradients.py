@@ -27,7 +27,7 @@ def ordinary_weights(modules: Iterable[Module]) -> Iterator[None]:
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in {id(m): m for root in modules for m in root.modules()}.values():
-            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            stores: Any = (module._parameters, module._buffers)
             for store in stores:
                 for name, tensor in store.items():
                     if tensor is None or not _needs_alias(tensor):
