@@ -57,16 +57,23 @@ def _host(refresh: bool = False) -> find_host.Host:
     return host
 
 
+def _small(host: find_host.Host) -> dict[str, str]:
+    """Environment for tiny models: one thread is the fastest, and stays so on a busy machine."""
+    return {**host.environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
 def _demo(arguments: list[str]) -> int:
     python = environment.ensure()
-    return _run([str(python), str(TOOLS / "demo.py"), *arguments], _host().environment())
+    return _run([str(python), str(TOOLS / "demo.py"), *arguments], _small(_host()))
 
 
 def _test(arguments: list[str]) -> int:
     python, host = environment.ensure(), _host()
-    # The tests' tensors are tiny: one thread is the fastest, and leaves the server its own.
-    values = {**host.environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    code = _run([str(python), "-m", "pytest", "--durations=10", *arguments], values)
+    values = _small(host)
+    # Not from the root: pytest would import the pack's __init__, which belongs to the host.
+    named = any(argument.startswith("tests") for argument in arguments)
+    where = [] if named else ["tests"]
+    code = _run([str(python), "-m", "pytest", "--durations=10", *arguments, *where], values)
     if host.kind != "full":
         print(
             "\nSERVER AND BROWSER TESTS WERE SKIPPED: THIS MACHINE HAS NO FULL COMFYUI, ONLY THE "

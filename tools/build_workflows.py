@@ -147,10 +147,10 @@ def _shapes(graph: Graph) -> dict[str, Slot]:
     (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
     (negative,) = graph.add("CLIPTextEncode", (360, 140), "Negative", clip=clip, text="")
     (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 340), positive=positive, clip=spatial_clip,
+        "RealCompoApplyGLIGEN", (360, 360), positive=positive, clip=spatial_clip,
         gligen_textbox_model=gligen, layout=layout,
     )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 560), width=128, height=128, batch_size=1)
+    (latent,) = graph.add("EmptyLatentImage", (360, 600), width=128, height=128, batch_size=1)
     return {
         "realism": realism, "spatial": spatial, "vae": vae, "layout": layout,
         "positive": positive, "negative": negative, "grounded": grounded, "latent": latent,
@@ -205,10 +205,10 @@ def demo(graph: Graph) -> None:
         filename_prefix="realcompo_demo/trace",
     )  # fmt: skip
     (drawing,) = graph.add(
-        "RealCompoLayoutPreview", (0, 760), layout=given["layout"], width=512, height=512
+        "RealCompoLayoutPreview", (0, 880), layout=given["layout"], width=512, height=512
     )
     graph.add(
-        "SaveImage", (360, 760), "layout", images=drawing, filename_prefix="realcompo_demo/layout"
+        "SaveImage", (360, 880), "layout", images=drawing, filename_prefix="realcompo_demo/layout"
     )
     graph.note((0, 1180), (
         "## RealCompo demo\n\nThe *realism* model knows how things look, the *spatial* model knows"

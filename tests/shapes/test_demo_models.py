@@ -15,7 +15,7 @@ from realcompo.nodes.demo import NODE_CLASS_MAPPINGS, RealCompoShapesLoader
 from realcompo.shapes.oracle import judge_scenes, rates
 from realcompo.shapes.world import Scene, make_caption, make_scenes
 
-SCENES = 10
+SCENES = 8
 STEPS = 12
 
 
@@ -201,8 +201,8 @@ def test_spatial_part_puts_objects_into_their_boxes(nodes: Any, parts: Any) -> N
             out = sample(nodes, parts[part], text, boxes, latent, seed=700 + number)
             pictures.append(nodes.VAEDecode().decode(parts[part][2], out)[0].movedim(-1, 1))
         got[part] = rates(judge_scenes(torch.cat(pictures), scenes))
-    assert got["spatial"]["right"] >= 0.7
-    assert got["spatial"]["colour"] >= 0.85
+    assert got["spatial"]["right"] >= 0.8
+    assert got["spatial"]["colour"] >= 0.9
     assert got["realism"]["right"] <= got["spatial"]["right"] - 0.4
     # Knows what, not where: the realism part draws what is asked far more often than in place.
     assert got["realism"]["present"] >= got["realism"]["right"] + 0.2
