@@ -235,3 +235,11 @@ class Layout:
             problem = f"the layout's text is no JSON ({error})"
             raise _refuse(problem, "Give a layout as JSON") from None
         return cls.from_dict(value)
+
+
+def require_layout(value: object) -> Layout:
+    """``value`` if it is a Layout; RealCompoError otherwise (sockets can bring anything)."""
+    if not isinstance(value, Layout):
+        got = "nothing" if value is None else f"a {type(value).__name__}"
+        raise _refuse(f"got {got}, not a REALCOMPO_LAYOUT", "Connect a RealCompo layout node")
+    return value

@@ -47,15 +47,11 @@ class RealCompoLayoutPreview:
     ) -> tuple[Any]:
         """Returns one picture (1, H, W, 3)."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import Layout
+        from ..balancer.layout import require_layout
         from ..balancer.preview import draw_layout, preview_size
 
         try:
-            if not isinstance(layout, Layout):
-                raise RealCompoError(
-                    "layout", f"got a {type(layout).__name__}, not a REALCOMPO_LAYOUT",
-                    "Connect a RealCompo layout node",
-                )  # fmt: skip
+            require_layout(layout)
             return (draw_layout(layout, *preview_size(layout, image, width, height), image),)
         except RealCompoError as error:
             raise error.at(PREVIEW) from None

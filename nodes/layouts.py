@@ -94,15 +94,10 @@ class RealCompoLayoutFromBoxes:
         """Returns the layout and its prompt."""
         from ..balancer.boxes_io import parse_boxes
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import Layout
+        from ..balancer.layout import Layout, require_layout
 
         try:
-            if layout is not None and not isinstance(layout, Layout):
-                raise RealCompoError(
-                    "layout", f"got a {type(layout).__name__}, not a REALCOMPO_LAYOUT",
-                    "Connect a RealCompo layout node, or use 'boxes'",
-                )  # fmt: skip
-            before = layout or Layout(())
+            before = Layout(()) if layout is None else require_layout(layout)
             # A text field wins over what came by wire, as it does in the host's own nodes.
             text = prompt if prompt.strip() else before.prompt
             regions = parse_boxes(boxes, phrases, width or before.width or 0,
@@ -174,15 +169,11 @@ class RealCompoApplyGLIGEN:
         """Returns the conditioning with boxes."""
         from ..balancer.comfy.gligen import apply_gligen
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import Layout
+        from ..balancer.layout import require_layout
 
         try:
-            if not isinstance(layout, Layout):
-                raise RealCompoError(
-                    "layout", f"got a {type(layout).__name__}, not a REALCOMPO_LAYOUT",
-                    "Connect a RealCompo layout node",
-                )  # fmt: skip
-            return (apply_gligen(positive, clip, gligen_textbox_model, layout, start, end),)
+            regions = require_layout(layout)
+            return (apply_gligen(positive, clip, gligen_textbox_model, regions, start, end),)
         except RealCompoError as error:
             raise error.at(APPLY_GLIGEN) from None
 

@@ -61,12 +61,12 @@ def build_guider(
     from ..balancer.comfy.guider import RealCompoGuider
     from ..balancer.comfy.inputs import (
         require_conditioning,
-        require_layout,
         require_model,
         require_settings,
         resolve,
     )
     from ..balancer.errors import RealCompoError
+    from ..balancer.layout import require_layout
     from ..balancer.settings import PRESETS
 
     try:

@@ -34,15 +34,6 @@ def require_conditioning(value: Any, where: str) -> Any:
     return value
 
 
-def require_layout(value: Any) -> Layout:
-    """``value`` if it is a Layout; RealCompoError otherwise."""
-    if not isinstance(value, Layout):
-        raise RealCompoError(
-            "layout", f"got {_kind(value)}, not a REALCOMPO_LAYOUT", "Connect a layout node."
-        )
-    return value
-
-
 def require_settings(value: Any) -> BalancerSettings:
     """``value`` if it is balancer settings; RealCompoError otherwise."""
     if not isinstance(value, BalancerSettings):

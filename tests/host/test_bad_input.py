@@ -21,11 +21,6 @@ PROMPT = "a red star and a blue circle"
 BOX = (0.1, 0.1, 0.5, 0.5)
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny.tiny_unet(1), tiny.tiny_unet(2)
-
-
 def sampler_inputs(models, **changes) -> dict[str, Any]:
     """What a graph gives RealCompo Dual Sampler; ``changes`` spoil it."""
     other = Region("a blue circle", (0.5, 0.5, 0.9, 0.9))

@@ -13,11 +13,6 @@ from .counting import counting
 STEPS = 6
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny.tiny_unet(1), tiny.tiny_unet(2)
-
-
 def test_minimum_of_passes(models) -> None:
     """Two full forwards a step alone; four full, two partial and two backwards a balanced step."""
     settings = preset("paper", spatial_only=0.5)

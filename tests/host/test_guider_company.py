@@ -16,16 +16,6 @@ ALONE = {
 }
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny.tiny_unet(1), tiny.tiny_unet(2)
-
-
-@pytest.fixture(scope="module")
-def noise() -> torch.Tensor:
-    return tiny.latent_noise(5)
-
-
 def new_host() -> bool:
     import comfy.samplers
 

@@ -19,11 +19,6 @@ def models():
     return tiny.tiny_unet(1), tiny.tiny_unet(2)
 
 
-@pytest.fixture(scope="module")
-def noise() -> torch.Tensor:
-    return tiny.latent_noise(5)
-
-
 def identities(patcher) -> list[tuple[str, int, bool]]:
     """Which tensor objects a model holds: an alias left behind would show."""
     model = patcher.model

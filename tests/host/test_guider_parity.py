@@ -10,16 +10,6 @@ from realcompo.balancer.settings import BalancerSettings, preset
 from . import pair, tiny
 
 
-@pytest.fixture(scope="module")
-def models():
-    return tiny.tiny_unet(1), tiny.tiny_unet(2)
-
-
-@pytest.fixture(scope="module")
-def noise() -> torch.Tensor:
-    return tiny.latent_noise(5)
-
-
 def fixed(mix: float) -> BalancerSettings:
     return BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0)
 

@@ -44,11 +44,6 @@ def compare(chosen: BalancerSettings, models, noise, positive, negative, groundi
 
 
 @pytest.fixture(scope="module")
-def models():
-    return tiny.tiny_unet(1), tiny.tiny_unet(2)
-
-
-@pytest.fixture(scope="module")
 def texts():
     return tiny.conditioning(3), tiny.conditioning(4)
 

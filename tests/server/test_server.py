@@ -13,8 +13,6 @@ from live_server import ROOT, LiveServer, ServerError
 from workflow import to_api
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-FILE_INPUTS = {"ckpt_name", "gligen_name"}
-"""Inputs that name model files which the user brings."""
 # Checkpoints have the outputs MODEL, CLIP and VAE first, as the demo loader has.
 LOADERS = {"CheckpointLoaderSimple", "GLIGENLoader"}
 DEMO = ROOT / "workflows" / "realcompo_demo.json"
