@@ -57,7 +57,10 @@ def main(argv: list[str]) -> int:
 
         evaluate(choice.out, choice.scenes)
     else:
+        from ..balancer.comfy.compat import adds_in_place
         from .train_diffusion import train_diffusion
 
+        if adds_in_place():
+            parser.error("this ComfyUI cannot be trained through; use one from June 2025 on")
         train_diffusion(choice.stage, choice.out, *budget, choice.grid_every)
     return 0

@@ -80,6 +80,8 @@ def run(
 
     sigmas = sigmas_for(pair.model_patcher, steps, sampler, denoise)
     latent = torch.zeros_like(noise) if latent is None else latent
+    # hosts of 2024 draw ancestral noise from the global generator
+    torch.manual_seed(seed)
     with torch.inference_mode():
         return pair.sample(
             noise, latent, comfy.samplers.sampler_object(sampler), sigmas,
@@ -106,6 +108,7 @@ def run_alone(
     positive = tiny.conditioning(3) if positive is None else positive
     negative = tiny.conditioning(4) if negative is None else negative
     latent = torch.zeros_like(noise) if latent is None else latent
+    torch.manual_seed(seed)
     with torch.inference_mode():
         return comfy.samplers.sample(
             model, noise, positive, negative, cfg, model.load_device,

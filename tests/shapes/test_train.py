@@ -61,9 +61,12 @@ def test_map_shares() -> None:
 
 
 def test_a_few_steps_lower_the_error(tmp_path: Path) -> None:
+    from realcompo.balancer.comfy.compat import adds_in_place
     from realcompo.shapes.train_diffusion import Trainee, alphas_cumprod, encode_scenes
     from realcompo.shapes.train_text import CaptionTokens
 
+    if adds_in_place():
+        pytest.skip("training needs a ComfyUI from June 2025 on: this one adds in place")
     torch.manual_seed(4)
     model = Trainee(True)
     scenes = make_scenes(4, torch.Generator().manual_seed(2))
