@@ -145,12 +145,12 @@ def _shapes(graph: Graph) -> dict[str, Slot]:
         "RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT
     )
     (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 140), "Negative", clip=clip, text="")
+    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
     (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 360), positive=positive, clip=spatial_clip,
+        "RealCompoApplyGLIGEN", (360, 440), positive=positive, clip=spatial_clip,
         gligen_textbox_model=gligen, layout=layout,
     )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 600), width=128, height=128, batch_size=1)
+    (latent,) = graph.add("EmptyLatentImage", (360, 680), width=128, height=128, batch_size=1)
     return {
         "realism": realism, "spatial": spatial, "vae": vae, "layout": layout,
         "positive": positive, "negative": negative, "grounded": grounded, "latent": latent,
@@ -259,14 +259,14 @@ def sd15(graph: Graph) -> None:
     )  # fmt: skip
     worse = "blurry, lowres, deformed"
     (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 140), "Negative", clip=clip, text=worse)
-    (plain,) = graph.add("CLIPTextEncode", (360, 340), "Positive", clip=spatial_clip, text=text)
-    (against,) = graph.add("CLIPTextEncode", (360, 480), "Negative", clip=spatial_clip, text=worse)
+    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text=worse)
+    (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
+    (against,) = graph.add("CLIPTextEncode", (360, 660), "Negative", clip=spatial_clip, text=worse)
     (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 680), positive=plain, clip=spatial_clip,
+        "RealCompoApplyGLIGEN", (360, 880), positive=plain, clip=spatial_clip,
         gligen_textbox_model=gligen, layout=layout,
     )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 900), width=512, height=512, batch_size=1)
+    (latent,) = graph.add("EmptyLatentImage", (360, 1100), width=512, height=512, batch_size=1)
     (balancer,) = graph.add("RealCompoBalancer", (760, 0))
     sampled, trace = graph.add(
         "RealCompoDualSampler", (1140, 0), realism_model=realism, spatial_model=spatial,
