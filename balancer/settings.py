@@ -45,13 +45,13 @@ class BalancerSettings:
     """
 
     mode: str = "dynamic"
-    rate: float = 4.0
-    rate_end: float = 4.0
+    rate: float = 8.0
+    rate_end: float = 8.0
     normalize_rate: bool = True
     memory: float = 0.0
     smoothing: int = 5
-    initial_mix: float = 0.88
-    region_prior: float = 3.0
+    initial_mix: float = 0.73
+    region_prior: float = 5.0
     prior_until: float = 0.3
     spatial_only: float = 0.0
     start: float = 0.0
