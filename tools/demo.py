@@ -109,6 +109,20 @@ def _sampler_of(node: str, graph: dict[str, Any], info: dict[str, Any]) -> str |
     return None
 
 
+def _stock_forwards(graph: dict[str, Any], sampler: str | None) -> int | None:
+    """Forwards of a picture by the host's KSampler at full denoise with a one-look sampler.
+
+    It reports none itself; each step runs the model with the prompt and, but for cfg 1, without.
+    """
+    node = graph.get(sampler or "", {})
+    inputs = node.get("inputs", {})
+    if node.get("class_type") != "KSampler" or inputs.get("sampler_name") != "euler":
+        return None
+    if inputs.get("denoise", 1.0) != 1.0:
+        return None
+    return int(inputs["steps"]) * (1 if inputs["cfg"] == 1 else 2)
+
+
 def collect(
     graph: dict[str, Any],
     info: dict[str, Any],
@@ -147,7 +161,7 @@ def collect(
                 "method": method,
                 "file": target.relative_to(out.parent).as_posix(),
                 "oracle": None,
-                "forwards": report.get("forwards"),
+                "forwards": report.get("forwards") or _stock_forwards(graph, sampler),
                 "seconds": round(seconds[sampler], 2) if sampler else None,
                 "report": report or None,
                 "sampled": sampler is not None,
