@@ -26,7 +26,7 @@ from .branch import KEY, SpatialBranch, separate
 from .capture import choose_level, find_sites
 from .checks import check_latent, check_pair, check_tokens
 from .clock import StepClock
-from .compat import clone_model_options, has_outer_sample
+from .compat import has_outer_sample
 from .probe import Look, Probe
 
 POST_CFG = "sampler_post_cfg_function"
@@ -210,19 +210,25 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.trace.steps.append(record)
         return self._finish(mixed, appended, x, timestep, options)
 
+    def _turn_to(self, spatial: bool) -> tuple[Any, dict[str, list[dict[str, Any]]]]:
+        """One branch's model and conditioning, after making it the one that the host asks."""
+        own, other = self.model_patcher, self.branch.patcher
+        if spatial:
+            self.branch.activate(other, own)
+            return self.branch.model, self.branch.conds
+        self.branch.activate(own, other)
+        return self.inner_model, self.conds
+
     def _predict(
         self, spatial: bool, x: Tensor, timestep: Tensor, options: dict[str, Any], seed: int | None
     ) -> Prediction:
         """One model's predictions through the host's own function and that model's own options."""
-        own, other = self.model_patcher, self.branch.patcher
-        conds, model = self.conds, self.inner_model
+        model, conds = self._turn_to(spatial)
         mine = {**options, POST_CFG: options.get(POST_CFG, [])[: self._own_post_cfg]}
         if spatial:
-            own, other, conds, model = other, own, self.branch.conds, self.branch.model
-            mine = clone_model_options(self.branch.options)
+            mine = {**self.branch.options}
             if options.get("disable_cfg1_optimization", False):
                 mine["disable_cfg1_optimization"] = True
-        self.branch.activate(own, other)
         seen: list[tuple[Tensor, Tensor]] = []
 
         def keep(args: dict[str, Any]) -> Tensor:
@@ -283,11 +289,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         options: dict[str, Any],
     ) -> Look | None:
         """Probe one model at the probe latent; the gradient is with respect to that latent."""
-        own, other = self.model_patcher, self.branch.patcher
-        conds, model, mine = self.conds, self.inner_model, options
-        if spatial:
-            own, other, conds = other, own, self.branch.conds
-            model, mine = self.branch.model, self.branch.options
+        model, conds = self._turn_to(spatial)
+        mine = self.branch.options if spatial else options
         assert self.probes is not None
         probe = self.probes[1 if spatial else 0]
         sampling = model.model_sampling
@@ -300,7 +303,6 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         entry = _active_entry(conds.get("positive", []), level)
         if entry is None:
             return None
-        self.branch.activate(own, other)
         look = probe.look(model, entry, latent * scale, at, mine)
         return None if look is None else replace(look, gradient=look.gradient * scale)
 
