@@ -44,7 +44,7 @@ class RegionMaps:
     """
 
     def __init__(self, weights: Tensor) -> None:
-        """``weights`` (T, R) as ``token_weights`` gives them, on the model's device."""
+        """``weights`` (T, R), or (B, T, R), as ``token_weights`` gives them, on the device."""
         self._weights = weights
         self._sum: Tensor | None = None
         self._sites = 0
@@ -53,7 +53,7 @@ class RegionMaps:
         """Take in one site's maps (B, heads, height * width, T or more)."""
         mean = probabilities.mean(dim=1)
         # a pack that appends tokens of its own to the prompt takes attention, but names no region
-        appended = mean.shape[-1] - self._weights.shape[0]
+        appended = mean.shape[-1] - self._weights.shape[-2]
         per_region = mean @ functional.pad(self._weights, (0, 0, 0, appended))
         maps = per_region.transpose(1, 2).reshape(per_region.shape[0], -1, height, width)
         if self._sum is None:
@@ -80,7 +80,7 @@ class RegionMaps:
 def inside_share(maps: Tensor, masks: Tensor) -> Tensor:
     """Share of each region's attention that falls inside the region (the ratio of Eq. 6).
 
-    maps (B, R, h, w) >= 0, masks (R, h, w) in 0..1; returns (B, R) in 0..1.
+    maps (B, R, h, w) >= 0, masks (R, h, w) or (B, R, h, w) in 0..1; returns (B, R) in 0..1.
     """
     inside = (maps * masks).sum(dim=(-2, -1))
     total = maps.sum(dim=(-2, -1))

@@ -53,11 +53,12 @@ def smooth(gradient: Tensor, side: int) -> Tensor:
 
 
 class Phase(Enum):
-    """What one step does: the spatial model alone, a balanced mix, or the mix as it stands."""
+    """What one step does: one model alone, a balanced mix, or the mix as it stands."""
 
     SPATIAL = "spatial"
     BALANCE = "balance"
     MIX = "mix"
+    REALISM = "realism"
 
 
 class Balancer:
@@ -99,10 +100,17 @@ class Balancer:
         """Number of steps that the spatial model does alone (Alg. 1, t > t0)."""
         return round(self.settings.spatial_only * self.steps)
 
+    @property
+    def realism_steps(self) -> int:
+        """Number of steps that the realism model does alone, at the end."""
+        return min(round(self.settings.realism_only * self.steps), self.steps - self.spatial_steps)
+
     def phase(self, step: int, sigma: float) -> Phase:
         """What to do at outer step ``step`` (0..steps-1), whose noise level is ``sigma``."""
         if step < self.spatial_steps:
             return Phase.SPATIAL
+        if step >= self.steps - self.realism_steps:
+            return Phase.REALISM
         first, last = self._window
         if self.settings.mode == "fixed" or not last <= sigma <= first:
             return Phase.MIX

@@ -8,8 +8,8 @@ from torch import Tensor
 def realcompo_loss(shares: Tensor, weights: Tensor | None = None) -> Tensor:
     """RealCompo Eq. 6 for one model: sum over regions of one minus the share inside.
 
-    shares (B, R) in 0..1; weights (R,) > 0 scale the regions' terms (None: all 1). Returns (B,)
-    in 0..R. The full loss of Eq. 6 is the sum of this over both models.
+    shares (B, R) in 0..1; weights (R,) or (B, R) >= 0 scale the regions' terms (None: all 1).
+    Returns (B,) in 0..R. The full loss of Eq. 6 is the sum of this over both models.
     """
     missing = 1.0 - shares
     return (missing if weights is None else missing * weights).sum(dim=-1)

@@ -33,6 +33,7 @@ class BalancerSettings:
     region_prior     logits given to the spatial model inside the regions at high noise
     prior_until      the region prior ends here (0..1 of the noise schedule, as start_percent)
     spatial_only     fraction of the steps that the spatial model does alone, first (t0)
+    realism_only     fraction of the steps that the realism model does alone, last
     start, end       balance only in this part of the noise schedule (0..1)
     every            balance at every n-th step of that part, hold the deviation between
     map_level        downsample factor of the attention maps; ``auto`` = 4 where the model has it
@@ -61,10 +62,12 @@ class BalancerSettings:
     probe_timestep: str = "current"
     initial_noise: float = 0.0
     noise_seed: int = 31
+    realism_only: float = 0.0
     preset: str = "custom"
 
     def __post_init__(self) -> None:
-        for name in ("initial_mix", "prior_until", "spatial_only", "start", "end", "memory"):
+        shares = ("initial_mix", "prior_until", "spatial_only", "realism_only", "memory")
+        for name in (*shares, "start", "end"):
             self._within(name, 0.0, 1.0)
         for name in ("rate", "rate_end", "initial_noise"):
             self._within(name, 0.0, 1e12)
@@ -78,6 +81,11 @@ class BalancerSettings:
             raise RealCompoError(
                 "start", f"start {self.start} lies after end {self.end}", "Make start <= end."
             )
+        if self.spatial_only + self.realism_only > 1.0:
+            raise RealCompoError(
+                "realism_only", "spatial_only and realism_only together are more than all steps",
+                "Lower one of them; their sum may be 1 at most.",
+            )  # fmt: skip
 
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

@@ -13,8 +13,9 @@ from torch import Tensor
 class StepRecord:
     """One outer step. Tensors stay on the run's device until the run ends.
 
-    phase is ``spatial``, ``balance`` or ``mix``; mix (B, 1, H, W) is the realism share used;
-    shares and losses exist at balanced steps: shares (B, R), losses (B,), one of each per model.
+    phase is ``spatial``, ``balance``, ``mix`` or ``realism``; mix (B, 1, H, W) is the realism share
+    used; shares and losses exist at balanced steps: shares (B, R), losses (B,), one of each per
+    model.
     """
 
     step: int

@@ -257,6 +257,8 @@ class RealCompoBalancer:
                     "tooltip": "Timestep told to the models with the probe latent. current: as"
                     " Algorithm 1. next: the one that the probe latent belongs to.",
                 }),
+                "realism_only": number("realism_only", 0.0, 1.0, 0.01,
+                    "Fraction of the steps that the realism model does alone, last. Cheaper."),
             },
         }  # fmt: skip
 

@@ -10,6 +10,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ..errors import RealCompoError
+from ..regions import RegionSet
 from ..settings import BalancerSettings
 from .capture import choose_level, find_sites
 
@@ -91,6 +92,15 @@ def check_latent(
                     name, f"conditioning for {embedding.shape[0]} pictures, latents for "
                     f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
                 )  # fmt: skip
+
+
+def check_layouts(regions: RegionSet, noise: Tensor) -> None:
+    """Raise RealCompoError unless there is one layout, or one for every latent of the batch."""
+    if len(regions.layouts) not in (1, noise.shape[0]):
+        raise RealCompoError(
+            "layout", f"{len(regions.layouts)} layouts for {noise.shape[0]} latents",
+            "Make both the same number, or use one layout for all.",
+        )  # fmt: skip
 
 
 def check_tokens(tokens: tuple[tuple[int, ...], ...], conditioning: Any, where: str) -> None:

@@ -8,6 +8,7 @@ every sampler and scheduler of the host works with it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
 from ..layout import Layout
-from ..masks import region_grid
+from ..regions import RegionSet, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace
 from .branch import KEY, SpatialBranch, separate
 from .capture import choose_level, find_sites
-from .checks import check_latent, check_pair, check_tokens
+from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
 from .probe import Look, Probe
@@ -46,9 +47,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
 
     ``realism`` and ``spatial`` are the host's model patchers, ``positive``/``negative`` and
     ``spatial_positive``/``spatial_negative`` their conditioning, ``tokens`` the token positions of
-    each region of ``layout`` (not needed in mode ``fixed``). ``trace`` is filled anew by every
-    run. The patchers given are not changed. Raises RealCompoError for pairs that cannot share a
-    latent, and for models whose attention the chosen mode cannot read.
+    each region of ``layout`` (not needed in mode ``fixed``); ``layout`` and ``tokens`` may also be
+    one per sample of the batch. ``trace`` is filled anew by every run. The patchers given are not
+    changed. Raises RealCompoError for pairs that cannot share a latent, and for models whose
+    attention the chosen mode cannot read.
     """
 
     def __init__(
@@ -59,8 +61,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         negative: Any,
         spatial_positive: Any,
         spatial_negative: Any,
-        layout: Layout,
-        tokens: tuple[tuple[int, ...], ...],
+        layout: Layout | Sequence[Layout],
+        tokens: Tokens | Sequence[Tokens],
         cfg: float,
         settings: BalancerSettings,
         trace: Trace | None = None,
@@ -69,9 +71,11 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         first = realism.clone()
         second = separate(first, spatial.clone())
         super().__init__(first)
-        self.settings, self.layout, self.tokens = settings, layout, tokens
+        self.settings, self.regions = settings, RegionSet.of(layout, tokens)
         self.trace = trace if trace is not None else Trace()
-        self.trace.phrases = tuple(region.phrase for region in layout.regions)
+        # a batch of layouts has no phrases in common to label a plot with
+        if len(self.regions.layouts) == 1:
+            self.trace.phrases = tuple(r.phrase for r in self.regions.layouts[0].regions)
         self.trace.settings = settings.to_dict()
         self.branch = SpatialBranch(first, second, spatial_positive, spatial_negative)
         if has_outer_sample() and not self.branch.shared:
@@ -80,8 +84,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.set_conds(positive, negative)
         self.set_cfg(cfg)
         if settings.mode != "fixed":
-            check_tokens(tokens, positive, "positive")
-            check_tokens(tokens, spatial_positive, "spatial_positive")
+            for spans in self.regions.tokens:
+                check_tokens(spans, positive, "positive")
+                check_tokens(spans, spatial_positive, "spatial_positive")
 
     # -- the host's life cycle ------------------------------------------------------------------
 
@@ -89,6 +94,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """As the host's guider; checks the latent before any model is loaded."""
         conds = {**self.original_conds, **self.branch.named_conds()}
         check_latent(self.model_patcher, conds, noise, latent_image, self.settings)
+        check_layouts(self.regions, noise)
         if has_outer_sample():
             return super().sample(noise, latent_image, *args, **kwargs)
         with self.branch.session(None):
@@ -135,11 +141,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.clock = StepClock(sigmas.tolist())
         sampling = self.model_patcher.get_model_object("model_sampling")
         settings = self.settings
-        height, width = noise.shape[-2:]
-        coverage = torch.zeros(1, 1, height, width)
-        if self.layout.regions:
-            grid = region_grid(self.layout, height, width, soft=True)
-            coverage = grid.amax(dim=0)[None, None]
+        coverage = self.regions.coverage(*noise.shape[-2:])
         self.probes: tuple[Probe, Probe] | None = None
         factor = 1
         if settings.mode != "fixed":
@@ -147,7 +149,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             levels = [choose_level(found, settings.map_level) for found in sites]
             factor = max(levels)
             first, second = (
-                Probe(self.layout, self.tokens, found, level)
+                Probe(self.regions, found, level)
                 for found, level in zip(sites, levels, strict=True)
             )
             self.probes = (first, second)
@@ -188,7 +190,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         sigma = float(timestep[0])
         step, opens = self.clock.tick(sigma)
         phase = self.balancer.phase(step, sigma)
-        whole = 0.0 if phase is Phase.SPATIAL else self.balancer.constant_mix(sigma)
+        alone = {Phase.SPATIAL: 0.0, Phase.REALISM: 1.0}
+        whole = alone[phase] if phase in alone else self.balancer.constant_mix(sigma)
         appended = options.get(POST_CFG, [])[self._own_post_cfg :]
         record = StepRecord(step, sigma, phase.value, torch.empty(0))
 
@@ -276,7 +279,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             total, realism.positive, spatial.positive, mix, sigma, sigma_next
         )
         # the model that knows the place least says how much is left to do
-        remaining = torch.stack([1.0 - look.shares.mean(dim=-1) for look in seen]).amax(dim=0)
+        remaining = torch.stack([look.remaining for look in seen]).amax(dim=0)
         self.balancer.update(gradient, remaining, step)
 
     def _look(

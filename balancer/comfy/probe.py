@@ -15,10 +15,9 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import Tensor
 
-from ..attention_maps import RegionMaps, inside_share, token_weights
-from ..layout import Layout
+from ..attention_maps import RegionMaps, inside_share
 from ..losses import realcompo_loss
-from ..masks import region_grid
+from ..regions import RegionSet
 from .capture import Site, StopProbe, grid_size, reading_options
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
@@ -31,11 +30,13 @@ HALF_PRECISION_SCALE = 4096.0
 class Look:
     """What a probe saw: shares (B, R) and losses (B,), both 0..1 and 0..R, and dL/dx (B, C, H, W).
 
+    ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
     ``finite`` (0-dim bool) is False when some gradient was not; those entries are zero then.
     """
 
     shares: Tensor
     loss: Tensor
+    remaining: Tensor
     gradient: Tensor
     finite: Tensor
 
@@ -43,20 +44,13 @@ class Look:
 class Probe:
     """Reads one model's maps of a layout's regions and differentiates RealCompo's loss.
 
-    ``tokens`` holds each region's token positions, ``sites`` and ``factor`` where maps are read.
-    One object serves a whole run; masks and token weights are built once per size.
+    ``sites`` and ``factor`` say where maps are read. One object serves a whole run; masks and
+    token weights are built once per size.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        tokens: tuple[tuple[int, ...], ...],
-        sites: tuple[Site, ...],
-        factor: int,
-    ) -> None:
-        self._layout, self._tokens = layout, tokens
+    def __init__(self, regions: RegionSet, sites: tuple[Site, ...], factor: int) -> None:
+        self._regions = regions
         self._sites, self._factor = sites, factor
-        self._weights = [region.weight for region in layout.regions]
         self._cache: dict[tuple[Any, ...], Tensor] = {}
         self.forwards = 0
         self.backwards = 0
@@ -128,7 +122,8 @@ class Probe:
         model: Any,
     ) -> Look:
         shares = inside_share(maps, self._masks(maps, x, area))
-        loss = realcompo_loss(shares, self._region_weights(shares))
+        weights, present = self._region_weights(shares)
+        loss = realcompo_loss(shares, weights)
         half = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
         scale = HALF_PRECISION_SCALE if half == torch.float16 else 1.0
         (gradient,) = torch.autograd.grad(loss.sum() * scale, latent)
@@ -141,19 +136,21 @@ class Probe:
             gradient = whole
         finite = torch.isfinite(gradient)
         gradient = torch.where(finite, gradient, 0.0)
-        return Look(shares.detach(), loss.detach(), gradient.detach(), finite.all())
+        shares = shares.detach()
+        remaining = ((1.0 - shares) * present).sum(dim=-1) / present.sum(dim=-1)
+        return Look(shares, loss.detach(), remaining, gradient.detach(), finite.all())
 
     def _token_weights(self, context: Tensor) -> Tensor:
         key = ("tokens", context.shape[1], context.device)
         if key not in self._cache:
-            self._cache[key] = token_weights(self._tokens, context.shape[1]).to(context.device)
+            self._cache[key] = self._regions.token_weights(context.shape[1]).to(context.device)
         return self._cache[key]
 
-    def _region_weights(self, shares: Tensor) -> Tensor:
+    def _region_weights(self, shares: Tensor) -> tuple[Tensor, Tensor]:
         key = ("weights", shares.device)
         if key not in self._cache:
-            self._cache[key] = torch.tensor(self._weights, device=shares.device)
-        return self._cache[key]
+            self._cache[key] = self._regions.weights().to(shares.device)
+        return self._cache[key], (self._cache[key] > 0).to(shares)
 
     def _masks(self, maps: Tensor, x: Tensor, area: tuple[int, int, int, int] | None) -> Tensor:
         key = ("masks", maps.shape[-2:], x.shape[-2:], area, maps.device)
@@ -166,14 +163,14 @@ class Probe:
     ) -> Tensor:
         height, width = maps.shape[-2:]
         if area is None:
-            return region_grid(self._layout, height, width)
+            return self._regions.grid(height, width)
         # the entry sees a part of the picture: cut the same part out of the whole picture's grid
         full_height, full_width = grid_size(x.shape[-2], x.shape[-1], self._factor)
         top, left = area[2] // self._factor, area[3] // self._factor
-        grid = region_grid(self._layout, full_height, full_width)
-        part = grid[:, top : top + height, left : left + width]
-        out = torch.zeros(grid.shape[0], height, width)
-        out[:, : part.shape[1], : part.shape[2]] = part
+        grid = self._regions.grid(full_height, full_width)
+        part = grid[..., top : top + height, left : left + width]
+        out = torch.zeros(*grid.shape[:-2], height, width)
+        out[..., : part.shape[-2], : part.shape[-1]] = part
         return out
 
 

@@ -186,6 +186,19 @@ def test_phases() -> None:
     assert found == [s, s, m, b, m, b, m, b, m, m]
 
 
+def test_the_realism_model_ends_alone() -> None:
+    chosen = BalancerSettings(**{**PLAIN, "spatial_only": 0.3, "realism_only": 0.5})
+    one = Balancer(chosen, 10, 1, torch.zeros(1, 1, 4, 4))
+    found = [one.phase(step, 1.0) for step in range(10)]
+    assert found == [Phase.SPATIAL] * 3 + [Phase.BALANCE] * 2 + [Phase.REALISM] * 5
+    # both ends round up in 5 steps; the spatial model's steps are kept
+    chosen = BalancerSettings(**{**PLAIN, "spatial_only": 0.5, "realism_only": 0.5})
+    one = Balancer(chosen, 3, 1, torch.zeros(1, 1, 4, 4))
+    assert one.spatial_steps + one.realism_steps == 3
+    with pytest.raises(RealCompoError, match="realism_only"):
+        BalancerSettings(spatial_only=0.6, realism_only=0.5)
+
+
 def test_fixed_never_balances_but_keeps_the_prior() -> None:
     coverage = torch.zeros(1, 1, 4, 4)
     coverage[..., :2] = 1.0

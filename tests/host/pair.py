@@ -36,14 +36,16 @@ def guider(
     spatial_positive: Any = None,
     spatial_negative: Any = None,
     cfg: float = CFG,
-    layout: Layout = LAYOUT,
+    layout: Layout | list[Layout] = LAYOUT,
+    tokens: Any = None,
 ) -> RealCompoGuider:
-    """A guider of the pair; conditioning defaults to two random prompts."""
+    """A guider of the pair; conditioning defaults to two random prompts, tokens to the layout's."""
     from realcompo.balancer.comfy.guider import RealCompoGuider
 
     positive = tiny.conditioning(3) if positive is None else positive
     negative = tiny.conditioning(4) if negative is None else negative
-    tokens = tuple(region.tokens or () for region in layout.regions)
+    if isinstance(layout, Layout):
+        tokens = tuple(region.tokens or () for region in layout.regions)
     return RealCompoGuider(
         realism, spatial, positive, negative,
         positive if spatial_positive is None else spatial_positive,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.regions import RegionSet
 from realcompo.balancer.settings import BalancerSettings, preset
 
 from . import pair, tiny
@@ -20,6 +23,40 @@ def new_host() -> bool:
     import comfy.samplers
 
     return hasattr(comfy.samplers.CFGGuider, "outer_sample")
+
+
+def test_a_layout_for_every_sample_equals_singles(models) -> None:
+    """One with fewer regions, and another kind of region, beside the usual one."""
+    one = Layout((Region("alone", (0.25, 0.0, 0.75, 0.5), tokens=(4,), weight=2.0),))
+    layouts = [pair.LAYOUT, one, pair.LAYOUT]
+    tokens = [tuple(r.tokens for r in layout.regions) for layout in layouts]
+    settings = preset("equilibrium", every=1, end=1.0, rate=20.0, rate_end=20.0)
+    noise = tiny.latent_noise(5, batch=3)
+    batch = pair.run(pair.guider(*models, settings, layout=layouts, tokens=tokens), noise)
+    scale = batch.abs().max()
+    for index, layout in enumerate(layouts):
+        alone = pair.run(
+            pair.guider(*models, settings, layout=layout), noise[index : index + 1]
+        )
+        assert (batch[index : index + 1] - alone).abs().max() < 1e-3 * scale
+    other = pair.run(pair.guider(*models, settings), noise)
+    assert (other[1] - batch[1]).abs().max() > 1e-2 * scale
+    assert (other[0] - batch[0]).abs().max() < 1e-3 * scale
+
+
+def test_as_many_layouts_as_latents(models) -> None:
+    guider = pair.guider(*models, SETTINGS, layout=[pair.LAYOUT] * 2, tokens=[pair.TOKENS] * 2)
+    with pytest.raises(RealCompoError, match="2 layouts for 3 latents"):
+        pair.run(guider, tiny.latent_noise(5, batch=3))
+
+
+def test_the_realism_models_last_steps_cost_one_model(models) -> None:
+    settings = preset("equilibrium", realism_only=0.5)
+    guider = pair.guider(*models, settings)
+    pair.run(guider, tiny.latent_noise(5), 6)
+    assert [record.phase for record in guider.trace.steps][3:] == ["realism"] * 3
+    assert guider.trace.forwards == 3 * 4 + 3 * 2
+    assert all(bool((record.mix == 1).all()) for record in guider.trace.steps[3:])
 
 
 def test_batch_equals_singles(models) -> None:
@@ -90,7 +127,7 @@ def test_gradient_with_controlnet_is_the_true_passes(models, monkeypatch) -> Non
         if new_host():
             models[1].pre_run()
         conds = comfy.samplers.process_conds(model, x, conds, x.device)
-        probe = Probe(pair.LAYOUT, pair.TOKENS, find_sites(model.diffusion_model), 1)
+        probe = Probe(RegionSet.of(pair.LAYOUT, pair.TOKENS), find_sites(model.diffusion_model), 1)
 
         def loss(latent: torch.Tensor):
             return probe.look(model, conds["positive"][0], latent, sigma, {})
