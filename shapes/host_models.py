@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -21,12 +23,16 @@ from torch import Tensor
 
 from ..balancer.errors import RealCompoError
 from .codec import LATENT_CHANNELS, ShapesCodec
+from .control import KINDS
 from .grounding import ShapesGrounding
 from .text import WIDTH, ShapesTextModel, expand_embedding
 
 NODE = "Load Shapes Demo Models"
+CONTROL_NODE = "Load Shapes Demo ControlNet"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 PARTS = ("realism", "spatial")
+# The realism part's weights file of every style; the spatial part is one for all of them.
+STYLE_FILES = {"realistic": "realism", "sketch": "sketch", "neon": "neon"}
 
 
 class ShapesLatent(comfy.latent_formats.LatentFormat):
@@ -79,6 +85,22 @@ def build_model(dtype: torch.dtype = torch.float32, device: Any = "cpu") -> Any:
     )
 
 
+def build_control(
+    dtype: torch.dtype = torch.float32, device: Any = None, operations: Any = None
+) -> Any:
+    """An uninitialised ``comfy.cldm.cldm.ControlNet`` that fits the demo's UNet."""
+    settings = {**ShapesConfig.unet_extra_config, **unet_settings(dtype)}
+    # A ControlNet has no decoder and gives no noise.
+    for decoder_only in ("out_channels", "transformer_depth_output"):
+        del settings[decoder_only]
+    return comfy.cldm.cldm.ControlNet(
+        **settings,
+        hint_channels=3,
+        device=device,
+        operations=operations or comfy.ops.disable_weight_init,
+    )
+
+
 def read_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file; ``RealCompoError`` if it is missing or damaged."""
     path = WEIGHTS / name
@@ -108,8 +130,7 @@ def _fill(module: torch.nn.Module, state: dict[str, Tensor], name: str) -> None:
         ) from error
 
 
-def _load_unet(part: str, codec: ShapesCodec) -> Any:
-    name = f"{part}.safetensors"
+def _load_unet(name: str, codec: ShapesCodec) -> Any:
     state, _ = read_weights(name)
     management = comfy.model_management
     load_device = management.get_torch_device()
@@ -244,18 +265,51 @@ def _load_gligen() -> Any:
 def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
     """(ModelPatcher, CLIP, VAE, GLIGEN ModelPatcher) of the demo.
 
-    ``style`` 'realistic' (the only one yet), ``part`` 'realism' (knows the style, not the place) or
-    'spatial' (knows the place through GLIGEN boxes, in a plain style). Raises ``RealCompoError``
-    for another value and for a missing, damaged or unfitting weights file.
+    ``style`` a key of ``STYLE_FILES``; ``part`` 'realism' (knows that style, not the place) or
+    'spatial' (knows the place through GLIGEN boxes, in a plain style whatever ``style`` says).
+    Raises ``RealCompoError`` for another value and for a missing, damaged or unfitting weights
+    file.
     """
-    if style != "realistic":
-        raise RealCompoError("style", f"there is no style '{style}'", "Choose 'realistic'", NODE)
+    if style not in STYLE_FILES:
+        choice = ", ".join(f"'{name}'" for name in STYLE_FILES)
+        raise RealCompoError(
+            "style", f"there is no style '{style}'", f"Choose one of {choice}", NODE
+        )
     if part not in PARTS:
         raise RealCompoError(
             "part", f"there is no part '{part}'", "Choose 'realism' or 'spatial'", NODE
         )
     codec = load_codec()
-    return _load_unet(part, codec), _load_clip(), ShapesVAE(codec), _load_gligen()
+    name = STYLE_FILES[style] if part == "realism" else part
+    unet = _load_unet(f"{name}.safetensors", codec)
+    return unet, _load_clip(), ShapesVAE(codec), _load_gligen()
+
+
+def load_control(kind: str) -> Any:
+    """A ``comfy.controlnet.ControlNet`` for the spatial part's model, without boxes.
+
+    ``kind`` is one of ``control.KINDS``. Raises ``RealCompoError`` for another kind and for a
+    missing, damaged or unfitting weights file.
+    """
+    if kind not in KINDS:
+        choice = " or ".join(f"'{name}'" for name in KINDS)
+        raise RealCompoError("kind", f"there is no kind '{kind}'", f"Choose {choice}", CONTROL_NODE)
+    name = f"{kind}.safetensors"
+    management = comfy.model_management
+    try:
+        state, _ = read_weights(name)
+        supported = ShapesConfig.supported_inference_dtypes
+        count = sum(t.numel() for t in state.values())
+        dtype = management.unet_dtype(model_params=count, supported_dtypes=supported)
+        load_device = management.get_torch_device()
+        cast = management.unet_manual_cast(dtype, load_device, supported)
+        operations = comfy.ops.disable_weight_init if cast is None else comfy.ops.manual_cast
+        model = build_control(dtype, management.unet_offload_device(), operations)
+        _fill(model, state, name)
+    except RealCompoError as error:
+        raise error.at(CONTROL_NODE, "kind") from error
+    model.eval().requires_grad_(False)
+    return comfy.controlnet.ControlNet(model, load_device=load_device, manual_cast_dtype=cast)
 
 
 def weight_hashes() -> dict[str, str]:

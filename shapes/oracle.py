@@ -6,9 +6,11 @@ a component's shape is the template that overlaps it best once both are stretche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,14 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .render import signed_distance
-from .world import COLOURS, HUES, SHAPES, Box, Scene
+from .world import COLOURS, HUES, SHAPES, Box, Relation, Scene
 
 SATURATION = 0.40
 CHROMA = 0.14
+# A glow or a coloured shadow is fainter than what casts it: pixels count as an object's from this
+# share of the strongest chroma in the picture on.
+GLOW = 0.34
 # Smaller specks (share of the picture) are not objects: real ones cover at least 2 %.
 SMALLEST_AREA = 0.006
 TEMPLATE = 32
 MATCH = 0.5
+# A relation needs this much of an offset (share of the picture's side): level is not 'left of'.
+OFFSET = 0.05
+OBJECT_KEYS = ("right", "colour", "shape", "present", "iou", "place")
+PICTURE_KEYS = ("count", "binding", "all_right")
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class ObjectScore:
 
     ``colour``: something of that colour fits the box (IoU over .5); ``shape``: something of that
     shape does; ``right``: one thing is both; ``present``: one thing is both, anywhere in the
-    picture; ``iou``: best overlap of the box with anything of the right colour, 0..1.
+    picture; ``iou``: best overlap of the box with anything of the right colour, 0..1. Objects of
+    one colour and shape are told apart by their boxes: no thing counts for two of them.
     """
 
     colour: bool
@@ -60,15 +70,41 @@ class ObjectScore:
     present: bool
     iou: float
 
+    @property
+    def place(self) -> float:
+        """How well the object fills its box: its ``iou``."""
+        return self.iou
+
 
 @dataclass(frozen=True)
 class PictureScore:
-    """Verdict on a picture: its objects, what was seen, whether that is the number asked."""
+    """Verdict on a picture: its objects, what was seen, and what holds of the whole.
+
+    ``count``: as many things as asked for; ``binding``: the (colour, shape) pairs seen are those
+    asked for, wherever and however often; ``relation``: the spatial relation asked for holds, None
+    where none was asked for.
+    """
 
     objects: tuple[ObjectScore, ...]
     found: tuple[Found, ...]
     count: bool
     all_right: bool
+    binding: bool
+    relation: bool | None = None
+
+    def means(self) -> dict[str, float]:
+        """The picture's own rates by the keys of ``rates``; nan where nothing was asked for."""
+        result = {
+            key: _mean([float(getattr(thing, key)) for thing in self.objects])
+            for key in OBJECT_KEYS
+        }
+        result |= {key: float(getattr(self, key)) for key in PICTURE_KEYS}
+        return result | {"relation": math.nan if self.relation is None else float(self.relation)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean, nan of nothing."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def _components(mask: np.ndarray) -> np.ndarray:
@@ -142,6 +178,8 @@ def _hue_masks(pictures: Tensor) -> Tensor:
     distance = (hue[:, None] / 6 - targets + 0.5) % 1 - 0.5
     nearest = distance.abs().argmin(1, keepdim=True)
     masks = (nearest == torch.arange(len(COLOURS)).view(1, -1, 1, 1)) & coloured[:, None]
+    strongest = (masks * chroma[:, None]).amax((1, 2, 3), keepdim=True)
+    masks &= chroma[:, None] >= GLOW * strongest
     eroded = -F.max_pool2d(-masks.float(), 3, 1, 1)
     return F.max_pool2d(eroded, 3, 1, 1) > 0.5
 
@@ -179,24 +217,81 @@ def box_iou(a: Box, b: Box) -> float:
     return both / total if total > 0 else 0.0
 
 
-def judge(found: Sequence[Found], expected: Sequence[Expected]) -> PictureScore:
-    """Compare what was seen with what should be there."""
-    verdicts = []
-    for want in expected:
-        overlap = [(f, box_iou(f.box, want.box)) for f in found]
-        inside = [f for f, iou in overlap if iou > MATCH]
-        verdicts.append(
-            ObjectScore(
-                colour=any(f.colour == want.colour for f in inside),
-                shape=any(f.shape == want.shape for f in inside),
-                right=any(f.colour == want.colour and f.shape == want.shape for f in inside),
-                present=any(f.colour == want.colour and f.shape == want.shape for f in found),
-                iou=max((iou for f, iou in overlap if f.colour == want.colour), default=0.0),
+def _assign(wanted: Sequence[Box], things: Sequence[Found]) -> list[float | None]:
+    """Give every wanted box a thing of its own, as many as there are, for the largest sum of IoU.
+
+    Returns the IoU of each box with its thing, None where no thing was left. For n boxes only the
+    n best things of each need a look: where a box has a worse one, one of its n best is free.
+    """
+    overlaps = [[box_iou(thing.box, box) for thing in things] for box in wanted]
+    if len(wanted) == 1:
+        return [max(overlaps[0], default=None)]
+    options: list[list[int | None]] = [
+        [*sorted(range(len(things)), key=row.__getitem__, reverse=True)[: len(wanted)], None]
+        for row in overlaps
+    ]
+    best: tuple[float, list[float | None]] = (-1.0, [None] * len(wanted))
+    for choice in product(*options):
+        taken = [thing for thing in choice if thing is not None]
+        if len(set(taken)) < len(taken):
+            continue
+        given = [None if t is None else row[t] for row, t in zip(overlaps, choice, strict=True)]
+        # One more thing given always outweighs the overlaps.
+        value = len(taken) * (len(wanted) + 1) + sum(iou for iou in given if iou is not None)
+        if value > best[0]:
+            best = (value, given)
+    return best[1]
+
+
+def _holds(found: Sequence[Found], expected: Sequence[Expected], relation: Relation) -> bool:
+    """Whether the largest thing of each kind lies as asked; ``found`` is largest first."""
+    centres = []
+    for index in (relation.first, relation.second):
+        want = expected[index]
+        for thing in found:
+            if (thing.colour, thing.shape) == (want.colour, want.shape):
+                x0, y0, x1, y1 = thing.box
+                centres.append(((x0 + x1) / 2, (y0 + y1) / 2))
+                break
+        else:
+            return False
+    (x, y), (other_x, other_y) = centres
+    across, down = other_x - x, other_y - y
+    offsets = {"left": across, "right": -across, "above": down, "below": -down}
+    return offsets[relation.place] > OFFSET
+
+
+def judge(
+    found: Sequence[Found], expected: Sequence[Expected], relation: Relation | None = None
+) -> PictureScore:
+    """Compare what was seen with what should be there.
+
+    ``relation`` names two of ``expected``, of different colour or shape, by their places in it.
+    """
+    pairs = [(want.colour, want.shape) for want in expected]
+    verdicts: list[ObjectScore | None] = [None] * len(expected)
+    for colour, shape in dict.fromkeys(pairs):
+        group = [i for i, pair in enumerate(pairs) if pair == (colour, shape)]
+        boxes = [expected[i].box for i in group]
+        coloured = _assign(boxes, [f for f in found if f.colour == colour])
+        shaped = _assign(boxes, [f for f in found if f.shape == shape])
+        both = _assign(boxes, [f for f in found if (f.colour, f.shape) == (colour, shape)])
+        for place, i in enumerate(group):
+            verdicts[i] = ObjectScore(
+                colour=(coloured[place] or 0) > MATCH,
+                shape=(shaped[place] or 0) > MATCH,
+                right=(both[place] or 0) > MATCH,
+                present=both[place] is not None,
+                iou=coloured[place] or 0.0,
             )
-        )
-    count = len(found) == len(expected)
+    objects = tuple(v for v in verdicts if v is not None)
     return PictureScore(
-        tuple(verdicts), tuple(found), count, bool(verdicts) and all(v.right for v in verdicts)
+        objects,
+        tuple(found),
+        count=len(found) == len(expected),
+        all_right=bool(objects) and all(v.right for v in objects),
+        binding=bool(expected) and {(f.colour, f.shape) for f in found} == set(pairs),
+        relation=None if relation is None else _holds(found, expected, relation),
     )
 
 
@@ -208,18 +303,21 @@ def expected_of(scene: Scene) -> list[Expected]:
 def judge_scenes(pictures: Tensor, scenes: Sequence[Scene]) -> list[PictureScore]:
     """Verdicts on (N, 3, H, W) pictures of N scenes."""
     return [
-        judge(found, expected_of(scene))
+        judge(found, expected_of(scene), scene.relation)
         for found, scene in zip(detect(pictures), scenes, strict=True)
     ]
 
 
 def rates(scores: Sequence[PictureScore]) -> dict[str, float]:
-    """Means over objects (right, colour, shape, present, iou), pictures (count, all_right)."""
+    """Means over objects (right, colour, shape, present, iou and place, which is the same) and
+    over pictures (count, binding, all_right, and relation over those that ask for one, else nan).
+    """
     things = [o for s in scores for o in s.objects]
     result = {
         key: sum(float(getattr(o, key)) for o in things) / max(len(things), 1)
-        for key in ("right", "colour", "shape", "present", "iou")
+        for key in OBJECT_KEYS
     }
-    for key in ("count", "all_right"):
+    for key in PICTURE_KEYS:
         result[key] = sum(float(getattr(s, key)) for s in scores) / max(len(scores), 1)
-    return result
+    asked = [float(s.relation) for s in scores if s.relation is not None]
+    return result | {"relation": _mean(asked)}

@@ -1,4 +1,4 @@
-"""Pictures of scenes, drawn from signed distances: styles realistic (A), plain (B) and sketch (C).
+"""Pictures of scenes, drawn from signed distances, in the styles realistic, plain, sketch and neon.
 
 Each shape's signed distance is tabulated once and sampled per object in a crop around its box at
 twice the resolution, so that edges are anti-aliased and thousands of pictures take a minute.
@@ -126,9 +126,15 @@ def _background(style: str, count: int, size: int, generator: torch.Generator) -
     if style == "plain":
         return column(0.955, 0.985).expand(count, 3, size, size).clone()
     if style == "sketch":
-        paper = hsv_to_rgb(draw(0.09, 0.13), draw(0.03, 0.08), draw(0.93, 0.98))
+        paper = hsv_to_rgb(draw(0.09, 0.13), draw(0.10, 0.18), draw(0.88, 0.95))
         fibre = _value_noise(generator, count, size, ((8, 8), (size // 4, size // 4)))
         return (paper.view(count, 3, 1, 1) + 0.012 * fibre).clamp(0, 1)
+    if style == "neon":
+        wall = hsv_to_rgb(draw(0.55, 0.8), draw(0.15, 0.4), draw(0.07, 0.14))
+        plaster = _value_noise(generator, count, size, ((5, 5), (12, 12)))
+        spot = (x - column(0.3, 0.7)) ** 2 + (y - column(0.2, 0.6)) ** 2
+        light = 0.75 + 0.6 * torch.exp(-spot / 0.2)
+        return (wall.view(count, 3, 1, 1) * light + 0.008 * plaster).clamp(0, 1)
     wall = hsv_to_rgb(draw(0, 1), draw(0.04, 0.2), draw(0.66, 0.86)).view(count, 3, 1, 1)
     floor = hsv_to_rgb(draw(0.02, 0.14), draw(0.08, 0.26), draw(0.42, 0.66)).view(count, 3, 1, 1)
     horizon, softness = column(0.5, 0.78), column(0.012, 0.03)
@@ -188,12 +194,19 @@ def _paint(
         return colour.expand(-1, -1, size, size), opacity
     if style == "sketch":
         ramp = torch.arange(size).float()
-        pitch = _uniform(generator, (count, 1, 1, 1), 5.0, 7.0) * SUPERSAMPLE
+        pitch = _uniform(generator, (count, 1, 1, 1), 9.0, 12.0) * SUPERSAMPLE
         phase = (ramp.view(1, 1, -1, 1) + ramp.view(1, 1, 1, -1)) / pitch
-        stroke = _smooth((torch.sin(phase * 2 * math.pi) + 0.75) * 1.2)
+        stroke = _smooth((torch.sin(phase * 2 * math.pi) + 0.6) * 1.2)
         inked = colour * (0.55 + 0.45 * stroke) + (1 - stroke) * 0.32
-        line = (1.6 - (sd + 0.03).abs() * pixels / SUPERSAMPLE).clamp(0, 1)
-        return inked * (1 - line) + 0.14 * line, (0.5 + 0.8 - sd * pixels).clamp(0, 1)
+        # Ink lies mostly outside the edge, so that the colour keeps the shape's extent.
+        line = (1.6 - (sd * pixels / SUPERSAMPLE - 0.6).abs()).clamp(0, 1)
+        return inked * (1 - line) + 0.14 * line, (0.5 + 3.4 - sd * pixels).clamp(0, 1)
+    if style == "neon":
+        # A lit pane with a brighter rim. Never quite white: the colour must stay legible.
+        depth = -sd * pixels / SUPERSAMPLE
+        tube = torch.exp(-((depth - 2.5) ** 2) / 9)
+        lit = colour * (0.62 + 0.38 * tube) + 0.28 * tube * (1 - colour)
+        return lit, opacity
     inward = (-sd / 0.34).clamp(0, 1)
     slope = 1.25 * torch.cos(inward * math.pi / 2)
     norm = torch.rsqrt(1 + slope**2 * (gx**2 + gy**2))
@@ -257,6 +270,11 @@ def render(
             under = under * (1 - 0.5 * _smooth(0.5 - cast / 0.5))
             contact = _sample(tables[:, :1], kinds, centre + fall * 0.3, half, origin, side, 1)
             under = under * (1 - 0.25 * _smooth(0.5 - contact / 0.16))
+        if style == "neon":
+            away = _sample(tables[:, :1], kinds, centre, half, origin, side, 1)
+            away = (away * half.mean(1).view(-1, 1, 1, 1)).clamp(min=0)
+            glow = 0.14 * torch.exp(-away / 2) + 0.08 * torch.exp(-away / 10)
+            under = under + base.view(-1, 3, 1, 1) * glow
         canvas[index, :, rows, columns] = (under * (1 - opaque) + paint).movedim(1, -1)
     return canvas[:, :, pad : pad + size, pad : pad + size].clamp(0, 1).contiguous()
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ..balancer.errors import RealCompoError
 from .oracle import Expected, PictureScore, detect, judge
-from .world import COLOURS, SHAPES
+from .world import COLOURS, PLURALS, SHAPES
 
 TOOL = "shapes.score"
+SINGULARS = {many: one for one, many in PLURALS.items()}
 
 
 def expected_from_regions(regions: Sequence[dict[str, Any]]) -> list[Expected]:
@@ -35,7 +36,8 @@ def expected_from_regions(regions: Sequence[dict[str, Any]]) -> list[Expected]:
     for number, region in enumerate(regions, 1):
         where = f"regions[{number - 1}]"
         phrase, box = region.get("phrase"), region.get("box")
-        words = str(phrase).lower().replace(",", " ").split()
+        said = str(phrase).lower().replace(",", " ").split()
+        words = [SINGULARS.get(word, word) for word in said]
         colours = [w for w in words if w in COLOURS]
         shapes = [w for w in words if w in SHAPES]
         if len(colours) != 1 or len(shapes) != 1:

@@ -1,9 +1,10 @@
 """Train the demo's models: ``python tools/run.py shapes.train STAGE --out DIR [--minutes N]``.
 
-Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism`` and ``spatial``
-in any order or at the same time, then ``export`` into ``shapes/weights`` and ``evaluate``. Every
-stage is seeded and, with ``--resume``, goes on from its last checkpoint. ``COMFYUI_PATH`` names the
-host.
+Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism``, ``sketch``,
+``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles, after
+``codec``), ``segmentation`` and ``keypoints`` (ControlNets, after ``spatial``), then ``export``
+into ``shapes/weights`` and ``evaluate``. Every stage is seeded and, with ``--resume``, goes on from
+its last checkpoint. ``COMFYUI_PATH`` names the host.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ from pathlib import Path
 
 import torch
 
-SCENES = {"realistic": 24576, "plain": 20480}
+SCENES = {"realistic": 20480, "plain": 12288, "sketch": 12288, "neon": 12288}
 
 
 def main(argv: list[str]) -> int:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="shapes.train", description=__doc__)
     parser.add_argument(
-        "stage", choices=("data", "text", "codec", "realism", "spatial", "export", "evaluate")
+        "stage",
+        choices=(
+            *("data", "text", "codec", "style", "realism", "sketch", "neon", "spatial"),
+            *("segmentation", "keypoints", "export", "evaluate"),
+        ),
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
     parser.add_argument("--minutes", type=float, default=60.0, help="training time of the stage")
     parser.add_argument("--steps", type=int, help="budget in steps instead: repeatable to the bit")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--start", type=Path, help="checkpoint to go out from (a new training)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--grid-every", type=int, default=1500, help="steps between sample grids")
     parser.add_argument("--style", choices=tuple(SCENES), help="data: this style only")
@@ -43,11 +49,15 @@ def main(argv: list[str]) -> int:
     elif choice.stage == "text":
         from .train_text import train_text
 
-        train_text(choice.out, *budget)
+        train_text(choice.out, *budget, choice.start)
     elif choice.stage == "codec":
         from .train_codec import train_codec
 
-        train_codec(choice.out, *budget)
+        train_codec(choice.out, *budget, choice.start)
+    elif choice.stage == "style":
+        from .train_style import train_style
+
+        train_style(choice.out, *budget)
     elif choice.stage == "export":
         from .train_export import export
 
@@ -58,9 +68,12 @@ def main(argv: list[str]) -> int:
         evaluate(choice.out, choice.scenes)
     else:
         from ..balancer.comfy.compat import adds_in_place
+        from .control import KINDS
+        from .train_control import train_control
         from .train_diffusion import train_diffusion
 
         if adds_in_place():
             parser.error("this ComfyUI cannot be trained through; use one from June 2025 on")
-        train_diffusion(choice.stage, choice.out, *budget, choice.grid_every)
+        train = train_control if choice.stage in KINDS else train_diffusion
+        train(choice.stage, choice.out, *budget, choice.grid_every, choice.start)
     return 0

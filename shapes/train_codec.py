@@ -1,4 +1,4 @@
-"""Training stage 2: the codec's decoder, on clean latents of all three styles."""
+"""Training stage 2: the codec's decoder, on clean latents of all styles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .train_run import Run
 from .world import make_scenes
 
 BATCH = 8
-COUNTS = {"realistic": 3072, "plain": 1536, "sketch": 1024}
+COUNTS = {"realistic": 2048, "plain": 1024, "sketch": 1280, "neon": 1280}
 EDGE_WEIGHT = 0.5
 # Diffusion models do not hit latents exactly: the decoder learns to forgive up to this much, mostly
 # far less, so that clean latents still come back sharp.
@@ -39,11 +39,18 @@ def _edges(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return pictures.diff(dim=-1), pictures.diff(dim=-2)
 
 
-def train_codec(folder: Path, minutes: float, steps: int | None, resume: bool) -> None:
-    """L1 on pictures and on their differences; the encoder stays the fixed projection."""
+def train_codec(
+    folder: Path, minutes: float, steps: int | None, resume: bool, start: Path | None = None
+) -> None:
+    """L1 on pictures and on their differences; the encoder stays the fixed projection.
+
+    ``start``: a checkpoint whose decoder training goes out from.
+    """
     pictures = _pictures(folder)
     torch.manual_seed(41)
     codec = make_codec(folder)
+    if start is not None:
+        codec.load_state_dict(torch.load(start)["averaged_model"])
     run = Run("codec", folder, codec, 1.5e-3, 42, minutes, steps, resume, BATCH)
     for _ in run.steps():
         index = torch.randint(len(pictures), (BATCH,), generator=run.generator)

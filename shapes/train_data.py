@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .codec import ShapesCodec, fit_encoder
 from .render import render
-from .world import Scene, ShapeObject, make_scenes
+from .world import Relation, Scene, ShapeObject, make_scenes
 
 CHUNK = 512
-SEEDS = {"realistic": 1_000_003, "plain": 2_000_003, "sketch": 3_000_017}
+SEEDS = {
+    "realistic": 1_000_003,
+    "plain": 2_000_003,
+    "sketch": 3_000_017,
+    "neon": 5_000_011,
+}
 PCA_SEED = 77
 
 
@@ -27,7 +34,7 @@ def atomic_save(value: object, path: Path) -> None:
 
 
 def encoder_state(folder: Path) -> dict[str, Tensor]:
-    """The fitted encoder of a training folder; fitted on 1200 pictures of all styles if missing."""
+    """The fitted encoder of a training folder; fitted on 1200 pictures if missing."""
     path = folder / "encoder.pt"
     if not path.exists():
         generator = torch.Generator().manual_seed(PCA_SEED)
@@ -60,8 +67,15 @@ def write_chunks(folder: Path, style: str, count: int) -> None:
         scenes = make_scenes(CHUNK, generator)
         with torch.no_grad():
             latents = codec.encode(render(scenes, style, generator) * 2 - 1).half()
-        listed = [[(o.colour, o.shape, o.box) for o in scene.objects] for scene in scenes]
-        atomic_save({"latents": latents, "scenes": json.dumps(listed)}, path)
+        listed = json.dumps([asdict(scene) for scene in scenes])
+        atomic_save({"latents": latents, "scenes": listed}, path)
+
+
+def read_scene(saved: dict[str, Any]) -> Scene:
+    """A scene from its ``dataclasses.asdict`` after a trip through JSON."""
+    relation = saved["relation"]
+    objects = (ShapeObject(o["colour"], o["shape"], tuple(o["box"])) for o in saved["objects"])
+    return Scene(tuple(objects), saved["kind"], Relation(**relation) if relation else None)
 
 
 class LatentSet:
@@ -83,12 +97,7 @@ class LatentSet:
         while (path := self.folder / f"{self.seen:04d}.pt").exists():
             chunk = torch.load(path)
             self.parts.append(chunk["latents"])
-            self.scenes += [
-                Scene(
-                    tuple(ShapeObject(colour, shape, tuple(box)) for colour, shape, box in objects)
-                )
-                for objects in json.loads(chunk["scenes"])
-            ]
+            self.scenes += [read_scene(saved) for saved in json.loads(chunk["scenes"])]
             self.seen += 1
             fresh = True
         if fresh:

@@ -1,11 +1,11 @@
-"""Training stages 3 and 4: the realism model (style A, no boxes), the spatial model (style B)."""
+"""Training of the diffusion models: one realism model per style, and the spatial model."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ CAPTION_DROP = 0.1
 BOXES_DROP = (0.05, 0.5)
 ATTENTION_WEIGHT = 0.05
 OFFSET_NOISE = 0.15
+OFFSET_PARTS = ("spatial", "sketch", "neon")
+STYLE_OF = {"spatial": "plain", "realism": "realistic", "sketch": "sketch", "neon": "neon"}
 ROUNDED_BOXES = 0.3
 MOST_OBJECTS = 4
 SITES = [("input", i) for i in range(12)] + [("middle", i) for i in range(3)]
@@ -69,54 +71,70 @@ class MapRecorder:
         return (weights @ value).transpose(1, 2).reshape(batch, cells, width)
 
 
-def map_shares(maps: Sequence[Tensor], boxes: Tensor, owners: Tensor) -> list[Tensor]:
+def map_shares(
+    maps: Sequence[Tensor], boxes: Tensor, owners: Tensor, groups: Tensor
+) -> list[Tensor]:
     """In-box share of every word's map: a list of (B, T), zero where no word is grounded.
 
-    ``boxes`` (B, 4, 4), ``owners`` (B, T) the object of each token or -1.
+    ``boxes`` (B, 4, 4), ``owners`` (B, T) the group of each token or -1, ``groups`` (B, 4) the
+    group of each box: a word counts as inside in any box of its group.
     """
+    together = (groups[:, :, None] == torch.arange(MOST_OBJECTS)).float()
     shares = []
     index = owners.clamp(min=0)
     for weights in maps:
         side = int(weights.shape[1] ** 0.5)
-        cover = box_coverage(boxes, side, side).flatten(2)
+        cover = together.transpose(1, 2) @ box_coverage(boxes, side, side).flatten(2)
         inside = torch.gather(cover, 1, index[..., None].expand(-1, -1, cover.shape[2]))
         column = weights.transpose(1, 2)
         shares.append((column * inside).sum(2) / column.sum(2).clamp(min=1e-8) * (owners >= 0))
     return shares
 
 
+class Asked(NamedTuple):
+    """A batch of captions: (B, 77) ``tokens`` and ``owners`` (the group each speaks of, or -1),
+    (B, 4, 4) ``boxes`` (zeros: absent) and (B, 4) ``groups`` of the boxes (-1: absent)."""
+
+    tokens: Tensor
+    owners: Tensor
+    boxes: Tensor
+    groups: Tensor
+
+
 class Batches:
-    """Random batches: latents, tokens, owners and boxes."""
+    """Random batches: latents and what is asked for."""
 
     def __init__(self, data: LatentSet, generator: torch.Generator) -> None:
         self.data, self.generator, self.captions = data, generator, CaptionTokens()
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 16, 16, 16) latents, (B, 77) tokens and owners, (B, 4, 4) boxes (zeros: absent)."""
+    def draw(self, count: int) -> tuple[Tensor, Asked, list[Scene]]:
+        """(B, 16, 16, 16) latents, their captions and scenes."""
         index = torch.randint(len(self.data.scenes), (count,), generator=self.generator)
         rng = random.Random(int(torch.randint(2**62, (1,), generator=self.generator)))
         scenes = [self.data.scenes[i] for i in index.tolist()]
-        return (self.data.latents[index].float(), *encode_scenes(self.captions, scenes, rng))
+        return self.data.latents[index].float(), encode_scenes(self.captions, scenes, rng), scenes
 
 
-def encode_scenes(
-    captions: CaptionTokens, scenes: Sequence[Scene], rng: random.Random
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens and owners (B, 77) of random captions, boxes (B, 4, 4)."""
+def encode_scenes(captions: CaptionTokens, scenes: Sequence[Scene], rng: random.Random) -> Asked:
+    """Random captions of scenes, with their boxes."""
     drawn = [captions.draw(scene, rng) for scene in scenes]
     boxes = torch.zeros(len(scenes), MOST_OBJECTS, 4)
+    groups = torch.full((len(scenes), MOST_OBJECTS), -1)
     for row, scene in enumerate(scenes):
-        for column, thing in enumerate(scene.objects):
-            boxes[row, column] = torch.tensor(thing.box)
-    return torch.tensor([d[0] for d in drawn]), torch.tensor([d[1] for d in drawn]), boxes
+        count = len(scene.objects)
+        boxes[row, :count] = torch.tensor([thing.box for thing in scene.objects])
+        groups[row, :count] = torch.tensor(scene.groups)
+    tokens, owners = (torch.tensor(column) for column in zip(*drawn, strict=True))
+    return Asked(tokens, owners, boxes, groups)
 
 
-def phrase_vectors(meaning: Tensor, owners: Tensor) -> Tensor:
-    """(B, 4, 64) vector of each object's noun, which is the last token that speaks of it."""
+def phrase_vectors(meaning: Tensor, asked: Asked) -> Tensor:
+    """(B, 4, 64) vector of each box's noun, which is the last token that speaks of its group."""
     count, _, width = meaning.shape
     result = torch.zeros(count, MOST_OBJECTS, width)
     for number in range(MOST_OBJECTS):
-        hits = owners == number
+        group = asked.groups[:, number, None]
+        hits = (asked.owners == group) & (group >= 0)
         last = hits.shape[1] - 1 - hits.flip(1).int().argmax(1)
         result[:, number] = meaning[torch.arange(count), last] * hits.any(1, keepdim=True)
     return result
@@ -161,24 +179,22 @@ class Trainee(nn.Module):
 def sample(
     model: Trainee,
     text: CompactText,
-    tokens: Tensor,
-    owners: Tensor,
-    boxes: Tensor,
+    asked: Asked,
     seed: int,
     steps: int = 25,
     guidance: float = 3.0,
 ) -> Tensor:
     """Latents by DDIM (Song et al. 2021, Eq. 12 with eta 0) with classifier-free guidance."""
     alphas = alphas_cumprod()
-    count = len(tokens)
-    context, meaning = text(tokens)
+    count = len(asked.tokens)
+    context, meaning = text(asked.tokens)
     empty, _ = text(encode_empty(count))
     both = torch.cat((context, empty))
     phrases = boxes2 = None
     if model.grounding is not None:
         # As in ComfyUI, the empty prompt keeps the boxes.
-        phrases = phrase_vectors(meaning, owners).repeat(2, 1, 1)
-        boxes2 = boxes.repeat(2, 1, 1)
+        phrases = phrase_vectors(meaning, asked).repeat(2, 1, 1)
+        boxes2 = asked.boxes.repeat(2, 1, 1)
     x = torch.randn((count, 16, 16, 16), generator=torch.Generator().manual_seed(seed))
     times = torch.linspace(TIMESTEPS - 1, 0, steps).round().long()
     for place, t in enumerate(times):
@@ -200,17 +216,29 @@ def encode_empty(count: int) -> Tensor:
 
 
 def train_diffusion(
-    part: str, folder: Path, minutes: float, steps: int | None, resume: bool, grid_every: int
+    part: str,
+    folder: Path,
+    minutes: float,
+    steps: int | None,
+    resume: bool,
+    grid_every: int,
+    start: Path | None = None,
 ) -> None:
-    """Train one of the two models on the latents in ``folder``; needs the text stage's result."""
+    """Train one of ``STYLE_OF`` on the latents in ``folder``; needs the text stage's result.
+
+    ``start``: a checkpoint of the same or another part whose weights training goes out from.
+    """
     from .train_grid import save_grid
 
     spatial = part == "spatial"
-    torch.manual_seed(21 if spatial else 22)
+    seed = list(STYLE_OF).index(part)
+    torch.manual_seed(21 + seed)
     text = load_text(folder)
-    data = LatentSet(folder, "plain" if spatial else "realistic", 2048)
+    data = LatentSet(folder, STYLE_OF[part], 2048)
     model = Trainee(spatial)
-    run = Run(part, folder, model, 1e-3, 31 if spatial else 32, minutes, steps, resume, BATCH)
+    if start is not None:
+        model.load_state_dict(torch.load(start)["averaged_model"])
+    run = Run(part, folder, model, 1e-3, 31 + seed, minutes, steps, resume, BATCH)
     batches = Batches(data, run.generator)
     codec = make_codec(folder)
     alphas = alphas_cumprod()
@@ -218,15 +246,15 @@ def train_diffusion(
     for step in run.steps():
         if step % 400 == 399:
             data.refresh()
-        latents, tokens, owners, boxes = batches.draw(BATCH)
+        latents, asked, _ = batches.draw(BATCH)
+        boxes = asked.boxes
         dropped = torch.rand(BATCH, generator=random_) < CAPTION_DROP
-        asked = tokens, owners
-        tokens = torch.where(dropped[:, None], encode_empty(BATCH), tokens)
-        owners = torch.where(dropped[:, None], -1, owners)
+        tokens = torch.where(dropped[:, None], encode_empty(BATCH), asked.tokens)
+        owners = torch.where(dropped[:, None], -1, asked.owners)
         t = torch.randint(TIMESTEPS, (BATCH,), generator=random_)
         noise = torch.randn(latents.shape, generator=random_)
-        if spatial:
-            # Without it the mean of the start noise is read as the tint of the plain background.
+        if part in OFFSET_PARTS:
+            # Without it the mean of the start noise is read as the tint of an even background.
             shift = torch.randn((*latents.shape[:2], 1, 1), generator=random_)
             noise = noise + OFFSET_NOISE * shift
         alpha = alphas[t].view(-1, 1, 1, 1)
@@ -236,7 +264,7 @@ def train_diffusion(
         phrases = told = None
         unplaced = torch.ones(BATCH, dtype=torch.bool)
         if spatial:
-            phrases = phrase_vectors(text(asked[0])[1], asked[1])
+            phrases = phrase_vectors(text(asked.tokens)[1], asked)
             # Stock GLIGEN nodes round boxes to latent cells: the model must not mind.
             rounded = torch.rand((BATCH, 1, 1), generator=random_) < ROUNDED_BOXES
             told = torch.where(rounded, (boxes * 16).round() / 16, boxes)
@@ -252,7 +280,7 @@ def train_diffusion(
         trust = torch.where(unplaced, alphas[t], 1.0)
         grounded = (owners >= 0).float()
         total = grounded.sum().clamp(min=1)
-        shares = map_shares(recorder.maps, boxes, owners)
+        shares = map_shares(recorder.maps, boxes, owners, asked.groups)
         share = torch.stack(shares).mean(0)
         stray = ((grounded - share) * trust[:, None]).sum() / total
         run.update(

@@ -15,6 +15,7 @@ from .oracle import judge_scenes, rates
 from .render import render
 from .text import BUCKETS
 from .train_diffusion import (
+    STYLE_OF,
     MapRecorder,
     Trainee,
     alphas_cumprod,
@@ -55,9 +56,10 @@ def _draw(model: Trainee, text: CompactText, scenes: Sequence[Scene], rounded: b
     pictures = []
     for start in range(0, len(scenes), BATCH):
         some = scenes[start : start + BATCH]
-        tokens, owners, boxes = encode_scenes(CaptionTokens(), some, random.Random(start))
-        boxes = (boxes * 16).round() / 16 if rounded else boxes
-        latents = sample(model, text, tokens, owners, boxes, seed=SEED + start)
+        asked = encode_scenes(CaptionTokens(), some, random.Random(start))
+        if rounded:
+            asked = asked._replace(boxes=(asked.boxes * 16).round() / 16)
+        latents = sample(model, text, asked, seed=SEED + start)
         pictures.append(((codec.decode(latents) + 1) / 2).clamp(0, 1))
     return torch.cat(pictures)
 
@@ -68,21 +70,21 @@ def _map_shares(model: Trainee, text: CompactText, style: str, count: int) -> di
     generator = torch.Generator().manual_seed(SEED + 7)
     scenes = make_scenes(count, generator)
     latents = load_codec().encode(render(scenes, style, generator) * 2 - 1)
-    tokens, owners, boxes = encode_scenes(CaptionTokens(), scenes, random.Random(7))
-    context, meaning = text(tokens)
+    asked = encode_scenes(CaptionTokens(), scenes, random.Random(7))
+    context, meaning = text(asked.tokens)
     from .train_diffusion import phrase_vectors
 
-    phrases = phrase_vectors(meaning, owners)
+    phrases = phrase_vectors(meaning, asked)
     result = {}
     for t in PROBED:
         alpha = alphas_cumprod()[t]
         noise = torch.randn(latents.shape, generator=generator)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         recorder = MapRecorder()
-        model(noisy, torch.full((count,), t), context, phrases, boxes, recorder)
-        shares = map_shares(recorder.maps, boxes, owners)
+        model(noisy, torch.full((count,), t), context, phrases, asked.boxes, recorder)
+        shares = map_shares(recorder.maps, asked.boxes, asked.owners, asked.groups)
         finest = max(range(len(shares)), key=lambda i: recorder.maps[i].shape[1])
-        result[str(t)] = float(shares[finest].sum() / (owners >= 0).sum())
+        result[str(t)] = float(shares[finest].sum() / (asked.owners >= 0).sum())
     return result
 
 
@@ -104,7 +106,7 @@ def evaluate(folder: Path, count: int) -> None:
             **rates(judge_scenes(back, scenes)),
         }
     text = _text()
-    for part, style in (("realism", "realistic"), ("spatial", "plain")):
+    for part, style in STYLE_OF.items():
         model = _trainee(part)
         report[f"{part} maps"] = _map_shares(model, text, style, 64)
         for rounded in (False, True)[: 1 + (part == "spatial")]:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .host_models import WEIGHTS
-from .train_diffusion import load_text
+from .control import KINDS
+from .host_models import WEIGHTS, weight_hashes
+from .train_diffusion import STYLE_OF, load_text
 
 ABOUT = {
     "codec": "8x8 patch codec of the shapes world: linear encoder, learned decoder",
+    "style": "judge of the shapes world's styles: logits over STYLES for every 4x4 block",
     "text": "text encoder of the shapes world behind ComfyUI's SDClipModel",
     "realism": "UNet of the shapes world, realistic style, text only",
+    "sketch": "UNet of the shapes world, sketch style, text only",
+    "neon": "UNet of the shapes world, neon style, text only",
     "spatial": "UNet of the shapes world, plain style, with boxes (needs grounding.safetensors)",
     "grounding": "box-masked gated cross-attention for spatial.safetensors, behind the GLIGEN hook",
+    "segmentation": "ControlNet for spatial.safetensors without boxes, from maps of shape classes",
+    "keypoints": "ControlNet for spatial.safetensors without boxes, from skeletons of shapes",
 }
 # Kept in single precision: the linear codec is exact and small, token ids are integers.
 EXACT = ("components", "mean", "scale", "known")
@@ -48,22 +55,32 @@ def _facts(saved: dict[str, object], stage: str) -> dict[str, str]:
     }
 
 
+def _tensors(stage: str, folder: Path, saved: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Weights files that a stage makes: name and tensors."""
+    state = saved["averaged_model"]
+    if stage == "text":
+        return {"text": load_text(folder).export()}
+    if stage not in STYLE_OF:
+        return {stage: state}
+    files = {stage: {k[5:]: v for k, v in state.items() if k.startswith("unet.")}}
+    if stage == "spatial":
+        fusers = {k[10:]: v for k, v in state.items() if k.startswith("grounding.")}
+        files["grounding"] = fusers
+    return files
+
+
 def export(folder: Path) -> None:
-    """Export every finished or running stage of a training folder (averaged weights)."""
+    """Export the averaged weights of every stage, finished or running, of a training folder."""
     WEIGHTS.mkdir(exist_ok=True)
     hashes = {}
-    saved = torch.load(folder / "text.pt")
-    hashes["text"] = _write("text", load_text(folder).export(), _facts(saved, "text"))
-    saved = torch.load(folder / "codec.pt")
-    hashes["codec"] = _write("codec", saved["averaged_model"], _facts(saved, "codec"))
-    for part in ("realism", "spatial"):
-        saved = torch.load(folder / f"{part}.pt")
-        state = saved["averaged_model"]
-        unet = {k[5:]: v for k, v in state.items() if k.startswith("unet.")}
-        hashes[part] = _write(part, unet, _facts(saved, part))
-        if part == "spatial":
-            fusers = {k[10:]: v for k, v in state.items() if k.startswith("grounding.")}
-            hashes["grounding"] = _write("grounding", fusers, _facts(saved, part))
-    listed = {f"{name}.safetensors": value for name, value in sorted(hashes.items())}
-    text = json.dumps(listed, indent=2) + "\n"
+    for stage in ("text", "codec", "style", *STYLE_OF, *KINDS):
+        path = folder / f"{stage}.pt"
+        if not path.exists():
+            print(f"{stage}: not trained in this folder, its weights file stays as it is")
+            continue
+        saved = torch.load(path)
+        for name, tensors in _tensors(stage, folder, saved).items():
+            hashes[f"{name}.safetensors"] = _write(name, tensors, _facts(saved, stage))
+    # Stages that are not of this folder keep their files, and so their hashes.
+    text = json.dumps(dict(sorted((weight_hashes() | hashes).items())), indent=2) + "\n"
     (WEIGHTS / "hashes.json").write_text(text, encoding="utf-8")

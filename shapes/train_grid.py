@@ -22,9 +22,9 @@ def save_grid(
     from PIL import Image, ImageDraw
 
     scenes = make_scenes(COLUMNS * ROWS, torch.Generator().manual_seed(505))
-    tokens, owners, boxes = encode_scenes(CaptionTokens(), scenes, random.Random(5))
+    asked = encode_scenes(CaptionTokens(), scenes, random.Random(5))
     with torch.no_grad():
-        latents = sample(model, text, tokens, owners, boxes, seed=9)
+        latents = sample(model, text, asked, seed=9)
         pictures = ((codec.decode(latents) + 1) / 2).clamp(0, 1)
     size = pictures.shape[-1]
     page = pictures.view(ROWS, COLUMNS, 3, size, size).permute(0, 3, 1, 4, 2)

@@ -8,6 +8,7 @@ encoder serve both diffusion models and lets them train at the same time.
 from __future__ import annotations
 
 import random
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .text import BUCKETS, CONTEXT_LENGTH, END, START, WIDTH, TextTrunk, compact_rows
-from .train_run import Run
-from .world import COLOURS, SHAPES, WORDS, Caption, Scene, make_caption, make_scenes
+from .train_run import Average, Run
+from .world import COLOURS, PLURALS, SHAPES, WORDS, Caption, Scene, make_caption, make_scenes
 
 UNKNOWN_SHARE = 0.08
 
@@ -90,16 +91,70 @@ class CaptionTokens:
         return tokens + [END] * rest, objects + [-1] * rest
 
 
-def train_text(folder: Path, minutes: float, steps: int | None, resume: bool) -> None:
-    """Train for about a minute; the reading errors in the log must reach zero."""
+class Kept:
+    """Words that an earlier encoder knew keep their vectors; only the others are learned.
+
+    Diffusion models that were trained with the earlier encoder stay right: all that feeds a known
+    word's vector (its row, the row before it, the trunk) stays as it was.
+    """
+
+    def __init__(self, text: CompactText, start: Path, ids: dict[str, int]) -> None:
+        before = text_state(start)
+        self.text = text
+        text.trunk.load_state_dict(
+            {k[6:]: v for k, v in before.items() if k.startswith("trunk.")}
+        )
+        text.trunk.requires_grad_(False)
+        known = before["known"]
+        rows = torch.searchsorted(known, text.known).clamp(max=len(known) - 1)
+        old = known[rows] == text.known
+        table = before["table.weight"] if "table.weight" in before else before["table"]
+        with torch.no_grad():
+            text.table.weight[len(text.known) :] = table[len(known) :]
+            text.table.weight[: len(old)][old] = table[rows[old]]
+            # A plural starts as its singular: what the two share is most of it.
+            for one, many in PLURALS.items():
+                place, source = (int((text.known == ids[w]).nonzero()) for w in (many, one))
+                if not old[place]:
+                    text.table.weight[place] = text.table.weight[source]
+        self.rows = torch.cat((old, torch.ones(BUCKETS, dtype=torch.bool)))
+        self.values = text.table.weight.detach()[self.rows].clone()
+
+    @torch.no_grad()
+    def restore(self, average: Average) -> None:
+        """Undo what the optimiser did to the kept rows, in the live and the averaged weights."""
+        for live, averaged in zip(average.live, average.values, strict=True):
+            if live is self.text.table.weight:
+                live[self.rows] = self.values
+                averaged[self.rows] = self.values
+
+
+def text_state(start: Path) -> dict[str, Tensor]:
+    """Tensors of an exported text encoder (.safetensors) or of a training checkpoint (.pt)."""
+    if start.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return {k: v if k == "known" else v.float() for k, v in load_file(start).items()}
+    saved = torch.load(start)["averaged_model"]
+    return {k[5:]: v for k, v in saved.items() if k.startswith("text.")}
+
+
+def train_text(
+    folder: Path, minutes: float, steps: int | None, resume: bool, start: Path | None = None
+) -> None:
+    """Train for about a minute; the reading errors in the log must reach zero.
+
+    ``start``: an earlier encoder whose words keep their vectors (see ``Kept``).
+    """
     torch.manual_seed(11)
     captions = CaptionTokens()
     known = known_ids(captions.ids)
     text = CompactText(known)
+    kept = Kept(text, start, captions.ids) if start is not None else None
+    nouns_known = (*SHAPES, *PLURALS.values())
     pairs = {
-        (captions.ids[c], captions.ids[s]): COLOURS.index(c) * len(SHAPES) + SHAPES.index(s)
-        for c in COLOURS
-        for s in SHAPES
+        (captions.ids[c], captions.ids[s]): place
+        for place, (c, s) in enumerate(product(COLOURS, nouns_known))
     }
     classes = len(known) + 1
     module = nn.ModuleDict(
@@ -134,3 +189,5 @@ def train_text(folder: Path, minutes: float, steps: int | None, resume: bool) ->
             loss = loss + F.cross_entropy(pair, wanted)
             wrong += float((pair.argmax(1) != wanted).float().mean()) / 2
         run.update(loss, {"loss": float(loss.detach()), "pair_error": wrong})
+        if kept is not None:
+            kept.restore(run.average)

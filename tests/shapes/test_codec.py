@@ -19,7 +19,7 @@ def codec() -> ShapesCodec:
 
 
 @pytest.mark.parametrize(
-    ("style", "least"), [("realistic", 30.0), ("plain", 29.0), ("sketch", 24.5)]
+    ("style", "least"), [("realistic", 35.0), ("plain", 35.0), ("sketch", 31.0), ("neon", 38.0)]
 )
 def test_picture_survives(codec: ShapesCodec, style: str, least: float) -> None:
     generator = torch.Generator().manual_seed(81)
@@ -35,7 +35,7 @@ def test_picture_survives(codec: ShapesCodec, style: str, least: float) -> None:
 
     assert psnr(back) > least
     assert psnr(back) > psnr(linear) + 1
-    assert rates(judge_scenes(back, scenes))["right"] >= 0.97
+    assert rates(judge_scenes(back, scenes))["right"] >= 0.98
 
 
 def test_linear_part_is_a_projection(codec: ShapesCodec) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from realcompo.shapes.world import COLOURS, SHAPES, WORDS, make_caption, make_scenes
+from realcompo.shapes.text import END, START
+from realcompo.shapes.world import (
+    COLOURS,
+    NUMBERS,
+    PLURALS,
+    SHAPES,
+    WORDS,
+    make_caption,
+    make_scenes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,7 @@ def test_training_and_host_tokenize_alike(clip: Any) -> None:
         caption = make_caption(scene, rng)
         tokens, owners = captions.encode(caption)
         assert [t for t, _ in clip.tokenize(caption.text)["l"][0]] == tokens
-        assert max(owners) == len(scene.objects) - 1
+        assert set(owners) == {-1, *scene.groups}
 
 
 def test_shapes_and_pooled(clip: Any) -> None:
@@ -58,6 +67,92 @@ def test_noun_sees_its_colour_and_no_further(clip: Any) -> None:
     same = (one - two).abs().amax(-1) < 1e-5
     # Only 'red'/'green' (2) and the noun after it (3) differ.
     assert [i for i, equal in enumerate(same.tolist()) if not equal] == [2, 3]
+
+
+def test_every_word_of_the_world_has_a_vector_of_its_own() -> None:
+    from realcompo.shapes.host_models import read_weights
+    from realcompo.shapes.train_text import known_ids, word_ids
+
+    known = read_weights("text.safetensors")[0]["known"]
+    assert torch.equal(known, known_ids(word_ids()))
+
+
+def test_plurals_mean_their_noun_and_colour_and_numbers_differ(clip: Any) -> None:
+    many = {
+        f"{c} {s}": encode(clip, f"two {c} {PLURALS[s]}")[1][0] for c in COLOURS for s in PLURALS
+    }
+    stacked = torch.stack(list(many.values()))
+    distances = torch.cdist(stacked, stacked) + torch.eye(len(stacked)) * 99
+    assert distances.min() > 1
+    counted = [encode(clip, f"{n} red stars")[0][0] for n in NUMBERS.values()]
+    for place, one in enumerate(counted):
+        for other in counted[:place]:
+            # The number's own token tells it; the noun looks back to its colour only.
+            assert (one[1] - other[1]).abs().max() > 0.5
+            assert (one[3] - other[3]).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """An encoder that knew singulars only, and what a few steps with all words make of it."""
+    from realcompo.shapes.train_text import CompactText, known_ids, text_state, train_text, word_ids
+
+    torch.manual_seed(5)
+    folder = tmp_path_factory.mktemp("text")
+    ids = word_ids()
+    early = {word: ids[word] for word in (*COLOURS, *SHAPES, "a", "an", "and", ",")}
+    before = CompactText(known_ids(early))
+    state = {f"text.{key}": value for key, value in before.state_dict().items()}
+    torch.save({"averaged_model": state}, folder / "early.pt")
+    train_text(folder, 1.0, 8, False, folder / "early.pt")
+    saved = torch.load(folder / "text.pt")
+    live = {k[5:]: v for k, v in saved["model"].items() if k.startswith("text.")}
+    return {
+        "before": text_state(folder / "early.pt"),
+        "live": live,
+        "averaged": text_state(folder / "text.pt"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["live", "averaged"])
+def test_known_words_keep_their_vectors_exactly(
+    grown: dict[str, dict[str, torch.Tensor]], kind: str
+) -> None:
+    from realcompo.shapes.train_text import CompactText, word_ids
+
+    before, after = grown["before"], grown[kind]
+    old, new = before["known"], after["known"]
+    rows = torch.searchsorted(new, old)
+    assert torch.equal(new[rows], old) and len(new) > len(old)
+    assert torch.equal(after["table.weight"][rows], before["table.weight"][: len(old)])
+    assert torch.equal(after["table.weight"][len(new) :], before["table.weight"][len(old) :])
+    for key, value in before.items():
+        if key.startswith("trunk."):
+            assert torch.equal(after[key], value)
+    ids = word_ids()
+    tokens = torch.tensor([[START, ids["a"], ids["red"], ids["star"], *[END] * 73]])
+    answers = []
+    for state in (before, after):
+        text = CompactText(state["known"])
+        text.load_state_dict(state)
+        answers.append(text(tokens)[0])
+    assert torch.equal(*answers)
+
+
+def test_new_words_are_learned_and_plurals_start_as_their_singulars(
+    grown: dict[str, dict[str, torch.Tensor]],
+) -> None:
+    from realcompo.shapes.train_text import word_ids
+
+    ids, after = word_ids(), grown["live"]
+
+    def vector(word: str) -> torch.Tensor:
+        return after["table.weight"][int((after["known"] == ids[word]).nonzero())]
+
+    for one, many in PLURALS.items():
+        # Eight small steps from where it began: near its singular, and no longer there.
+        near = (vector(many) - vector(one)).norm()
+        assert 0 < near < 0.25 * vector(one).norm()
 
 
 def test_weights_long_prompts_and_unknown_words(clip: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from realcompo.shapes.train_data import read_scene
 from realcompo.shapes.train_run import Run
-from realcompo.shapes.world import make_scenes
+from realcompo.shapes.world import KINDS, Scene, ShapeObject, make_scenes
 
 
 def run(folder: Path, resume: bool, stop: int | None) -> tuple[dict[str, torch.Tensor], int]:
@@ -47,17 +50,52 @@ def test_rate_warms_up_and_decays(tmp_path: Path) -> None:
     assert rates[850] == pytest.approx(0.5, abs=0.01) and rates[-1] < 0.01
 
 
-def test_map_shares() -> None:
+def test_scenes_survive_the_trip_to_disk() -> None:
+    scenes = make_scenes(80, torch.Generator().manual_seed(6))
+    assert {scene.kind for scene in scenes} == set(KINDS)
+    assert any(scene.relation for scene in scenes)
+    listed = json.loads(json.dumps([asdict(scene) for scene in scenes]))
+    assert [read_scene(saved) for saved in listed] == scenes
+
+
+def test_map_shares_count_every_box_of_a_group() -> None:
     from realcompo.shapes.train_diffusion import map_shares
 
     boxes = torch.zeros(1, 4, 4)
     boxes[0, 0] = torch.tensor([0.0, 0.0, 0.5, 0.5])
-    owners = torch.tensor([[-1, 0, 0]])
-    maps = torch.full((1, 16, 3), 1 / 3)
-    maps[0, :, 2] = 0
-    maps[0, 0, 2] = 1
-    (share,) = map_shares([maps], boxes, owners)
-    assert share[0].tolist() == pytest.approx([0, 0.25, 1])
+    boxes[0, 1] = torch.tensor([0.5, 0.0, 1.0, 0.5])
+    boxes[0, 2] = torch.tensor([0.5, 0.5, 1.0, 1.0])
+    groups = torch.tensor([[0, 1, 0, -1]])
+    owners = torch.tensor([[-1, 0, 1, 0, 1]])
+    maps = torch.full((1, 16, 5), 1 / 5)
+    # The last two words look at the last cell only: inside the first group, outside the second.
+    maps[0, :, 3:] = 0
+    maps[0, 15, 3:] = 1
+    (share,) = map_shares([maps], boxes, owners, groups)
+    assert share[0].tolist() == pytest.approx([0, 0.5, 0.25, 1, 0])
+
+
+def test_asked_has_the_groups_and_the_vectors_of_their_nouns() -> None:
+    from realcompo.shapes.train_diffusion import encode_scenes, phrase_vectors
+    from realcompo.shapes.train_text import CaptionTokens
+
+    box = (0.1, 0.1, 0.4, 0.4)
+    pairs = [("red", "star"), ("blue", "circle"), ("red", "star")]
+    scene = Scene(tuple(ShapeObject(c, s, box) for c, s in pairs), "count")
+    captions = CaptionTokens()
+    asked = encode_scenes(captions, [scene], random.Random(3))
+    assert asked.groups.tolist() == [[0, 1, 0, -1]]
+    assert asked.boxes[0, :3].flatten().tolist() == pytest.approx(box * 3)
+    assert asked.boxes[0, 3].tolist() == [0] * 4
+    tokens, owners = asked.tokens[0].tolist(), asked.owners[0].tolist()
+    for group, words in ((0, ("red", "stars")), (1, ("blue", "circle"))):
+        spoken = [t for t, owner in zip(tokens, owners, strict=True) if owner == group]
+        assert spoken == [captions.ids[word] for word in words]
+    # A vector that tells which token it is shows which token was chosen.
+    meaning = asked.tokens[..., None].float().expand(-1, -1, 64)
+    phrases = phrase_vectors(meaning, asked)
+    stars, circle = captions.ids["stars"], captions.ids["circle"]
+    assert phrases[0, :, 0].tolist() == [stars, circle, stars, 0]
 
 
 def test_a_few_steps_lower_the_error(tmp_path: Path) -> None:
@@ -70,7 +108,7 @@ def test_a_few_steps_lower_the_error(tmp_path: Path) -> None:
     torch.manual_seed(4)
     model = Trainee(True)
     scenes = make_scenes(4, torch.Generator().manual_seed(2))
-    _, _, boxes = encode_scenes(CaptionTokens(), scenes, random.Random(1))
+    boxes = encode_scenes(CaptionTokens(), scenes, random.Random(1)).boxes
     clean, noise = torch.randn(4, 16, 8, 8), torch.randn(4, 16, 8, 8)
     t = torch.tensor([900, 700, 500, 100])
     alpha = alphas_cumprod()[t].view(-1, 1, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -12,14 +13,22 @@ from hypothesis import strategies as st
 from realcompo.shapes.render import render, signed_distance
 from realcompo.shapes.world import (
     COLOURS,
+    KINDS,
     MARGIN,
+    NUMBERS,
+    OPPOSITE,
+    PLACES,
+    PLAIN_OFFSET,
+    PLURALS,
     SHAPES,
     STYLES,
     WORDS,
+    Relation,
     Scene,
     ShapeObject,
     make_caption,
     make_scenes,
+    place_of,
 )
 
 
@@ -34,7 +43,8 @@ def test_scenes_are_valid_and_repeat_with_their_seed(seed: int) -> None:
     assert scenes == make_scenes(6, seeded(seed))
     for scene in scenes:
         assert 1 <= len(scene.objects) <= 4
-        assert len({(o.colour, o.shape) for o in scene.objects}) == len(scene.objects)
+        equal = len(scene.objects) - len(set(scene.groups))
+        assert (equal > 0) == (scene.kind == "count")
         for number, thing in enumerate(scene.objects):
             x0, y0, x1, y1 = thing.box
             assert MARGIN <= x0 < x1 <= 1 - MARGIN and MARGIN <= y0 < y1 <= 1 - MARGIN
@@ -54,29 +64,122 @@ def test_number_of_objects_can_be_chosen_and_is_checked() -> None:
         make_scenes(1, seeded(3), objects=(5,))
 
 
-def test_hard_scenes_share_a_colour_or_a_shape() -> None:
-    scenes = make_scenes(400, seeded(4), objects=(2,))
-    shared = [
-        s
-        for s in scenes
-        if s.objects[0].colour == s.objects[1].colour or s.objects[0].shape == s.objects[1].shape
-    ]
-    # A quarter on purpose, and about 0.75 * (5 + 4) / 29 = .23 of the rest by chance.
-    assert 0.33 < len(shared) / len(scenes) < 0.55
+def test_kinds_come_as_often_as_they_should() -> None:
+    scenes = make_scenes(2000, seeded(4), objects=(2, 3, 4))
+    seen = Counter(scene.kind for scene in scenes)
+    assert set(seen) == set(KINDS)
+    for kind, share in KINDS.items():
+        # Five standard errors of a share.
+        assert seen[kind] / 2000 == pytest.approx(
+            share, abs=5 * (share * (1 - share) / 2000) ** 0.5
+        )
+    assert {s.kind for s in make_scenes(50, seeded(4), objects=(1,))} == {"free"}
 
 
-def test_captions_name_every_object_and_point_at_its_words() -> None:
+def test_kinds_are_what_they_say() -> None:
+    for scene in make_scenes(600, seeded(5), objects=(2, 3, 4)):
+        a, b = scene.objects[:2]
+        if scene.kind == "same shape":
+            assert a.shape == b.shape and a.colour != b.colour
+        if scene.kind == "same colour":
+            assert a.colour == b.colour and a.shape != b.shape
+        assert (scene.relation is not None) == (scene.kind == "relation")
+        if scene.relation is not None:
+            first, second = (
+                scene.objects[i] for i in (scene.relation.first, scene.relation.second)
+            )
+            assert (first.colour, first.shape) != (second.colour, second.shape)
+            assert scene.relation.place == place_of(first.box, second.box)
+        sizes = Counter(scene.groups)
+        assert max(sizes.values()) == 1 or scene.kind == "count"
+        if scene.kind == "count":
+            assert sorted(sizes.values())[-1] >= 2 and Counter(sizes.values())[1] == len(sizes) - 1
+
+
+def square(x: float, y: float, half: float = 0.12) -> tuple[float, float, float, float]:
+    """A box by its centre."""
+    return (x - half, y - half, x + half, y + half)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "place"),
+    [
+        (0.2, 0.5, "left"),
+        (0.8, 0.5, "right"),
+        (0.5, 0.2, "above"),
+        (0.5, 0.8, "below"),
+        (0.2, 0.5 + 0.299 / PLAIN_OFFSET, "left"),
+        (0.2, 0.5 + 0.301 / PLAIN_OFFSET, None),
+        (0.8, 0.8, None),
+    ],
+)
+def test_place_of(x: float, y: float, place: str | None) -> None:
+    there, here = square(x, y), square(0.5, 0.5)
+    assert place_of(there, here) == place
+    assert place_of(here, there) == (OPPOSITE[place] if place else None)
+
+
+def test_groups_and_their_phrases() -> None:
+    pairs = [("red", "star"), ("blue", "circle"), ("red", "star"), ("orange", "cross")]
+    scene = Scene(tuple(ShapeObject(c, s, square(0.5, 0.5)) for c, s in pairs), "count")
+    assert scene.groups == (0, 1, 0, 3)
+    assert scene.phrases == ("two red stars", "a blue circle", "two red stars", "an orange cross")
+    caption = make_caption(scene)
+    assert caption.text == "two red stars and a blue circle and an orange cross"
+    assert caption.grounded == (-1, 0, 0, -1, -1, 1, 1, -1, -1, 3, 3)
+    assert set(PLURALS) <= set(SHAPES) and set(NUMBERS) == {2, 3, 4}
+
+
+def test_captions_name_every_group_and_point_at_its_words() -> None:
     rng = random.Random(5)
     forms = set()
-    for scene in make_scenes(200, seeded(5)):
+    for scene in make_scenes(300, seeded(5)):
         caption = make_caption(scene, rng)
         assert set(caption.words) <= set(WORDS)
-        for index, thing in enumerate(scene.objects):
-            spoken = [w for w, g in zip(caption.words, caption.grounded, strict=True) if g == index]
-            assert spoken == [thing.colour, thing.shape]
-            assert thing.phrase in caption.text
-        forms.add((", " in caption.text, " and " in caption.text, "of" in caption.words))
+        for group, phrase in zip(scene.groups, scene.phrases, strict=True):
+            spoken = [w for w, g in zip(caption.words, caption.grounded, strict=True) if g == group]
+            assert spoken == phrase.split()[1:]
+            assert f" {phrase} " in f" {caption.text.replace(',', ' ')} "
+        assert set(caption.grounded) - {-1} == set(scene.groups)
+        forms.add((", " in caption.text, " and " in caption.text, "picture" in caption.words))
     assert len(forms) >= 6
+
+
+def test_captions_of_relations_are_true_and_vary() -> None:
+    rng = random.Random(6)
+    said = Counter()
+    for scene in make_scenes(400, seeded(6), objects=(2, 3)):
+        if scene.relation is None:
+            assert not set(PLACES) & set(make_caption(scene, rng).words)
+            continue
+        caption = make_caption(scene, rng)
+        (at,) = [i for i, word in enumerate(caption.words) if word in PLACES]
+        spoken = [g for g in caption.grounded[:at] if g >= 0]
+        first, second = spoken[-1], next(g for g in caption.grounded[at:] if g >= 0)
+        assert {first, second} == {scene.relation.first, scene.relation.second}
+        boxes = scene.objects[first].box, scene.objects[second].box
+        assert place_of(*boxes) == caption.words[at]
+        joint = caption.words[at - 2 : at] == ("to", "the")
+        said[caption.words[at], joint, first == scene.relation.first] += 1
+    # Each place, from either side; 'left of' and 'to the left of'.
+    assert len(said) == 2 * (2 + 2 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("left", "a red star to the left of a blue circle"),
+        ("above", "a red star above a blue circle"),
+    ],
+)
+def test_plain_caption_of_a_relation(place: str, told: str) -> None:
+    things = (
+        ShapeObject("green", "cross", square(0.2, 0.8)),
+        ShapeObject("blue", "circle", square(0.7, 0.7)),
+        ShapeObject("red", "star", square(0.3, 0.3)),
+    )
+    scene = Scene(things, "relation", Relation(2, place, 1))
+    assert make_caption(scene).text == f"{told} and a green cross"
 
 
 def test_plain_caption() -> None:
@@ -129,3 +232,20 @@ def test_other_sizes_and_unknown_style() -> None:
 
 def test_colours_are_told_apart() -> None:
     assert len(set(COLOURS)) == 6 and len(set(SHAPES)) == 5
+
+
+def test_neon_glows_and_its_objects_stay_brighter_than_their_glow() -> None:
+    scene = Scene((ShapeObject("green", "circle", square(0.5, 0.5, 0.2)),))
+    picture = render([scene], "neon", seeded(11))[0]
+    inside, beside, far = picture[:, 64, 64], picture[:, 64, 94], picture[:, 6, 6]
+    assert inside[1] > 2 * beside[1] > 2 * far[1]
+    assert far.max() < 0.3
+
+
+def test_sketch_has_dark_outlines_around_hatched_objects() -> None:
+    scene = Scene((ShapeObject("red", "square", square(0.5, 0.5, 0.2)),))
+    dark = render([scene], "sketch", seeded(12))[0].amax(0) < 0.35
+    rows, columns = dark.any(1).nonzero()[:, 0], dark.any(0).nonzero()[:, 0]
+    for low, high in ((rows[0], rows[-1]), (columns[0], columns[-1])):
+        assert (int(low), int(high)) == pytest.approx((38, 89), abs=3)
+    assert not dark[50:78, 50:78].any()

@@ -1,0 +1,233 @@
+"""Training of the demo's ControlNets on the frozen spatial model, without its boxes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.cldm.cldm import ControlNet
+from torch import Tensor, nn
+
+from .codec import ShapesCodec
+from .control import KINDS, draw_hints
+from .host_models import build_control, build_model, read_weights
+from .train_data import LatentSet, make_codec
+from .train_diffusion import (
+    ATTENTION_WEIGHT,
+    CAPTION_DROP,
+    OFFSET_NOISE,
+    SNR_LIMIT,
+    TIMESTEPS,
+    Asked,
+    Batches,
+    MapRecorder,
+    alphas_cumprod,
+    encode_empty,
+    encode_scenes,
+    initialise,
+    load_text,
+    map_shares,
+    sample,
+)
+from .train_run import Run
+from .train_text import CaptionTokens, CompactText
+from .world import Scene, make_scenes
+
+# Attention maps of the encoder and the middle block are made before control comes in: only those
+# after it, the decoder's, can be taught.
+FIRST_TAUGHT_MAP = 2
+GRID_SCENES = 12
+# Pictures of a step, and how many noise levels of each: the hint is read once for all of them.
+PICTURES, LEVELS = 8, 2
+# Keeps the second moment of a unit normal through SiLU.
+SILU_GAIN = 1.68
+RATE = 1e-3
+KEPT_RANDOM = ("input_hint_block.0.", "input_hint_block.2.")
+
+
+def start_control(control: nn.Module, unet: nn.Module) -> None:
+    """ControlNet's start (Zhang et al. 2023, Sec. 3.2): the UNet's encoder, zero outputs.
+
+    The hint's convolutions have no normalisation between them; He's variance keeps the signal's
+    size through all eight, where torch's default would lose it and the first minutes with it. The
+    first two keep this random start: they are a third of the work of a step, and flat colours need
+    no learned filters to be told apart.
+    """
+    initialise(control)
+    known = control.state_dict()
+    copied = {k: v for k, v in unet.state_dict().items() if k in known}
+    missing, unexpected = control.load_state_dict(copied, strict=False)
+    fresh = ("zero_convs.", "input_hint_block.", "middle_block_out.")
+    if unexpected or any(not key.startswith(fresh) for key in missing):
+        raise ValueError("The ControlNet's encoder is not the UNet's.")
+    control.requires_grad_(True)
+    for name, parameter in control.named_parameters():
+        parameter.requires_grad_(not name.startswith(KEPT_RANDOM))
+        if name.startswith(("zero_convs.", "middle_block_out.")):
+            nn.init.zeros_(parameter)
+        elif name.startswith("input_hint_block."):
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=SILU_GAIN * parameter[0].numel() ** -0.5)
+            else:
+                nn.init.zeros_(parameter)
+
+
+class Controlled(nn.Module):
+    """The frozen UNet with a ControlNet beside it; ``sample`` can draw with it.
+
+    ``hint`` (N, 3, 8h, 8w) belongs to the batch: set it before a forward. A batch of a multiple of
+    N latents uses the hints again in their order: the halves of a guided batch, since as in ComfyUI
+    the empty prompt keeps the hint, or several noises of the same pictures in training.
+    """
+
+    grounding = None
+
+    def __init__(self, unet: nn.Module, control: nn.Module) -> None:
+        super().__init__()
+        self.unet, self.control = unet.eval().requires_grad_(False), control
+        self.hint: Tensor | None = None
+        # The hint's features, most of a ControlNet's work here, are made once for all its uses.
+        control.input_hint_block.register_forward_hook(
+            lambda module, args, out: out.repeat(len(args[1]) // len(out), 1, 1, 1)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        phrases: Tensor | None = None,
+        boxes: Tensor | None = None,
+        recorder: MapRecorder | None = None,
+    ) -> Tensor:
+        """Predicted noise (B, 16, h, w) for noisy latents at integer timesteps ``t`` (B,)."""
+        if self.hint is None or phrases is not None or boxes is not None:
+            raise ValueError("Set a hint, and give no boxes.")
+        made = self.control(x=x, hint=self.hint, timesteps=t.float(), context=context)
+        # What the host's merge gives for one ControlNet at strength 1.
+        made = {"input": [], **made}
+        options: dict[str, Any] = dict(recorder.options) if recorder else {}
+        return self.unet(x, t.float(), context=context, control=made, transformer_options=options)
+
+
+def load_controlled(folder: Path) -> Controlled:
+    """The spatial checkpoint's UNet and a ControlNet that starts from it."""
+    unet = build_model().diffusion_model
+    state = torch.load(folder / "spatial.pt")["averaged_model"]
+    unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+    control: ControlNet = build_control()
+    start_control(control, unet)
+    return Controlled(unet, control.train())
+
+
+def load_exported(kind: str) -> Controlled:
+    """The weights files of the spatial model and of a ControlNet, in single precision."""
+    unet, control = build_model().diffusion_model, build_control()
+    for module, name in ((unet, "spatial"), (control, kind)):
+        state, _ = read_weights(f"{name}.safetensors")
+        module.load_state_dict({key: value.float() for key, value in state.items()})
+    return Controlled(unet, control.requires_grad_(False)).eval()
+
+
+@torch.no_grad()
+def draw_controlled(
+    model: Controlled,
+    text: CompactText,
+    codec: ShapesCodec,
+    scenes: Sequence[Scene],
+    kind: str,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Pictures (N, 3, 128, 128) of random captions by DDIM, and the hints they followed."""
+    asked = encode_scenes(CaptionTokens(), scenes, random.Random(seed))
+    model.hint = draw_hints(scenes, kind)
+    pictures = codec.decode(sample(model, text, asked, seed))
+    return ((pictures + 1) / 2).clamp(0, 1), model.hint
+
+
+def save_control_grid(path: Path, pictures: Tensor, hints: Tensor) -> None:
+    """Hints in the upper row, what was drawn after them below."""
+    from PIL import Image
+
+    size = pictures.shape[-1]
+    page = torch.stack((hints, pictures)).permute(0, 3, 1, 4, 2)
+    array = (page.reshape(2 * size, len(hints) * size, 3) * 255).byte().numpy()
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def train_control(
+    kind: str,
+    folder: Path,
+    minutes: float,
+    steps: int | None,
+    resume: bool,
+    grid_every: int,
+    start: Path | None = None,
+) -> None:
+    """Train the ControlNet of ``kind`` (``control.KINDS``); needs text and spatial checkpoints.
+
+    ``start``: a checkpoint of either kind whose weights training goes out from.
+    """
+    seed = KINDS.index(kind)
+    torch.manual_seed(61 + seed)
+    text = load_text(folder)
+    data = LatentSet(folder, "plain", 2048)
+    model = load_controlled(folder)
+    if start is not None:
+        model.control.load_state_dict(torch.load(start)["averaged_model"])
+    batch = PICTURES * LEVELS
+    run = Run(kind, folder, model.control, RATE, 71 + seed, minutes, steps, resume, batch)
+    batches = Batches(data, run.generator)
+    codec = make_codec(folder)
+    alphas = alphas_cumprod()
+    random_ = run.generator
+    for step in run.steps():
+        if step % 400 == 399:
+            data.refresh()
+        latents, asked, scenes = batches.draw(PICTURES)
+        latents = latents.repeat(LEVELS, 1, 1, 1)
+        asked = Asked(*(t.repeat(LEVELS, *[1] * (t.ndim - 1)) for t in asked))
+        dropped = torch.rand((batch, 1), generator=random_) < CAPTION_DROP
+        tokens = torch.where(dropped, encode_empty(batch), asked.tokens)
+        owners = torch.where(dropped, -1, asked.owners)
+        t = torch.randint(TIMESTEPS, (batch,), generator=random_)
+        noise = torch.randn(latents.shape, generator=random_)
+        # As the spatial model was trained: the background must not take the start noise's tint.
+        shift = torch.randn((*latents.shape[:2], 1, 1), generator=random_)
+        noise = noise + OFFSET_NOISE * shift
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        with torch.no_grad():
+            context, _ = text(tokens)
+        model.hint = draw_hints(scenes, kind)
+        recorder = MapRecorder()
+        # Half of the time of single precision where the processor knows bfloat16; the rounding is
+        # far below the error that is left. Loss, weights and optimiser stay in single precision.
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = model(noisy, t, context, recorder=recorder).float()
+        snr = alphas[t] / (1 - alphas[t])
+        weight = (SNR_LIMIT / snr).clamp(max=1.0)
+        error = (guess - noise).square().mean((1, 2, 3))
+        taught = [weights.float() for weights in recorder.maps[FIRST_TAUGHT_MAP:]]
+        grounded = (owners >= 0).float()
+        total = grounded.sum().clamp(min=1)
+        share = torch.stack(map_shares(taught, asked.boxes, owners, asked.groups)).mean(0)
+        stray = (grounded - share).sum() / total
+        run.update(
+            (weight * error).mean() + ATTENTION_WEIGHT * stray,
+            {
+                "mse": float(error.detach().mean()),
+                "stray": float(stray.detach()),
+                "share": float(share.detach().sum() / total),
+            },
+        )
+        if grid_every and (step + 1) % grid_every == 0:
+            run.average.swap()
+            shown = make_scenes(GRID_SCENES, torch.Generator().manual_seed(505))
+            drawn = draw_controlled(model, text, codec, shown, kind, seed=9)
+            save_control_grid(folder / "grids" / f"{kind}_{step + 1:06d}.png", *drawn)
+            run.average.swap()
