@@ -132,7 +132,8 @@ def _module(name: str, arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
-    known = sorted(p.stem for p in (ROOT / "bench").glob("*.py") if not p.stem.startswith("_"))
+    files = (ROOT / "bench").glob("*.py")
+    known = sorted(p.stem for p in files if "def main(" in p.read_text(encoding="utf-8"))
     if not arguments or arguments[0] not in known:
         print(f"Benches: {', '.join(known) or 'none yet'}. Run one with: python dev.py bench NAME")
         return 2

@@ -1,0 +1,1 @@
+"""Quality and cost of the methods against their references, on the embedded world."""

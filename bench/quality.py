@@ -1,0 +1,335 @@
+"""The quality table: ``python dev.py bench quality``.
+
+Every row draws the same test scenes from the same noise; the oracle and the style judge say what
+came of them. Rows are kept one by one in the working folder, so that a stopped run goes on, and
+the same command started twice shares the rows between two processes. With ``--realism PATH`` and
+its companions it runs on checkpoints of your own instead (see ``bench/checkpoints.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..balancer.errors import RealCompoError
+from ..balancer.regions import RegionSet
+from ..shapes.host_models import weight_hashes
+from ..shapes.oracle import judge_scenes
+from ..shapes.style import features, reference_features, style_probability
+from ..shapes.world import Scene, make_scenes
+from . import checkpoints
+from .figures import contact_sheet, trade_off
+from .pictures import STEPS, Asked, Drawn, Studio, layout_of
+from .report import claims, markdown_table, write_json
+from .rows import Row, table
+from .schedule import Schedule, ScheduledGuider, mean_schedule
+from .statistics import Bootstrap, Gaussian, RowResult, summarise
+
+ROOT = Path(__file__).resolve().parents[1]
+TEST_SEED, TUNING_SEED = 20_261_122, 777
+SCENES, SCHEDULE_SCENES = 256, 48
+SHOWN = 12
+# What the pictures of every row depend on, beside the realism model of its style.
+SHARED_WEIGHTS = ("spatial", "grounding", "text", "codec")
+REFERENCE = 2048
+RESAMPLES = 1000
+QUICK_SCENES, QUICK_STEPS = 16, 15
+SHEET = (
+    "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
+    "realcompo-equilibrium", "style-sketch", "style-neon",
+)  # fmt: skip
+QUICK_ROWS = (
+    "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-equilibrium", "control"
+)  # fmt: skip
+
+
+@dataclass
+class Job:
+    """A run's scenes and where its results go."""
+
+    scenes: list[Scene]
+    folder: Path
+    steps: int
+    schedule_scenes: int
+
+    def key(self, row: Row) -> str:
+        """Name of the row's files: its method, and a hash of all that its pictures depend on."""
+        hashes = weight_hashes()
+        parts = "realism" if row.style == "realistic" else row.style
+        used = [hashes[f"{part}.safetensors"] for part in (parts, *SHARED_WEIGHTS)]
+        about = [row.recipe(), len(self.scenes), self.steps, TEST_SEED, used]
+        if row.schedule_of is not None:
+            about.append(self.schedule_scenes)
+        text = json.dumps(about, sort_keys=True)
+        return f"{row.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def drawn(self, row: Row) -> Path:
+        """File of the row's pictures and what they cost."""
+        return self.folder / f"{self.key(row)}.drawn.npz"
+
+    def scored(self, row: Row) -> Path:
+        """File of the row's scores by the present judges."""
+        judge = weight_hashes()["style.safetensors"][:8]
+        return self.folder / f"{self.key(row)}-{judge}.scored.npz"
+
+
+class Studios:
+    """Pairs by style, loaded once, with the test scenes' prompts."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._known: dict[str, tuple[Studio, list[Asked]]] = {}
+        self._schedules: dict[str, Schedule] = {}
+
+    def of(self, style: str) -> tuple[Studio, list[Asked]]:
+        """The pair of a style, and what is asked of it."""
+        if style not in self._known:
+            studio = Studio(style)
+            self._known[style] = studio, studio.ask(self.job.scenes, TEST_SEED)
+        return self._known[style]
+
+    def schedule(self, row: Row) -> Schedule:
+        """Mean shares of the row's balancer, on scenes that are not the test's."""
+        assert row.schedule_of is not None
+        name = repr((row.style, row.schedule_of))
+        if name not in self._schedules:
+            studio, _ = self.of(row.style)
+            generator = torch.Generator().manual_seed(TUNING_SEED)
+            scenes = make_scenes(self.job.schedule_scenes, generator)
+            asked = studio.ask(scenes, TUNING_SEED)
+            drawn = studio.draw(asked, row.schedule_of, steps=self.job.steps)
+            runs, start = [], 0
+            for trace in drawn.traces:
+                some = asked[start : start + len(trace.steps[0].mix)]
+                regions = RegionSet.of([a.layout for a in some], [a.tokens for a in some])
+                runs.append((trace, regions))
+                start += len(some)
+            self._schedules[name] = mean_schedule(runs)
+        return self._schedules[name]
+
+    def draw(self, row: Row) -> Drawn:
+        """The row's pictures."""
+        studio, asked = self.of(row.style)
+        if row.schedule_of is None:
+            return studio.draw(asked, row.settings, steps=self.job.steps)
+        return studio.draw(
+            asked, row.settings, ScheduledGuider, steps=self.job.steps, schedule=self.schedule(row)
+        )
+
+
+COSTS = ("forwards", "partial_forwards", "backwards", "seconds")
+
+
+def save_drawn(path: Path, drawn: Drawn) -> None:
+    """Pictures as bytes, as a user's files have them, and costs; never half a file."""
+    costs = {name: np.array(getattr(drawn, name)) for name in COSTS}
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, pictures=(drawn.pictures * 255).round().byte().numpy(), **costs)
+    os.replace(part, path)
+
+
+def load_drawn(path: Path) -> Drawn:
+    """Inverse of ``save_drawn``."""
+    with np.load(path) as stored:
+        pictures = torch.from_numpy(stored["pictures"]).float() / 255
+        return Drawn(pictures, *(float(stored[name]) for name in COSTS))
+
+
+def score(row: Row, scenes: Sequence[Scene], drawn: Drawn) -> RowResult:
+    """A row's pictures judged by the oracle and the style judge."""
+    verdicts = judge_scenes(drawn.pictures, scenes)
+
+    def summed(name: str) -> np.ndarray:
+        return np.array([sum(float(getattr(o, name)) for o in v.objects) for v in verdicts])
+
+    def told(name: str) -> np.ndarray:
+        values = [getattr(v, name) for v in verdicts]
+        return np.array([np.nan if value is None else float(value) for value in values])
+
+    return RowResult(
+        method=row.method,
+        objects=np.array([len(scene.objects) for scene in scenes]),
+        hits={"right": summed("right"), "colour": summed("colour"), "place": summed("iou")},
+        pictures={
+            **{name: told(name) for name in ("count", "binding", "relation")},
+            "style": style_probability(drawn.pictures, row.style).double().numpy(),
+        },
+        features=features(drawn.pictures).double().numpy(),
+        # A pass that stops half-way is counted as a whole one.
+        forwards_per_image=drawn.forwards + drawn.partial_forwards,
+        backwards_per_image=drawn.backwards,
+        seconds_per_image=drawn.seconds,
+        target_style=row.style,
+        settings=row.recipe(),
+    )
+
+
+def _claimed(path: Path) -> bool:
+    """Whether this process may make a row: nobody else alive is at it."""
+    lock = path.with_suffix(".lock")
+    try:
+        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        # A lock is refreshed with every row; one that is old belongs to a process that died.
+        if time.time() - lock.stat().st_mtime < 3600:
+            return False
+        lock.touch()
+        return True
+    os.close(handle)
+    return True
+
+
+def make_rows(job: Job, rows: Sequence[Row]) -> None:
+    """Draw every row that is not there yet and that no other process is at."""
+    studios = Studios(job)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        path = job.drawn(row)
+        if path.exists() or not _claimed(path):
+            continue
+        try:
+            save_drawn(path, studios.draw(row))
+        finally:
+            path.with_suffix(".lock").unlink(missing_ok=True)
+        print_row(scored(job, row))
+
+
+def scored(job: Job, row: Row) -> RowResult:
+    """A drawn row's scores, judged once."""
+    path = job.scored(row)
+    if not path.exists():
+        score(row, job.scenes, load_drawn(job.drawn(row))).save(path)
+    return RowResult.load(path)
+
+
+def print_row(result: RowResult) -> None:
+    """One line of progress."""
+    objects = result.objects.sum()
+    print(
+        f"{result.method:32} right {result.hits['right'].sum() / objects:.3f} "
+        f"colour {result.hits['colour'].sum() / objects:.3f} "
+        f"count {np.nanmean(result.pictures['count']):.3f} "
+        f"style {result.pictures['style'].mean():.3f} "
+        f"{result.forwards_per_image:.0f}+{result.backwards_per_image:.0f} "
+        f"{result.seconds_per_image:.2f} s",
+        flush=True,
+    )
+
+
+def wait_for(job: Job, rows: Sequence[Row]) -> None:
+    """Return when another process has finished the rows it is at; make them if it died."""
+    while any(not job.drawn(row).exists() for row in rows):
+        make_rows(job, rows)
+        time.sleep(2)
+
+
+def references(job: Job, styles: Sequence[str], count: int) -> dict[str, Gaussian]:
+    """Statistics of held-out renderings of every style; kept in the working folder."""
+    found = {}
+    hashes = weight_hashes()
+    weights = hashes["style.safetensors"][:8] + hashes["codec.safetensors"][:8]
+    for style in styles:
+        path = job.folder / f"reference-{style}-{count}-{weights}.npy"
+        if not path.exists():
+            np.save(path, reference_features(style, count, TEST_SEED % 1_000_000).double().numpy())
+        found[style] = Gaussian.fit(np.load(path))
+    return found
+
+
+def commit() -> str:
+    """The pack's revision, '+' behind it if files differ from it; 'unknown' outside a clone."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--short") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_report(
+    job: Job, rows: Sequence[Row], out: Path, command: str, reference: int, resamples: int
+) -> dict[str, float | None]:
+    """JSON, Markdown and figures of finished rows; returns the claims' values by name."""
+    results = [scored(job, row) for row in rows]
+    styles = sorted({row.style for row in rows})
+    bootstrap = Bootstrap(
+        results[0].objects, references(job, styles, reference), resamples,
+        distance_resamples=min(resamples, 500),
+    )  # fmt: skip
+    told = claims(bootstrap, results)
+    summaries = summarise(bootstrap, results)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(summaries, told, command, commit(), out / "quality.json")
+    text = f"# Quality table\n\nMade by `{command}`.\n\n{markdown_table(summaries, told)}"
+    (out / "quality.md").write_text(text, encoding="utf-8", newline="\n")
+    named = {row.method: row for row in rows}
+    sheet = [
+        (name, load_drawn(job.drawn(named[name])).pictures[:SHOWN])
+        for name in SHEET
+        if name in named
+    ]
+    layouts = [layout_of(scene) for scene in job.scenes[:SHOWN]]
+    prompts = [layout.prompt for layout in layouts]
+    contact_sheet(sheet, prompts, layouts, out / "quality_sheet.png")
+    trade_off(summaries, out / "quality_trade_off.png")
+    return {claim.name: claim.value for claim in told}
+
+
+def main(argv: list[str]) -> int:
+    """Make or finish the table; 0 when it is written."""
+    parser = argparse.ArgumentParser(prog="bench quality", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-quality",
+                        help="folder of finished rows; goes on from what is there")  # fmt: skip
+    parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--rows", nargs="+", help="these methods only, no report is written")
+    parser.add_argument("--quick", action="store_true",
+                        help="six rows, 16 scenes, 15 steps; into --work")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1)
+    checkpoints.add_arguments(parser)
+    choice = parser.parse_args(argv)
+    if checkpoints.wanted(choice):
+        try:
+            return checkpoints.run(choice)
+        except RealCompoError as error:
+            parser.error(str(error))
+    torch.set_num_threads(choice.threads)
+    # one progress bar or loading notice per batch is noise here
+    logging.getLogger().setLevel(logging.WARNING)
+    scenes, steps, others = choice.scenes, STEPS, SCHEDULE_SCENES
+    if choice.quick:
+        scenes, steps, others = min(scenes, QUICK_SCENES), QUICK_STEPS, QUICK_SCENES
+        if choice.out == parser.get_default("out"):
+            choice.out = choice.work / "quick"
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    job = Job(make_scenes(scenes, generator), choice.work, steps, others)
+    rows = [row for row in table(steps) if not choice.quick or row.method in QUICK_ROWS]
+    if choice.rows:
+        unknown = set(choice.rows) - {row.method for row in rows}
+        if unknown:
+            parser.error(f"there is no row {', '.join(sorted(unknown))}")
+        make_rows(job, [row for row in rows if row.method in choice.rows])
+        return 0
+    make_rows(job, rows)
+    wait_for(job, rows)
+    command = " ".join(["python dev.py bench quality", *(["--quick"] if choice.quick else [])])
+    write_report(job, rows, choice.out, command, REFERENCE // (8 if choice.quick else 1), RESAMPLES)
+    print(f"Table, JSON and figures are in {choice.out}")
+    return 0

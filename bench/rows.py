@@ -1,0 +1,100 @@
+"""Which methods stand in the quality table, and the numbers behind each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..balancer.settings import BalancerSettings, preset
+
+FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
+SWITCH = (0.15, 0.2, 0.25, 0.3, 0.4)
+MASK_SWITCH = (0.3, 0.4)
+STYLES = ("sketch", "neon")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a method's name, its settings, the realism model's style.
+
+    ``schedule_of``: the row replays the mean shares of these settings without a gradient.
+    """
+
+    method: str
+    settings: BalancerSettings
+    style: str = "realistic"
+    schedule_of: BalancerSettings | None = None
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the row's pictures, as JSON values."""
+        shown = {"settings": asdict(self.settings), "style": self.style}
+        if self.schedule_of is not None:
+            shown["schedule_of"] = asdict(self.schedule_of)
+        return shown
+
+
+def fixed(mix: float, **changes: Any) -> BalancerSettings:
+    """A constant realism share: the paper's ablation."""
+    return BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0, **changes)
+
+
+def switch(part: float) -> BalancerSettings:
+    """The spatial model for the first ``part`` of the steps, then the realism model."""
+    return fixed(1.0, spatial_only=part)
+
+
+def mask_switch(part: float, steps: int) -> BalancerSettings:
+    """The spatial model inside the regions for the first ``part`` of ``steps``, then realism."""
+    # As many logits as tell the models apart completely; the ends of the sigmoid are infinite.
+    return BalancerSettings(
+        mode="fixed", initial_mix=1 / (1 + math.exp(-30)), region_prior=60.0, prior_until=1.0,
+        realism_only=1.0 - round(part * steps) / steps,
+    )  # fmt: skip
+
+
+def leaning(name: str) -> BalancerSettings:
+    """``equilibrium`` with more say for one of the models.
+
+    'layout' and 'look' move the starting share alone; everything else stays.
+    """
+    chosen = preset("equilibrium")
+    shift = {"layout": -0.7, "look": 0.7}[name]
+    logit = math.log(chosen.initial_mix / (1 - chosen.initial_mix)) + shift
+    return replace(chosen, preset="custom", initial_mix=1 / (1 + math.exp(-logit)))
+
+
+def table(steps: int) -> list[Row]:
+    """All rows in the table's order, for runs of ``steps`` steps."""
+    main = preset("equilibrium")
+    rows = [Row("realism", fixed(1.0)), Row("spatial", fixed(0.0))]
+    rows += [Row(f"fixed-{mix:.2f}", fixed(mix)) for mix in FIXED]
+    rows += [Row(f"switch-{part:.2f}", switch(part)) for part in SWITCH]
+    rows += [Row(f"mask-switch-{part:.2f}", mask_switch(part, steps)) for part in MASK_SWITCH]
+    rows += [
+        Row("realcompo-official", preset("official")),
+        Row("realcompo-paper", preset("paper")),
+        Row("realcompo-equilibrium", main),
+        Row("realcompo-equilibrium-layout", leaning("layout")),
+        Row("realcompo-equilibrium-look", leaning("look")),
+        Row("control", main, schedule_of=main),
+    ]
+    rows += [Row(f"ablation-{name}", chosen) for name, chosen in ablations()]
+    for style in STYLES:
+        rows.append(Row(f"realism-{style}", fixed(1.0), style))
+        rows.append(Row(f"style-{style}", main, style))
+    return rows
+
+
+def ablations() -> list[tuple[str, BalancerSettings]]:
+    """``equilibrium`` with one of its numbers put back."""
+    main = preset("equilibrium", preset="custom")
+    return [
+        ("no-gradient", replace(main, rate=0.0, rate_end=0.0)),
+        ("no-prior", replace(main, region_prior=0.0)),
+        ("raw-rate", replace(main, rate=1e5, rate_end=1e5, normalize_rate=False)),
+        ("memory-1", replace(main, memory=1.0)),
+        ("no-smoothing", replace(main, smoothing=0)),
+        ("every-1", replace(main, every=1)),
+        ("no-realism-only", replace(main, realism_only=0.0)),
+    ]
