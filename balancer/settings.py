@@ -46,17 +46,17 @@ class BalancerSettings:
     """
 
     mode: str = "dynamic"
-    rate: float = 8.0
-    rate_end: float = 8.0
+    rate: float = 16.0
+    rate_end: float = 16.0
     normalize_rate: bool = True
     memory: float = 0.0
-    smoothing: int = 5
-    initial_mix: float = 0.73
-    region_prior: float = 5.0
-    prior_until: float = 0.3
+    smoothing: int = 3
+    initial_mix: float = 0.95
+    region_prior: float = 20.0
+    prior_until: float = 0.5
     spatial_only: float = 0.0
     start: float = 0.0
-    end: float = 0.5
+    end: float = 0.6
     every: int = 2
     map_level: str = "auto"
     probe_timestep: str = "current"
@@ -117,7 +117,7 @@ _ALGORITHM_1 = BalancerSettings(
     initial_mix=0.5, region_prior=0.0, prior_until=0.0, spatial_only=0.4, end=1.0, every=1,
 )  # fmt: skip
 PRESETS: dict[str, BalancerSettings] = {
-    "equilibrium": BalancerSettings(preset="equilibrium"),
+    "equilibrium": BalancerSettings(preset="equilibrium", realism_only=0.4),
     "paper": _ALGORITHM_1,
     "official": replace(
         _ALGORITHM_1, preset="official", rate_end=1e6 * math.sqrt(0.5), initial_noise=math.sqrt(2.0)

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "own checkpoints",
         "the same rows on your models and layouts; the first four belong together. --work, --out, "
-        "--quick and --rows hold as well (a report is written of the named rows).",
+        "--quick and --rows hold as well (a report is written of the named rows), --scenes and "
+        "--threads do not. Pictures are kept by name, size and time of change of the model files.",
     )
     model = "file, or name below ComfyUI's models folder"
     group.add_argument("--realism", metavar="PATH", help=f"checkpoint for the look: {model}")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .checkpoint_plan import Plan
 from .figures import contact_sheet
-from .picture_judges import CLIP_SCORE, DETECTOR_IOU, DETECTOR_THRESHOLD, Judge
+from .picture_judges import CLIP_SCORE, DETECTOR_IOU, DETECTOR_THRESHOLD, Judge, plain_text
 from .report import as_document, grouped
 from .rows import Row
 from .statistics import Bootstrap, Estimate, Floats, Summary
@@ -162,7 +162,7 @@ def write_report(album: Pictures, judges: Sequence[Judge], notices: Sequence[str
         (row.method, torch.stack([_tile(album.picture(row, n, 0)) for n in range(len(layouts))]))
         for row in shown
     ]
-    prompts = [layout.prompt for layout in layouts]
+    prompts = [plain_text(layout.prompt) for layout in layouts]
     contact_sheet(sheet, prompts, layouts, plan.out / "quality_sheet.png")
 
 

@@ -150,13 +150,22 @@ class CheckpointStudio:
         make: MakeGuider = RealCompoGuider,
         **more: Any,
     ) -> Shot:
-        """One picture of ``size`` (width, height) pixels from the noise of ``seed``."""
+        """One picture of ``size`` (width, height) pixels from the noise of ``seed``.
+
+        Raises RealCompoError where the models give NaN, which no score could be made of.
+        """
         started = time.perf_counter()
         guider = self.guider(asked, settings, cfg, make, **more)
         empty = torch.zeros(1, 4, size[1] // LATENT_CELL, size[0] // LATENT_CELL)
         done = sample_pair(guider, {"samples": empty}, seed, steps, SAMPLER, SCHEDULER, 1.0)
         pixels = self.vae.decode(done["samples"])[0].movedim(-1, 0).float().cpu().clamp(0, 1)
         seconds = time.perf_counter() - started
+        if not bool(torch.isfinite(done["samples"]).all() & torch.isfinite(pixels).all()):
+            raise RealCompoError(
+                "--vae" if bool(torch.isfinite(done["samples"]).all()) else "--realism",
+                f"the picture of '{asked.layout.prompt}' with seed {seed} came out as NaN",
+                "Half precision may be too coarse: use models or a VAE that bear it",
+            )
         return Shot(pixels.clone(), done["samples"].clone(), guider.trace, seconds)
 
     @torch.inference_mode()
@@ -192,7 +201,7 @@ def _load_checkpoint(path: Path, option: str) -> tuple[Any, Any, Any]:
     # the host raises whatever its unpicklers and detectors do
     except Exception as error:
         raise RealCompoError(
-            option, f"'{path.name}' cannot be loaded ({error})", "Name a whole checkpoint"
+            option, f"'{path.name}' cannot be loaded ({_line(error)})", "Name a whole checkpoint"
         ) from error
     if model is None or clip is None:
         gap = "diffusion model" if model is None else "text encoder"
@@ -207,7 +216,7 @@ def _load_vae(path: Path) -> Any:
         return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))
     except Exception as error:
         raise RealCompoError(
-            "--vae", f"'{path.name}' cannot be loaded ({error})", "Name a VAE's own file"
+            "--vae", f"'{path.name}' cannot be loaded ({_line(error)})", "Name a VAE's own file"
         ) from error
 
 
@@ -216,9 +225,14 @@ def _load_gligen(path: Path) -> Any:
         return comfy.sd.load_gligen(str(path))
     except Exception as error:
         raise RealCompoError(
-            "--gligen", f"'{path.name}' cannot be loaded ({error})",
+            "--gligen", f"'{path.name}' cannot be loaded ({_line(error)})",
             "Name a GLIGEN text box model such as gligen_sd14_textbox_pruned",
         ) from error  # fmt: skip
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _encode(clip: Any, text: str) -> Any:

@@ -179,7 +179,7 @@ def taught(entries: Sequence[dict[str, Any]]) -> Schedule:
     """The mean of pictures' shares per step, every picture alike.
 
     A picture without an inside or an outside has no say there; where none has, the other side's
-    shares stand in, since no position of such pictures will ever use them.
+    shares stand in, the only ones that were ever seen.
     """
     sides = [
         np.array([[np.nan if v is None else v for v in entry[side]] for entry in entries])

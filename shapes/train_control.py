@@ -1,4 +1,8 @@
-"""Training of the demo's ControlNets on the frozen spatial model, without its boxes."""
+"""Training of the demo's ControlNets on the frozen spatial model, without its boxes.
+
+With its boxes that model is also the teacher: it was told each object's colour by GLIGEN's phrases
+and never had to read it in the caption, so noise alone teaches a ControlNet colours very slowly.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,14 @@ from .train_diffusion import (
     Asked,
     Batches,
     MapRecorder,
+    Trainee,
     alphas_cumprod,
     encode_empty,
     encode_scenes,
     initialise,
     load_text,
     map_shares,
+    phrase_vectors,
     sample,
 )
 from .train_run import Run
@@ -45,6 +51,8 @@ PICTURES, LEVELS = 8, 2
 # Keeps the second moment of a unit normal through SiLU.
 SILU_GAIN = 1.68
 RATE = 1e-3
+# Of the teacher's term, and the most that one noise level counts in it.
+TEACHER_WEIGHT, TEACHER_LIMIT = 1.0, 10.0
 KEPT_RANDOM = ("input_hint_block.0.", "input_hint_block.2.")
 
 
@@ -113,14 +121,46 @@ class Controlled(nn.Module):
         return self.unet(x, t.float(), context=context, control=made, transformer_options=options)
 
 
-def load_controlled(folder: Path) -> Controlled:
-    """The spatial checkpoint's UNet and a ControlNet that starts from it."""
-    unet = build_model().diffusion_model
-    state = torch.load(folder / "spatial.pt")["averaged_model"]
-    unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+class ControlMaps:
+    """Cross-attention maps of a ControlNet, which takes none of the host's attention patches."""
+
+    def __init__(self, control: nn.Module) -> None:
+        self.seen: list[list[Tensor]] = []
+        for name, module in control.named_modules():
+            if name.endswith(".attn2"):
+                self._watch(module)
+
+    def _watch(self, attention: Any) -> None:
+        pair: list[Tensor] = []
+        heads = attention.heads
+        self.seen.append(pair)
+
+        def keep(place: int) -> Any:
+            def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+                split = out.float().unflatten(-1, (heads, -1)).transpose(1, 2)
+                pair[place:] = [split]
+
+            return hook
+
+        attention.to_q.register_forward_hook(keep(0))
+        attention.to_k.register_forward_hook(keep(1))
+
+    def maps(self) -> list[Tensor]:
+        """Head-averaged maps (B, P, T) of the last forward, with their gradient."""
+        return [
+            (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1)
+            for q, k in self.seen
+        ]
+
+
+def load_controlled(folder: Path) -> tuple[Controlled, Trainee]:
+    """The spatial checkpoint's UNet with a ControlNet that starts from it; its frozen teacher."""
+    teacher = Trainee(spatial=True)
+    teacher.load_state_dict(torch.load(folder / "spatial.pt")["averaged_model"])
+    teacher.eval().requires_grad_(False)
     control: ControlNet = build_control()
-    start_control(control, unet)
-    return Controlled(unet, control.train())
+    start_control(control, teacher.unet)
+    return Controlled(teacher.unet, control.train()), teacher
 
 
 def load_exported(kind: str) -> Controlled:
@@ -176,7 +216,8 @@ def train_control(
     torch.manual_seed(61 + seed)
     text = load_text(folder)
     data = LatentSet(folder, "plain", 2048)
-    model = load_controlled(folder)
+    model, teacher = load_controlled(folder)
+    own = ControlMaps(model.control)
     if start is not None:
         model.control.load_state_dict(torch.load(start)["averaged_model"])
     batch = PICTURES * LEVELS
@@ -203,24 +244,32 @@ def train_control(
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with torch.no_grad():
             context, _ = text(tokens)
+            phrases = phrase_vectors(text(asked.tokens)[1], asked)
         model.hint = draw_hints(scenes, kind)
         recorder = MapRecorder()
         # Half of the time of single precision where the processor knows bfloat16; the rounding is
         # far below the error that is left. Loss, weights and optimiser stay in single precision.
         with torch.autocast("cpu", torch.bfloat16):
             guess = model(noisy, t, context, recorder=recorder).float()
+            with torch.no_grad():
+                told = teacher(noisy, t, context, phrases, asked.boxes).float()
         snr = alphas[t] / (1 - alphas[t])
         weight = (SNR_LIMIT / snr).clamp(max=1.0)
         error = (guess - noise).square().mean((1, 2, 3))
-        taught = [weights.float() for weights in recorder.maps[FIRST_TAUGHT_MAP:]]
+        # In terms of the picture, not of the noise: what an object is decides itself where the
+        # noise hides nearly all. Without a caption nobody tells colours: nothing to learn there.
+        distance = (guess - told).square().mean((1, 2, 3)) * ~dropped[:, 0]
+        distance = distance * (1 / snr).clamp(max=TEACHER_LIMIT)
+        taught = [weights.float() for weights in recorder.maps[FIRST_TAUGHT_MAP:]] + own.maps()
         grounded = (owners >= 0).float()
         total = grounded.sum().clamp(min=1)
         share = torch.stack(map_shares(taught, asked.boxes, owners, asked.groups)).mean(0)
         stray = (grounded - share).sum() / total
         run.update(
-            (weight * error).mean() + ATTENTION_WEIGHT * stray,
+            (weight * error).mean() + TEACHER_WEIGHT * distance.mean() + ATTENTION_WEIGHT * stray,
             {
                 "mse": float(error.detach().mean()),
+                "distance": float(distance.detach().mean()),
                 "stray": float(stray.detach()),
                 "share": float(share.detach().sum() / total),
             },

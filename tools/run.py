@@ -8,6 +8,17 @@ import sys
 from hostpack import PACK, engine_package, host_path, start_host
 
 
+def host_arguments(arguments: list[str]) -> tuple[str, ...]:
+    """The host's own arguments: the CPU for everything that comes with the pack, which was made
+    there; a user's own checkpoints run where there is an accelerator."""
+    if any(argument.split("=")[0] == "--realism" for argument in arguments):
+        import torch
+
+        if torch.cuda.is_available() or torch.backends.mps.is_available():
+            return ()
+    return ("--cpu",)
+
+
 def main() -> int:
     """Import the named module, after the host where one is known, and call its ``main(argv)``."""
     if len(sys.argv) < 2:
@@ -16,7 +27,7 @@ def main() -> int:
     engine_package()
     path = host_path()
     if path is not None:
-        start_host(path)
+        start_host(path, host_arguments(sys.argv[2:]))
     module = importlib.import_module(f"{PACK}.{sys.argv[1]}")
     return int(module.main(sys.argv[2:]) or 0)
 

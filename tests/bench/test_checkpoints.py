@@ -358,6 +358,18 @@ def test_a_checkpoint_without_its_parts_is_refused(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_a_picture_of_nan_is_no_picture(
+    tmp_path: Path, loaders: Loaders, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    decode = Vae.decode
+    monkeypatch.setattr(Vae, "decode", lambda self, latent: decode(self, latent) * float("nan"))
+    with pytest.raises(SystemExit):
+        bench(arguments(tmp_path, seeds=1, steps=1))
+    assert "'--vae': the picture of 'a red star" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_the_control_needs_a_second_layout(
     tmp_path: Path, loaders: Loaders, capsys: pytest.CaptureFixture[str]
 ) -> None:
