@@ -3,8 +3,8 @@
 Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism``, ``sketch``,
 ``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles, after
 ``codec``), ``segmentation`` and ``keypoints`` (ControlNets, after ``spatial``), then ``export``
-into ``shapes/weights`` and ``evaluate``. Every stage is seeded and, with ``--resume``, goes on from
-its last checkpoint. ``COMFYUI_PATH`` names the host.
+into ``shapes/weights``, ``evaluate`` and ``card``. Every stage is seeded and, with ``--resume``,
+goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
         "stage",
         choices=(
             *("data", "text", "codec", "style", "realism", "sketch", "neon", "spatial"),
-            *("segmentation", "keypoints", "export", "evaluate"),
+            *("segmentation", "keypoints", "export", "evaluate", "card"),
         ),
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
@@ -66,6 +66,10 @@ def main(argv: list[str]) -> int:
         from .train_evaluate import evaluate
 
         evaluate(choice.out, choice.scenes)
+    elif choice.stage == "card":
+        from .train_card import write_card
+
+        write_card(choice.out)
     else:
         from ..balancer.comfy.compat import adds_in_place
         from .control import KINDS

@@ -52,7 +52,7 @@ PICTURES, LEVELS = 8, 2
 SILU_GAIN = 1.68
 RATE = 1e-3
 # Of the teacher's term, and the most that one noise level counts in it.
-TEACHER_WEIGHT, TEACHER_LIMIT = 1.0, 10.0
+TEACHER_WEIGHT, TEACHER_LIMIT = 1.0, 100.0
 KEPT_RANDOM = ("input_hint_block.0.", "input_hint_block.2.")
 
 
@@ -236,6 +236,9 @@ def train_control(
         tokens = torch.where(dropped, encode_empty(batch), asked.tokens)
         owners = torch.where(dropped, -1, asked.owners)
         t = torch.randint(TIMESTEPS, (batch,), generator=random_)
+        # Every picture once at any noise level and once in the noisier half, where colours and
+        # places are decided.
+        t[PICTURES:] = (t[PICTURES:] + TIMESTEPS) // 2
         noise = torch.randn(latents.shape, generator=random_)
         # As the spatial model was trained: the background must not take the start noise's tint.
         shift = torch.randn((*latents.shape[:2], 1, 1), generator=random_)
