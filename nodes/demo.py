@@ -32,8 +32,12 @@ class RealCompoShapesLoader:
         return {
             "required": {
                 "style": (
-                    ["realistic"],
-                    {"tooltip": "Look of the realism part: shaded solids in a room."},
+                    ["realistic", "sketch", "neon"],
+                    {
+                        "tooltip": "Look of the realism part: shaded solids in a room, ink and "
+                        "hatching on paper, or lit panes in the dark. The spatial part is the same "
+                        "for all."
+                    },
                 ),
                 "part": (
                     ["realism", "spatial"],

@@ -195,6 +195,9 @@ class ShapesTokenizer(comfy.sd1_clip.SD1Tokenizer):
 def _load_clip() -> Any:
     name = "text.safetensors"
     state, _ = read_weights(name)
+    # A foreign file goes on as it is, to be refused where it does not fit.
+    if {"known", "table"} <= state.keys():
+        state = expand_embedding(state)
 
     class Target:
         params: dict[str, Any] = {}
@@ -209,7 +212,7 @@ def _load_clip() -> Any:
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=sum(t.numel() for t in state.values()),
     )
-    _fill(clip.cond_stage_model.clip_l.transformer, expand_embedding(state), name)
+    _fill(clip.cond_stage_model.clip_l.transformer, state, name)
     return clip
 
 

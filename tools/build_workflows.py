@@ -188,7 +188,7 @@ def demo(graph: Graph) -> None:
         _decode_and_save(graph, (column + 760, row * 300), latent, given["vae"], name)
     mixes = (
         ("fixed-0.50", {"preset": "custom", "mode": "fixed", "initial_mix": 0.5,
-                        "region_prior": 0.0}),
+                        "region_prior": 0.0, "realism_only": 0.0}),
         ("realcompo", {"preset": "equilibrium", "mode": "dynamic"}),
     )  # fmt: skip
     for row, (name, numbers) in enumerate(mixes):
