@@ -47,7 +47,7 @@ RESAMPLES = 1000
 QUICK_SCENES, QUICK_STEPS = 16, 15
 SHEET = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
-    "realcompo-equilibrium", "style-sketch", "style-neon",
+    "realcompo-equilibrium", "style-sketch",
 )  # fmt: skip
 QUICK_ROWS = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-equilibrium", "control"

@@ -11,7 +11,7 @@ from ..balancer.settings import BalancerSettings, preset
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.15, 0.2, 0.25, 0.3, 0.4)
 MASK_SWITCH = (0.3, 0.4)
-STYLES = ("sketch", "neon")
+STYLES = ("sketch",)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,10 @@ class RealCompoShapesLoader:
         return {
             "required": {
                 "style": (
-                    ["realistic", "sketch", "neon"],
+                    ["realistic", "sketch"],
                     {
-                        "tooltip": "Look of the realism part: shaded solids in a room, ink and "
-                        "hatching on paper, or lit panes in the dark. The spatial part is the same "
-                        "for all."
+                        "tooltip": "Look of the realism part: shaded solids in a room, or ink and "
+                        "hatching on paper. The spatial part is the same for both."
                     },
                 ),
                 "part": (

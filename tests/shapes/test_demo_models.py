@@ -17,9 +17,9 @@ from realcompo.shapes.world import Scene, make_caption, make_scenes
 
 SCENES = 8
 STEPS = 12
-STYLES = ("realistic", "sketch", "neon")
+STYLES = ("realistic", "sketch")
 # What the picture between the objects is in each style, as its median brightness 0..1.
-BACKGROUND = {"realistic": (0.35, 0.9), "sketch": (0.8, 1.0), "neon": (0.0, 0.25)}
+BACKGROUND = {"realistic": (0.35, 0.9), "sketch": (0.8, 1.0)}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def load_file(file: str) -> None:
     host_models.load_demo(name if name in STYLES else "realistic", part)
 
 
-LOADED = ("realism", "sketch", "neon", "spatial", "text", "codec", "grounding")
+LOADED = ("realism", "sketch", "spatial", "text", "codec", "grounding")
 
 
 @pytest.mark.parametrize("name", LOADED)
@@ -141,8 +141,6 @@ def test_missing_damaged_and_foreign_files_are_named(
 def test_unknown_choice(style: str, part: str) -> None:
     with pytest.raises(RealCompoError, match="there is no"):
         RealCompoShapesLoader().load(style, part)
-    with pytest.raises(RealCompoError, match="Load Shapes Demo ControlNet.*there is no kind"):
-        NODE_CLASS_MAPPINGS["RealCompoShapesControlNet"]().load("depth")
 
 
 def test_host_types(parts: Any) -> None:
@@ -255,5 +253,5 @@ def test_every_style_draws_what_is_asked_in_its_look(nodes: Any, parts: Any, sty
 
 def test_spatial_part_is_one_for_all_styles(parts: Any) -> None:
     own = parts["spatial"][0].model.diffusion_model.state_dict()
-    other = RealCompoShapesLoader().load("neon", "spatial")[0].model.diffusion_model.state_dict()
+    other = RealCompoShapesLoader().load("sketch", "spatial")[0].model.diffusion_model.state_dict()
     assert all(torch.equal(value, other[key]) for key, value in own.items())
