@@ -22,13 +22,13 @@ from .train_data import LatentSet, make_codec
 from .train_diffusion import (
     ATTENTION_WEIGHT,
     CAPTION_DROP,
-    OFFSET_NOISE,
     SNR_LIMIT,
     TIMESTEPS,
     Asked,
     Batches,
     MapRecorder,
     Trainee,
+    add_noise,
     alphas_cumprod,
     encode_empty,
     encode_scenes,
@@ -239,12 +239,8 @@ def train_control(
         # Every picture once at any noise level and once in the noisier half, where colours and
         # places are decided.
         t[PICTURES:] = (t[PICTURES:] + TIMESTEPS) // 2
-        noise = torch.randn(latents.shape, generator=random_)
-        # As the spatial model was trained: the background must not take the start noise's tint.
-        shift = torch.randn((*latents.shape[:2], 1, 1), generator=random_)
-        noise = noise + OFFSET_NOISE * shift
-        alpha = alphas[t].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        # As the spatial model was trained.
+        noisy, noise = add_noise(latents, t, random_, offset=True)
         with torch.no_grad():
             context, _ = text(tokens)
             phrases = phrase_vectors(text(asked.tokens)[1], asked)

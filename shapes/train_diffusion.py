@@ -52,6 +52,22 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
+def add_noise(
+    latents: Tensor, t: Tensor, generator: torch.Generator, offset: bool
+) -> tuple[Tensor, Tensor]:
+    """Latents (B, C, h, w) at timesteps ``t`` (B,), and the noise in them.
+
+    ``offset``: the noise gets a random mean per channel. Without it the mean of the start noise is
+    read as the tint of an even background.
+    """
+    noise = torch.randn(latents.shape, generator=generator)
+    if offset:
+        shift = torch.randn((*latents.shape[:2], 1, 1), generator=generator)
+        noise = noise + OFFSET_NOISE * shift
+    alpha = alphas_cumprod()[t].view(-1, 1, 1, 1)
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, noise
+
+
 class MapRecorder:
     """Cross-attention through ComfyUI's ``attn2`` replacement hook, keeping head-averaged maps."""
 
@@ -252,13 +268,7 @@ def train_diffusion(
         tokens = torch.where(dropped[:, None], encode_empty(BATCH), asked.tokens)
         owners = torch.where(dropped[:, None], -1, asked.owners)
         t = torch.randint(TIMESTEPS, (BATCH,), generator=random_)
-        noise = torch.randn(latents.shape, generator=random_)
-        if part in OFFSET_PARTS:
-            # Without it the mean of the start noise is read as the tint of an even background.
-            shift = torch.randn((*latents.shape[:2], 1, 1), generator=random_)
-            noise = noise + OFFSET_NOISE * shift
-        alpha = alphas[t].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        noisy, noise = add_noise(latents, t, random_, part in OFFSET_PARTS)
         with torch.no_grad():
             context, _ = text(tokens)
         phrases = told = None
