@@ -15,7 +15,7 @@ from ..balancer.errors import RealCompoError
 from ..balancer.layout import Layout
 from .checkpoint_studio import LATENT_CELL, ModelFiles
 from .pictures import STEPS
-from .rows import Row, table
+from .rows import QUICK_ROWS, QUICK_STEPS, Row, table
 
 OWN = ("realism", "spatial", "gligen", "layouts")
 EXTRA = ("vae", "clip_model", "detector", "seeds", "size", "cfg", "steps")
@@ -78,8 +78,6 @@ class Plan:
 
 def plan_of(choice: argparse.Namespace) -> Plan:
     """Check the arguments, files and layouts. Raises RealCompoError; loads no model."""
-    from .quality import QUICK_ROWS, QUICK_STEPS
-
     missing = [f"--{name}" for name in OWN if getattr(choice, name) is None]
     if missing:
         raise RealCompoError(

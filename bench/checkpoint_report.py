@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from torch.nn import functional
 from .checkpoint_plan import Plan
 from .figures import contact_sheet
 from .picture_judges import CLIP_SCORE, DETECTOR_IOU, DETECTOR_THRESHOLD, Judge, plain_text
-from .report import as_document, grouped
-from .rows import Row
+from .report import as_document, commit, grouped, write_whole
+from .rows import SHEET, Row
 from .statistics import Bootstrap, Estimate, Floats, Summary
 
 RESAMPLES = 1000
@@ -71,14 +70,6 @@ def mean_of(values: Iterable[float] | None) -> float:
     return float("nan") if values is None else float(np.mean(list(values)))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
-
-
 def summary(row: Row, album: Pictures, judges: Sequence[Judge], bootstrap: Bootstrap) -> Summary:
     """A row's means over its pictures (layout x seed), with intervals over resamples of them."""
     pictures = album.plan.pictures
@@ -101,10 +92,7 @@ def summary(row: Row, album: Pictures, judges: Sequence[Judge], bootstrap: Boots
 
 def estimated(values: Floats, bootstrap: Bootstrap) -> Estimate:
     """Mean and interval of (N,) values over the pictures that have one (nan: none)."""
-    known = ~np.isnan(values)
-    total = bootstrap.counts @ known
-    sums = bootstrap.counts @ np.where(known, values, 0.0)
-    return Estimate.of(np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0))
+    return Estimate.of(bootstrap.means(values))
 
 
 def markdown(rows: Sequence[Summary], plan: Plan, notices: Sequence[str]) -> str:
@@ -132,8 +120,6 @@ def markdown(rows: Sequence[Summary], plan: Plan, notices: Sequence[str]) -> str
 
 def write_report(album: Pictures, judges: Sequence[Judge], notices: Sequence[str]) -> None:
     """JSON, Markdown, the pictures by row, and the contact sheet, into the plan's folder."""
-    from .quality import SHEET, commit
-
     plan = album.plan
     bootstrap = Bootstrap(np.ones(len(plan.pictures), np.int64), {}, RESAMPLES)
     rows = [summary(row, album, judges, bootstrap) for row in plan.rows]

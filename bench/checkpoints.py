@@ -36,10 +36,10 @@ from .checkpoint_report import (
     recipe_of,
     score_key,
     write_report,
-    write_whole,
 )
 from .checkpoint_studio import CheckpointStudio, Prompted, Shot
 from .picture_judges import Judge, find_judges
+from .report import write_whole
 from .rows import Row, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
 

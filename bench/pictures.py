@@ -31,7 +31,6 @@ STEPS = 20
 CFG = 3.0
 SAMPLER, SCHEDULER = "euler", "normal"
 SIDE = 16
-NEVER = Layout(())
 
 MakeGuider = Callable[..., RealCompoGuider]
 

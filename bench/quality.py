@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +30,8 @@ from ..shapes.world import Scene, make_scenes
 from . import checkpoints
 from .figures import contact_sheet, trade_off
 from .pictures import STEPS, Asked, Drawn, Studio, layout_of
-from .report import claims, markdown_table, write_json
-from .rows import Row, table
+from .report import claims, commit, markdown_table, write_json, write_whole
+from .rows import QUICK_ROWS, QUICK_STEPS, SHEET, Row, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
 from .statistics import Bootstrap, Gaussian, RowResult, summarise
 
@@ -44,14 +43,7 @@ SHOWN = 12
 SHARED_WEIGHTS = ("spatial", "grounding", "text", "codec")
 REFERENCE = 2048
 RESAMPLES = 1000
-QUICK_SCENES, QUICK_STEPS = 16, 15
-SHEET = (
-    "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
-    "realcompo-equilibrium", "style-sketch",
-)  # fmt: skip
-QUICK_ROWS = (
-    "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-equilibrium", "control"
-)  # fmt: skip
+QUICK_SCENES = 16
 
 
 @dataclass
@@ -248,25 +240,10 @@ def references(job: Job, styles: Sequence[str], count: int) -> dict[str, Gaussia
     return found
 
 
-def commit() -> str:
-    """The pack's revision, '+' behind it if files differ from it; 'unknown' outside a clone."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--short") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def write_report(
     job: Job, rows: Sequence[Row], out: Path, command: str, reference: int, resamples: int
-) -> dict[str, float | None]:
-    """JSON, Markdown and figures of finished rows; returns the claims' values by name."""
+) -> None:
+    """JSON, Markdown and figures of finished rows."""
     results = [scored(job, row) for row in rows]
     styles = sorted({row.style for row in rows})
     bootstrap = Bootstrap(
@@ -275,10 +252,9 @@ def write_report(
     )  # fmt: skip
     told = claims(bootstrap, results)
     summaries = summarise(bootstrap, results)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(summaries, told, command, commit(), out / "quality.json")
     text = f"# Quality table\n\nMade by `{command}`.\n\n{markdown_table(summaries, told)}"
-    (out / "quality.md").write_text(text, encoding="utf-8", newline="\n")
+    write_whole(out / "quality.md", text)
     named = {row.method: row for row in rows}
     sheet = [
         (name, load_drawn(job.drawn(named[name])).pictures[:SHOWN])
@@ -289,7 +265,6 @@ def write_report(
     prompts = [layout.prompt for layout in layouts]
     contact_sheet(sheet, prompts, layouts, out / "quality_sheet.png")
     trade_off(summaries, out / "quality_trade_off.png")
-    return {claim.name: claim.value for claim in told}
 
 
 def main(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from .statistics import (
     parameter_of,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 4
 OURS, CONTROL, EVEN_MIX = "realcompo-equilibrium", "control", "fixed-0.50"
 SWAP, ALONE, ABLATION = "style-", "realism-", "ablation-"
@@ -209,10 +211,30 @@ def write_json(
     ``command`` is what a reader types to make the file again, ``commit`` the revision it ran on.
     """
     text = json.dumps(as_document(rows, told, command, commit), indent=1, allow_nan=False)
+    write_whole(path, text + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n", encoding="utf-8", newline="\n")
+    part.write_text(text, encoding="utf-8", newline="\n")
     os.replace(part, path)
+
+
+def commit() -> str:
+    """The pack's revision, '+' behind it if files differ from it; 'unknown' outside a clone."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--short") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def grouped(rows: Sequence[Summary]) -> dict[str, list[Summary]]:

@@ -12,6 +12,15 @@ FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.15, 0.2, 0.25, 0.3, 0.4)
 MASK_SWITCH = (0.3, 0.4)
 STYLES = ("sketch",)
+# Rows of the contact sheet, and of the quick table with its number of steps.
+SHEET = (
+    "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
+    "realcompo-equilibrium", "style-sketch",
+)  # fmt: skip
+QUICK_ROWS = (
+    "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-equilibrium", "control"
+)  # fmt: skip
+QUICK_STEPS = 15
 
 
 @dataclass(frozen=True)

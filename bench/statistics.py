@@ -275,10 +275,13 @@ class Bootstrap:
             return self._known[row]
         if metric in OBJECT_METRICS:
             return (self.counts @ row.hits[metric]) / (self.counts @ self.objects)
-        picture = row.pictures[metric]
-        asked = ~np.isnan(picture)
+        return self.means(row.pictures[metric])
+
+    def means(self, values: Floats) -> Floats:
+        """(1 + R,): mean of (N,) ``values`` over those that are not nan, on all, then resampled."""
+        asked = ~np.isnan(values)
         total = self.counts @ asked
-        sums = self.counts @ np.where(asked, picture, 0.0)
+        sums = self.counts @ np.where(asked, values, 0.0)
         return np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
 
     def has(self, row: RowResult, metric: str) -> bool:

@@ -18,7 +18,6 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
@@ -26,6 +25,7 @@ from .codec import LATENT_CHANNELS, ShapesCodec
 from .control import KINDS
 from .grounding import ShapesGrounding
 from .text import WIDTH, ShapesTextModel, expand_embedding
+from .weights_file import fill, read_file
 
 NODE = "Load Shapes Demo Models"
 CONTROL_NODE = "Load Shapes Demo ControlNet"
@@ -103,31 +103,12 @@ def build_control(
 
 def read_weights(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file; ``RealCompoError`` if it is missing or damaged."""
-    path = WEIGHTS / name
-    remedy = "Restore the file from the pack's repository, or install the pack again"
-    if not path.is_file():
-        raise RealCompoError("part", f"the weights file '{name}' is missing", remedy, NODE)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RealCompoError(
-            "part", f"the weights file '{name}' is damaged ({error})", remedy, NODE
-        ) from error
+    return read_file(WEIGHTS / name, "part", NODE)
 
 
 def _fill(module: torch.nn.Module, state: dict[str, Tensor], name: str) -> None:
     """Copy a state dict in and refuse a file that does not fit exactly."""
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise RealCompoError(
-            "part",
-            f"the weights file '{name}' does not fit this version of the pack",
-            "Restore the file from the pack's repository, or install the pack again",
-            NODE,
-        ) from error
+    fill(module, state, name, "part", NODE)
 
 
 def _load_unet(name: str, codec: ShapesCodec) -> Any:

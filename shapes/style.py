@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..balancer.errors import RealCompoError
 from .codec import ShapesCodec
 from .render import render
+from .weights_file import fill, read_file
 from .world import STYLES, make_scenes
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -67,33 +67,10 @@ class StyleNet(nn.Module):
         return self.leave(F.silu(self.hidden(x)))
 
 
-def read_tensors(name: str) -> dict[str, Tensor]:
-    """Tensors of a file in ``shapes/weights``, in single precision.
-
-    Raises ``RealCompoError`` if it is missing or damaged.
-    """
-    path = WEIGHTS / name
-    remedy = "Restore the file from the pack's repository, or install the pack again"
-    if not path.is_file():
-        raise RealCompoError("weights", f"the file '{name}' is missing", remedy, TOOL)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        told = f"the file '{name}' is damaged ({error})"
-        raise RealCompoError("weights", told, remedy, TOOL) from error
-
-
 def _filled(module: nn.Module, name: str) -> None:
-    try:
-        module.load_state_dict(read_tensors(name))
-    except RuntimeError as error:
-        raise RealCompoError(
-            "weights",
-            f"the file '{name}' does not fit this version of the pack",
-            "Restore the file from the pack's repository, or install the pack again",
-            TOOL,
-        ) from error
+    state, _ = read_file(WEIGHTS / name, "weights", TOOL)
+    # copying in casts: files are half precision, the judges single
+    fill(module, state, name, "weights", TOOL)
     module.eval().requires_grad_(False)
 
 

@@ -240,7 +240,7 @@ def train_control(
         # places are decided.
         t[PICTURES:] = (t[PICTURES:] + TIMESTEPS) // 2
         # As the spatial model was trained.
-        noisy, noise = add_noise(latents, t, random_, offset=True)
+        noisy, noise = add_noise(latents, alphas[t], random_, offset=True)
         with torch.no_grad():
             context, _ = text(tokens)
             phrases = phrase_vectors(text(asked.tokens)[1], asked)

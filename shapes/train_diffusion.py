@@ -53,9 +53,9 @@ def alphas_cumprod() -> Tensor:
 
 
 def add_noise(
-    latents: Tensor, t: Tensor, generator: torch.Generator, offset: bool
+    latents: Tensor, alpha: Tensor, generator: torch.Generator, offset: bool
 ) -> tuple[Tensor, Tensor]:
-    """Latents (B, C, h, w) at timesteps ``t`` (B,), and the noise in them.
+    """Latents (B, C, h, w) with the signal's share ``alpha`` (B,), and the noise in them.
 
     ``offset``: the noise gets a random mean per channel. Without it the mean of the start noise is
     read as the tint of an even background.
@@ -64,7 +64,7 @@ def add_noise(
     if offset:
         shift = torch.randn((*latents.shape[:2], 1, 1), generator=generator)
         noise = noise + OFFSET_NOISE * shift
-    alpha = alphas_cumprod()[t].view(-1, 1, 1, 1)
+    alpha = alpha.view(-1, 1, 1, 1)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, noise
 
 
@@ -268,7 +268,7 @@ def train_diffusion(
         tokens = torch.where(dropped[:, None], encode_empty(BATCH), asked.tokens)
         owners = torch.where(dropped[:, None], -1, asked.owners)
         t = torch.randint(TIMESTEPS, (BATCH,), generator=random_)
-        noisy, noise = add_noise(latents, t, random_, part in OFFSET_PARTS)
+        noisy, noise = add_noise(latents, alphas[t], random_, part in OFFSET_PARTS)
         with torch.no_grad():
             context, _ = text(tokens)
         phrases = told = None

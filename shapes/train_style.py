@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .codec import ShapesCodec
 from .render import render
-from .style import STRIDE, StyleNet, read_tensors
+from .style import STRIDE, TOOL, WEIGHTS, StyleNet
 from .train_data import atomic_save
 from .train_run import Run
+from .weights_file import read_file
 from .world import STYLES, make_scenes
 
 SCENES = 256
@@ -48,7 +49,7 @@ def _codec(folder: Path) -> ShapesCodec:
         codec.load_state_dict(torch.load(path)["averaged_model"])
     else:
         print("style: no codec.pt in the folder, so pictures go through the exported codec")
-        codec.load_state_dict(read_tensors("codec.safetensors"))
+        codec.load_state_dict(read_file(WEIGHTS / "codec.safetensors", "weights", TOOL)[0])
     return codec.eval().requires_grad_(False)
 
 
