@@ -34,6 +34,8 @@ class BalancerSettings:
     prior_until      the region prior ends here (0..1 of the noise schedule, as start_percent)
     spatial_only     fraction of the steps that the spatial model does alone, first (t0)
     realism_only     fraction of the steps that the realism model does alone, last
+    match_background how far (0..1) the spatial prediction's mean outside the regions is moved to the
+                     realism prediction's before they are mixed (see background.py)
     start, end       balance only in this part of the noise schedule (0..1)
     every            balance at every n-th step of that part, hold the deviation between
     map_level        downsample factor of the attention maps; ``auto`` = 4 where the model has it
@@ -63,11 +65,12 @@ class BalancerSettings:
     initial_noise: float = 0.0
     noise_seed: int = 31
     realism_only: float = 0.0
+    match_background: float = 0.0
     preset: str = "custom"
 
     def __post_init__(self) -> None:
         shares = ("initial_mix", "prior_until", "spatial_only", "realism_only", "memory")
-        for name in (*shares, "start", "end"):
+        for name in (*shares, "start", "end", "match_background"):
             self._within(name, 0.0, 1.0)
         for name in ("rate", "rate_end", "initial_noise"):
             self._within(name, 0.0, 1e12)

@@ -259,6 +259,9 @@ class RealCompoBalancer:
                 }),
                 "realism_only": number("realism_only", 0.0, 1.0, 0.01,
                     "Fraction of the steps that the realism model does alone, last. Cheaper."),
+                "match_background": number("match_background", 0.0, 1.0, 0.01,
+                    "How far the spatial model's mean colours outside the regions are moved to the"
+                    " realism model's before mixing. 1 keeps the realism model's light and tint."),
             },
         }  # fmt: skip
 

@@ -16,7 +16,7 @@ def host_arguments(arguments: list[str]) -> tuple[str, ...]:
 
         if torch.cuda.is_available() or torch.backends.mps.is_available():
             return ()
-    return ("--cpu",)
+    return ("--cpu", "--use-pytorch-cross-attention")
 
 
 def main() -> int:

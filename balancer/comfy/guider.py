@@ -18,6 +18,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..background import match_background
 from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
 from ..layout import Layout
 from ..regions import RegionSet, Tokens
@@ -141,7 +142,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.clock = StepClock(sigmas.tolist())
         sampling = self.model_patcher.get_model_object("model_sampling")
         settings = self.settings
-        coverage = self.regions.coverage(*noise.shape[-2:])
+        coverage = self.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
+        self.outside = 1.0 - coverage
         self.probes: tuple[Probe, Probe] | None = None
         factor = 1
         if settings.mode != "fixed":
@@ -157,7 +159,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             settings,
             self.clock.steps,
             noise.shape[0],
-            coverage.to(noise.device, torch.float32),
+            coverage,
             window=(
                 float(sampling.percent_to_sigma(settings.start)),
                 float(sampling.percent_to_sigma(settings.end)),
@@ -173,7 +175,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.trace.partial_forwards = sum(probe.forwards for probe in self.probes)
             self.trace.backwards = sum(probe.backwards for probe in self.probes)
         self.trace.finish()
-        del self.balancer, self.clock, self.probes
+        del self.balancer, self.clock, self.probes, self.outside
 
     # -- one prediction -------------------------------------------------------------------------
 
@@ -205,6 +207,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             assert mixed is not None
             record.mix = torch.full_like(self.balancer.mix(sigma), float(realism is not None))
         else:
+            spatial = self._match_background(realism, spatial)
             if opens and phase is Phase.BALANCE:
                 self._balance(x, timestep, step, sigma, realism, spatial, options, record)
             record.mix = self.balancer.mix(sigma)
@@ -246,6 +249,18 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         single = abs(self.cfg - 1.0) < 1e-9 and not mine.get("disable_cfg1_optimization", False)
         self.trace.forwards += x.shape[0] * (1 if single else 2)
         return Prediction(guided, *seen[0])
+
+    def _match_background(self, realism: Prediction, spatial: Prediction) -> Prediction:
+        """The spatial prediction in the realism model's colours outside the regions."""
+        amount = self.settings.match_background
+        if amount == 0.0:
+            return spatial
+        outside = self.outside
+        return Prediction(
+            match_background(spatial.guided, realism.guided, outside, amount),
+            match_background(spatial.positive, realism.positive, outside, amount),
+            match_background(spatial.negative, realism.negative, outside, amount),
+        )
 
     def _balance(
         self,

@@ -42,6 +42,26 @@ def test_half_and_half_is_the_mean_of_the_predictions(models) -> None:
     torch.testing.assert_close(mixed, (alone[0] + alone[1]) / 2, rtol=1e-5, atol=1e-4)
 
 
+def test_the_background_is_matched_before_the_mix(models) -> None:
+    noise = tiny.latent_noise(5, batch=2)
+    settings = BalancerSettings(
+        mode="fixed", initial_mix=0.3, region_prior=0.0, match_background=0.8
+    )
+    realism, spatial = (pair.run_alone(model, noise, steps=1) for model in models)
+    bare = torch.ones(noise.shape[-2:])
+    for x0, y0, x1, y1 in pair.BOXES:
+        high, wide = noise.shape[-2:]
+        bare[round(y0 * high) : round(y1 * high), round(x0 * wide) : round(x1 * wide)] = 0.0
+    where = bare.bool()
+    gap = (realism - spatial)[..., where].mean(-1)
+    matched = spatial.clone()
+    matched[..., where] += 0.8 * gap[..., None]
+    mixed = pair.run(pair.guider(*models, settings), noise, steps=1)
+    expected = 0.3 * realism + 0.7 * matched
+    torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-4)
+    assert (mixed - (0.3 * realism + 0.7 * spatial)).abs().max() > 0.01
+
+
 def test_rate_zero_is_fixed(models, noise) -> None:
     settings = preset("paper", rate=0.0, rate_end=0.0, spatial_only=0.0)
     still = pair.run(pair.guider(*models, settings), noise)
