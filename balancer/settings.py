@@ -34,8 +34,8 @@ class BalancerSettings:
     prior_until      the region prior ends here (0..1 of the noise schedule, as start_percent)
     spatial_only     fraction of the steps that the spatial model does alone, first (t0)
     realism_only     fraction of the steps that the realism model does alone, last
-    match_background how far (0..1) the spatial prediction's mean outside the regions is moved to the
-                     realism prediction's before they are mixed (see background.py)
+    match_background how far (0..1) the spatial prediction's mean outside the regions is moved to
+                     the realism prediction's before they are mixed (see background.py)
     start, end       balance only in this part of the noise schedule (0..1)
     every            balance at every n-th step of that part, hold the deviation between
     map_level        downsample factor of the attention maps; ``auto`` = 4 where the model has it
@@ -120,7 +120,12 @@ _ALGORITHM_1 = BalancerSettings(
     initial_mix=0.5, region_prior=0.0, prior_until=0.0, spatial_only=0.4, end=1.0, every=1,
 )  # fmt: skip
 PRESETS: dict[str, BalancerSettings] = {
-    "equilibrium": BalancerSettings(preset="equilibrium", realism_only=0.4),
+    # Equal shares at the start, as in the paper; the regions are the spatial model's until the
+    # realism model ends alone, and the background keeps the realism model's colours throughout.
+    "equilibrium": BalancerSettings(
+        preset="equilibrium", initial_mix=0.5, prior_until=0.6, realism_only=0.4,
+        match_background=1.0,
+    ),  # fmt: skip
     "paper": _ALGORITHM_1,
     "official": replace(
         _ALGORITHM_1, preset="official", rate_end=1e6 * math.sqrt(0.5), initial_noise=math.sqrt(2.0)

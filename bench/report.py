@@ -37,6 +37,7 @@ GROUPS = {
     "Fixed mixes": lambda m: m.startswith("fixed-"),
     "Time switches": lambda m: m.startswith("switch-"),
     "Time switches inside the regions": lambda m: m.startswith("mask-switch-"),
+    "The same with the background matched": lambda m: m.startswith("matched-"),
     "RealCompo": lambda m: m.startswith("realcompo") or m == CONTROL,
     "Other realism models": lambda m: m.startswith(SWAP),
     "One number of the equilibrium changed": lambda m: m.startswith(ABLATION),
@@ -127,6 +128,7 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
                     ))  # fmt: skip
     if ours is not None and control is not None:
         told += _gradient_worth(bootstrap, ours, control)
+    told += _both_at_once(bootstrap, named)
     told += _style_kept(bootstrap, named)
     if ours is not None and even is not None:
         difference = ours.forwards_per_image - even.forwards_per_image
@@ -157,6 +159,22 @@ def _gradient_worth(bootstrap: Bootstrap, ours: RowResult, control: RowResult) -
             ("gradient_worth_count", "count", 0.10, "gradient_worth"),
         )
     ]  # fmt: skip
+
+
+def _both_at_once(bootstrap: Bootstrap, named: Mapping[str, RowResult]) -> list[Claim]:
+    """The spatial model's composition, up to three points, at the realism model's own realism."""
+    rows = [named.get(name) for name in (OURS, "spatial", "realism")]
+    if any(row is None for row in rows):
+        return []
+    ours, spatial, realism = (row for row in rows if row is not None)
+    if not _have(bootstrap, (ours, spatial, realism), "right", DISTANCE):
+        return []
+    right = bootstrap.difference(ours, spatial, "right")
+    distance = bootstrap.difference(ours, realism, DISTANCE)
+    return [
+        Claim.judged("as_right_as_spatial", right, -0.03, ">=", "point", metric="right"),
+        Claim.judged("as_real_as_realism", distance, 0.0, "<=", "point", metric=DISTANCE),
+    ]
 
 
 def _style_kept(bootstrap: Bootstrap, named: Mapping[str, RowResult]) -> list[Claim]:

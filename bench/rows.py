@@ -11,11 +11,13 @@ from ..balancer.settings import BalancerSettings, preset
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.15, 0.2, 0.25, 0.3, 0.4)
 MASK_SWITCH = (0.3, 0.4)
-STYLES = ("sketch",)
+MATCHED = (0.4,)
+MATCHED_SWITCH = (0.4, 0.6)
+STYLES = ("sketch", "neon")
 # Rows of the contact sheet, and of the quick table with its number of steps.
 SHEET = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
-    "realcompo-equilibrium", "style-sketch",
+    "realcompo-equilibrium", "style-sketch", "style-neon",
 )  # fmt: skip
 QUICK_ROWS = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-equilibrium", "control"
@@ -62,15 +64,19 @@ def mask_switch(part: float, steps: int) -> BalancerSettings:
     )  # fmt: skip
 
 
+def matched_switch(part: float) -> BalancerSettings:
+    """``switch``, with the spatial model's background in the realism model's colours."""
+    # both models must run for that: a mix that is the spatial model's to seven digits
+    return fixed(1e-7, realism_only=1.0 - part, match_background=1.0)
+
+
 def leaning(name: str) -> BalancerSettings:
     """``equilibrium`` with more say for one of the models.
 
-    'layout' and 'look' move the starting share alone (0.95 to 0.88 and to 0.99).
+    'layout' and 'look' move the starting share alone (0.5 to 0.2 and to 0.8).
     """
     chosen = preset("equilibrium")
-    shift = {"layout": -1.0, "look": 1.7}[name]
-    logit = math.log(chosen.initial_mix / (1 - chosen.initial_mix)) + shift
-    return replace(chosen, preset="custom", initial_mix=1 / (1 + math.exp(-logit)))
+    return replace(chosen, preset="custom", initial_mix={"layout": 0.2, "look": 0.8}[name])
 
 
 def table(steps: int) -> list[Row]:
@@ -80,6 +86,8 @@ def table(steps: int) -> list[Row]:
     rows += [Row(f"fixed-{mix:.2f}", fixed(mix)) for mix in FIXED]
     rows += [Row(f"switch-{part:.2f}", switch(part)) for part in SWITCH]
     rows += [Row(f"mask-switch-{part:.2f}", mask_switch(part, steps)) for part in MASK_SWITCH]
+    rows += [Row(f"matched-fixed-{mix:.2f}", fixed(mix, match_background=1.0)) for mix in MATCHED]
+    rows += [Row(f"matched-switch-{part:.2f}", matched_switch(part)) for part in MATCHED_SWITCH]
     rows += [
         Row("realcompo-official", preset("official")),
         Row("realcompo-paper", preset("paper")),
@@ -105,4 +113,5 @@ def ablations() -> list[tuple[str, BalancerSettings]]:
         ("memory-1", replace(main, memory=1.0)),
         ("no-smoothing", replace(main, smoothing=0)),
         ("mix-to-the-end", replace(main, realism_only=0.0)),
+        ("no-matching", replace(main, match_background=0.0)),
     ]

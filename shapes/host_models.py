@@ -32,7 +32,7 @@ CONTROL_NODE = "Load Shapes Demo ControlNet"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 PARTS = ("realism", "spatial")
 # The realism part's weights file of every style; the spatial part is one for all of them.
-STYLE_FILES = {"realistic": "realism", "sketch": "sketch"}
+STYLE_FILES = {"realistic": "realism", "sketch": "sketch", "neon": "neon"}
 
 
 class ShapesLatent(comfy.latent_formats.LatentFormat):

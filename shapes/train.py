@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--grid-every", type=int, default=1500, help="steps between sample grids")
     parser.add_argument("--style", choices=tuple(SCENES), help="data: this style only")
     parser.add_argument("--scenes", type=int, default=128, help="evaluate: number of scenes")
+    parser.add_argument("--parts", nargs="+", default=(), help="evaluate: these figures only")
     choice = parser.parse_args(argv)
     torch.set_num_threads(choice.threads)
     choice.out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     elif choice.stage == "evaluate":
         from .train_evaluate import evaluate
 
-        evaluate(choice.out, choice.scenes)
+        evaluate(choice.out, choice.scenes, choice.parts)
     elif choice.stage == "card":
         from .train_card import write_card
 

@@ -6,14 +6,17 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .host_models import load_codec, read_weights
+from .control import KINDS, tells_apart
+from .host_models import WEIGHTS, load_codec, read_weights
 from .oracle import judge_scenes, rates
 from .render import render
 from .text import BUCKETS
+from .train_control import draw_controlled, load_exported
 from .train_diffusion import (
     STYLE_OF,
     MapRecorder,
@@ -88,14 +91,17 @@ def _map_shares(model: Trainee, text: CompactText, style: str, count: int) -> di
     return result
 
 
-def evaluate(folder: Path, count: int) -> None:
-    """Judge the files in ``shapes/weights``; ``evaluation.json`` and grids go to ``folder``."""
+def _save_sheet(path: Path, pictures: Tensor) -> None:
+    """The first 24 pictures in three rows."""
     from PIL import Image
 
-    generator = torch.Generator().manual_seed(SEED)
-    scenes = make_scenes(count, generator)
-    report: dict[str, object] = {"scenes": count, "objects": sum(len(s.objects) for s in scenes)}
-    codec = load_codec()
+    shown = pictures[:24].view(3, 8, 3, 128, 128).permute(0, 3, 1, 4, 2)
+    Image.fromarray((shown.reshape(384, 1024, 3) * 255).byte().numpy()).save(path)
+
+
+def _score_codec(scenes: Sequence[Scene], generator: torch.Generator) -> dict[str, Any]:
+    """PSNR of clean drawings in every style, and what the oracle makes of them afterwards."""
+    codec, report = load_codec(), {}
     for style in STYLES:
         clean = render(scenes, style, generator)
         with torch.no_grad():
@@ -105,16 +111,58 @@ def evaluate(folder: Path, count: int) -> None:
             "psnr": float((-10 * error.log10()).mean()),
             **rates(judge_scenes(back, scenes)),
         }
-    text = _text()
-    for part, style in STYLE_OF.items():
-        model = _trainee(part)
-        report[f"{part} maps"] = _map_shares(model, text, style, 64)
-        for rounded in (False, True)[: 1 + (part == "spatial")]:
-            pictures = _draw(model, text, scenes, rounded)
-            name = f"{part} rounded boxes" if rounded else part
-            report[name] = rates(judge_scenes(pictures, scenes))
-            shown = pictures[:24].view(3, 8, 3, 128, 128).permute(0, 3, 1, 4, 2)
-            array = (shown.reshape(384, 1024, 3) * 255).byte().numpy()
-            Image.fromarray(array).save(folder / f"evaluate_{name.replace(' ', '_')}.png")
-    (folder / "evaluation.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return report
+
+
+def _score_diffusion(part: str, scenes: Sequence[Scene], folder: Path) -> dict[str, Any]:
+    """What one diffusion model draws by text, and the spatial one in its boxes."""
+    text, model = _text(), _trainee(part)
+    report: dict[str, Any] = {f"{part} maps": _map_shares(model, text, STYLE_OF[part], 64)}
+    for rounded in (False, True)[: 1 + (part == "spatial")]:
+        pictures = _draw(model, text, scenes, rounded)
+        name = f"{part} rounded boxes" if rounded else part
+        report[name] = rates(judge_scenes(pictures, scenes))
+        _save_sheet(folder / f"evaluate_{name.replace(' ', '_')}.png", pictures)
+    return report
+
+
+def _score_control(kind: str, scenes: Sequence[Scene], folder: Path) -> dict[str, Any]:
+    """What the spatial model draws with a ControlNet, on all scenes and on those told apart."""
+    text, codec, model = _text(), load_codec(), load_exported(kind)
+    drawn = []
+    for start in range(0, len(scenes), BATCH):
+        some = scenes[start : start + BATCH]
+        drawn.append(draw_controlled(model, text, codec, some, kind, SEED + start)[0])
+    pictures = torch.cat(drawn)
+    _save_sheet(folder / f"evaluate_{kind}.png", pictures)
+    told = [number for number, scene in enumerate(scenes) if tells_apart(scene)]
+    apart = rates(judge_scenes(pictures[told], [scenes[number] for number in told]))
+    return {kind: rates(judge_scenes(pictures, scenes)), f"{kind} told apart": apart}
+
+
+def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> None:
+    """Judge the files in ``shapes/weights``; ``evaluation.json`` and grids go to ``folder``.
+
+    ``parts`` names some of ``codec``, the diffusion models and the ControlNets: the other figures
+    of an evaluation that is there on as many scenes stay as they are. Default: all there are.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    scenes = make_scenes(count, generator)
+    report: dict[str, Any] = {"scenes": count, "objects": sum(len(s.objects) for s in scenes)}
+    path = folder / "evaluation.json"
+    if parts and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["scenes"] != count:
+            raise SystemExit(f"{path} is of {before['scenes']} scenes: give --scenes or all parts")
+        report = before
+    for part in parts or ("codec", *STYLE_OF, *KINDS):
+        if part == "codec":
+            report |= _score_codec(scenes, generator)
+        elif not (WEIGHTS / f"{part}.safetensors").exists():
+            print(f"{part}: no weights file")
+        elif part in STYLE_OF:
+            report |= _score_diffusion(part, scenes, folder)
+        else:
+            report |= _score_control(part, scenes, folder)
+        path.write_text(json.dumps(report, indent=2), encoding="utf-8")
     print(json.dumps(report, indent=2))

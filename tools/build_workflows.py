@@ -36,7 +36,9 @@ class Graph:
     links: list[list[Any]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, kind: str, at: tuple[int, int], title: str = "", **values: Any) -> list[Slot]:
+    def add(
+        self, kind: str, at: tuple[int, int], title: str = "", /, **values: Any
+    ) -> list[Slot]:
         """A node of class ``kind``; values are widget values, or slots to link to its inputs."""
         info = self.info[kind]
         node: dict[str, Any] = {
@@ -188,7 +190,7 @@ def demo(graph: Graph) -> None:
         _decode_and_save(graph, (column + 760, row * 300), latent, given["vae"], name)
     mixes = (
         ("fixed-0.50", {"preset": "custom", "mode": "fixed", "initial_mix": 0.5,
-                        "region_prior": 0.0, "realism_only": 0.0}),
+                        "region_prior": 0.0, "realism_only": 0.0, "match_background": 0.0}),
         ("realcompo", {"preset": "equilibrium", "mode": "dynamic"}),
     )  # fmt: skip
     for row, (name, numbers) in enumerate(mixes):
@@ -239,6 +241,52 @@ def guider(graph: Graph) -> None:
     graph.add("SaveImage", (1880, 420), images=plot, filename_prefix="realcompo_demo/guider_trace")
 
 
+def controlnet(graph: Graph) -> None:
+    """A ControlNet instead of boxes on the spatial branch."""
+    realism, clip, vae, _ = graph.add(
+        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
+    )
+    spatial, spatial_clip, _, _ = graph.add(
+        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
+    )
+    layout, text = graph.add(
+        "RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT
+    )
+    (control,) = graph.add("RealCompoShapesControlNet", (0, 760), kind="segmentation")
+    (hint,) = graph.add("RealCompoShapesHint", (0, 900), layout=layout, kind="segmentation")
+    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
+    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
+    (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
+    (against,) = graph.add("CLIPTextEncode", (360, 660), "Negative", clip=spatial_clip, text="")
+    placed, unplaced = graph.add(
+        "ControlNetApplyAdvanced", (360, 880), positive=plain, negative=against,
+        control_net=control, image=hint,
+    )  # fmt: skip
+    (latent,) = graph.add("EmptyLatentImage", (360, 1120), width=128, height=128, batch_size=1)
+    (balancer,) = graph.add("RealCompoBalancer", (760, 0))
+    sampled, trace = graph.add(
+        "RealCompoDualSampler", (1140, 0), realism_model=realism, spatial_model=spatial,
+        positive=positive, negative=negative, layout=layout, latent_image=latent,
+        spatial_positive=placed, spatial_negative=unplaced, balancer=balancer, **SAMPLING,
+    )  # fmt: skip
+    _decode_and_save(graph, (1520, 0), sampled, vae, "controlnet")
+    graph.add(
+        "SaveImage", (360, 1300), "hint", images=hint,
+        filename_prefix="realcompo_demo/controlnet_hint",
+    )  # fmt: skip
+    (plot,) = graph.add("RealCompoTracePlot", (1520, 220), trace=trace)
+    graph.add(
+        "SaveImage", (1880, 220), images=plot, filename_prefix="realcompo_demo/controlnet_trace"
+    )
+    graph.note((760, 560), (
+        "## ControlNet as the spatial branch\n\nThe spatial model gets its places from a control"
+        " picture: no GLIGEN. The layout still says which words belong where, for the balancer.\n\n"
+        "*Shapes Demo Hint* draws the picture from the layout; a picture of your own does as well."
+        " For your own models use any ControlNet of the spatial checkpoint with the picture it"
+        " wants."
+    ))  # fmt: skip
+
+
 def sd15(graph: Graph) -> None:
     """A stylised SD1.5 checkpoint with GLIGEN on plain SD1.5: the user's own files."""
     realism, clip, vae = graph.add(
@@ -287,10 +335,14 @@ def main() -> None:
         "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced", "RealCompoShapesLoader",
         "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
-        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage",
+        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
+        "RealCompoShapesHint", "ControlNetApplyAdvanced",
     )  # fmt: skip
     info = host.object_info(names)
-    graphs = {"realcompo_demo": demo, "realcompo_guider": guider, "realcompo_sd15_gligen": sd15}
+    graphs = {
+        "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
+        "realcompo_sd15_gligen": sd15,
+    }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)
         build(graph)

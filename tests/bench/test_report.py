@@ -70,6 +70,7 @@ def test_claims_have_the_values_that_the_rows_were_made_for() -> None:
         "gradient_worth_count": (0.15, 0.10, ">=", True),
         "style_kept": (0.96, 0.95, ">=", True),
         "equilibrium_forwards": (-10.0, 0.0, "<=", True),
+        "as_right_as_spatial": (-0.25, -0.03, ">=", False),
     }
     for name, (value, bar, direction, met) in known.items():
         claim = found[name]
@@ -88,7 +89,10 @@ def test_claims_have_the_values_that_the_rows_were_made_for() -> None:
         value = (distance(shift) + distance(9.0)) / 2 - distance(2.0)
         assert claim.value == pytest.approx(value, abs=1e-3)
         assert claim.bar == 0.0 and claim.met and claim.extra["metric"] == DISTANCE
-    assert set(found) == {*known, *(f"equilibrium_over_{f}_distance" for f in ("switch", "fixed"))}
+    real = found["as_real_as_realism"]
+    assert real.value == pytest.approx(distance(2.0) - distance(1.0), abs=1e-3) and not real.met
+    distances = {f"equilibrium_over_{family}_distance" for family in ("switch", "fixed")}
+    assert set(found) == {*known, *distances, "as_real_as_realism"}
     assert found["style_kept"].extra["ratios"]["sketch"]["mean"] == pytest.approx(0.97)
     for name in ("gradient_worth", "gradient_worth_count"):
         assert "either suffices" in found[name].extra["note"]
@@ -106,7 +110,7 @@ def test_claims_have_the_values_that_the_rows_were_made_for() -> None:
         ("realcompo-equilibrium", {
             "equilibrium_over_fixed", "equilibrium_over_fixed_distance", "equilibrium_forwards",
             "equilibrium_over_switch", "equilibrium_over_switch_distance", "gradient_worth",
-            "gradient_worth_count"}),
+            "gradient_worth_count", "as_right_as_spatial", "as_real_as_realism"}),
         ("style-neon", set()),
     ],
 )  # fmt: skip
@@ -195,7 +199,7 @@ def test_the_json_has_every_promised_field(tmp_path: Path) -> None:
     metrics = [set(r["metrics"]) for r in document["rows"]]
     assert metrics[0] == {"right", "colour", "count", "relation", DISTANCE, "style"}
     assert metrics[1] == metrics[0] - {"relation"}
-    assert len(document["claims"]) == 8
+    assert len(document["claims"]) == 10
     for claim in document["claims"]:
         assert {"name", "value", "low", "high", "bar", "direction", "met"} <= set(claim)
         assert claim["direction"] in (">=", "<=") and isinstance(claim["met"], bool)

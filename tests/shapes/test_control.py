@@ -11,6 +11,7 @@ import torch
 
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
+from realcompo.nodes.demo import RealCompoShapesHint
 from realcompo.shapes.control import (
     CLASS_COLOURS,
     KINDS,
@@ -172,11 +173,30 @@ def test_scene_of_layout() -> None:
     "phrase", ["a corgi", "a red thing", "a star", "a red circle and a blue star", "a pinkish star"]
 )
 def test_phrases_outside_the_demo_are_refused(phrase: str) -> None:
+    node = RealCompoShapesHint()
     layout = Layout((Region("a red star", BOX), Region(phrase, BOX)))
     with pytest.raises(RealCompoError, match="one colour and one shape") as caught:
-        scene_of_layout(layout)
+        node.draw(layout, "segmentation", 128, 128)
     assert phrase in str(caught.value)
-    assert caught.value.where == "layout"
+    assert str(caught.value).startswith("Shapes Demo Hint, input 'layout'")
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "where"),
+    [(None, "keypoints", "layout"), (Layout(()), "keypoints", "layout"),
+     (Layout((Region("a red star", BOX),)), "depth", "kind")],
+)  # fmt: skip
+def test_bad_input_of_the_hint_node(layout: Any, kind: str, where: str) -> None:
+    with pytest.raises(RealCompoError, match=f"^Shapes Demo Hint, input '{where}'"):
+        RealCompoShapesHint().draw(layout, kind, 128, 128)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hint_node_draws_the_layout(kind: str) -> None:
+    layout = Layout((Region("a red star", BOX),))
+    (image,) = RealCompoShapesHint().draw(layout, kind, 160, 96)
+    assert image.shape == (1, 96, 160, 3)
+    assert torch.equal(image.movedim(-1, 1), draw_hints([one("star")], kind, 160, 96))
 
 
 @pytest.fixture
