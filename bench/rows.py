@@ -9,8 +9,8 @@ from typing import Any
 from ..balancer.settings import BalancerSettings, preset
 
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
-SWITCH = (0.15, 0.2, 0.25, 0.3, 0.4)
-MASK_SWITCH = (0.3, 0.4)
+SWITCH = (0.2, 0.25, 0.3, 0.4)
+MASK_SWITCH = (0.4,)
 MATCHED = (0.4,)
 MATCHED_SWITCH = (0.4, 0.6)
 STYLES = ("sketch", "neon")
@@ -107,7 +107,7 @@ def ablations() -> list[tuple[str, BalancerSettings]]:
     """``equilibrium`` with one of its numbers put back."""
     main = preset("equilibrium", preset="custom")
     return [
-        ("no-gradient", replace(main, rate=0.0, rate_end=0.0)),
+        ("no-gradient", replace(main, mode="fixed")),
         ("no-prior", replace(main, region_prior=0.0)),
         ("raw-rate", replace(main, rate=1e5, rate_end=1e5, normalize_rate=False)),
         ("memory-1", replace(main, memory=1.0)),
