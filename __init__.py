@@ -6,9 +6,9 @@ they run.
 
 from __future__ import annotations
 
-from .nodes import demo, inspection, inspection_layout, layouts, sampling
+from .nodes import demo, inspection, inspection_layout, layouts, planner, sampling
 
-_AREAS = (sampling, layouts, inspection_layout, inspection, demo)
+_AREAS = (sampling, layouts, planner, inspection_layout, inspection, demo)
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
 NODE_DISPLAY_NAME_MAPPINGS = {
