@@ -196,12 +196,14 @@ class _Reader:
         self.text, self.out = text, Parsed()
         self.group: list[int] = []  # things that a relation or a place would be said of
         self.group_open = False  # may an 'and' add to the group?
+        self.group_whole = False  # was the last one added by an 'and'? After a comma it is alone.
         self.subjects: list[int] = []  # of the last relation, for '... and above'
         self.pending: list[str] = []
         self.operands: list[int] = []
         self.fronted: list[tuple[str, list[int]]] = []  # relations that came before their subject
         self.place: Anchor | None = None
         self.before = ""
+        self.at = 0
 
     def read(self, items: list[_Item]) -> Parsed:
         for item in items:
@@ -231,7 +233,7 @@ class _Reader:
         if self.pending and self.operands:
             self._relate()
         if self.group and self.before == "thing":
-            for index in self.group:
+            for index in self._said_of():
                 self.out.things[index] = replace(self.out.things[index], anchor=item.anchor)
             self.group_open = False
         else:
@@ -244,8 +246,12 @@ class _Reader:
             self.pending.append(item.value)  # 'above and to the left of'
             return
         after_separator = self.before in ("separator", "place")
-        self.subjects = self.subjects if after_separator and self.subjects else list(self.group)
+        self.subjects = self.subjects if after_separator and self.subjects else self._said_of()
         self.pending = [item.value]
+
+    def _said_of(self) -> list[int]:
+        """Of whom the next words speak: 'a cat and a dog' of both, 'a cat, a dog' of the dog."""
+        return list(self.group if self.group_whole else self.group[-1:])
 
     def _thing(self, item: _Item) -> None:
         thing = _thing(self.text, item)
@@ -254,13 +260,14 @@ class _Reader:
             return
         if self.place is not None:
             thing, self.place = replace(thing, anchor=self.place), None
+        self.at, before = item.start, self.text[: item.start].rstrip().lower()
         things = self.out.things
         index = self._known(item)
         if index is not None:
             things[index] = replace(things[index], anchor=max(thing.anchor, things[index].anchor))
             self._refer(index)
             return
-        joined = self.before == "separator" and self.text[: item.start].rstrip().endswith("and")
+        joined = self.before == "separator" and before.endswith(("and", "&"))
         if not thing.is_certain and (self.pending or self.fronted or (
             joined and things and things[-1].is_certain
         )):  # fmt: skip
@@ -294,6 +301,7 @@ class _Reader:
             self.group, self.group_open, self.subjects = [index], False, []
             return
         self.group = [*self.group, index] if self.group_open else [index]
+        self.group_whole = self.text[: self.at].rstrip().lower().endswith(("and", "&"))
         self.group_open, self.subjects = True, []
 
     def _pronoun(self, words: list[Word]) -> None:

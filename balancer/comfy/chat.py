@@ -18,6 +18,8 @@ from ..planner import Message, answer_schema, quoted
 from .waiting import run_interruptible
 
 ATTEMPTS = 4
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt; every further pause is twice as long."""
 LARGEST = 2 << 20
 """Longest reply that is read, in bytes."""
 LONGEST_PAUSE = 30.0
@@ -82,8 +84,7 @@ def _content(reply: _Reply) -> str:
 class ChatClient:
     """One model behind one endpoint. ``notes`` fills with what a user should know.
 
-    ``timeout`` is in seconds and for each request; ``first_pause`` (seconds, doubled every time)
-    is how long a busy server is left alone. ``key`` goes into the header of requests to
+    ``timeout`` is in seconds and for each request. ``key`` goes into the header of requests to
     ``endpoint`` and nowhere else.
     """
 
@@ -92,7 +93,6 @@ class ChatClient:
     seed: int
     timeout: float
     key: str = field(default="", repr=False)
-    first_pause: float = 0.5
     notes: list[str] = field(default_factory=list)
     _format: int = 0
     _seeded: bool = True
@@ -150,7 +150,7 @@ class ChatClient:
     async def _send(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> _Reply:
         """One reply, after as many attempts as a busy or absent server may need."""
         for attempt in range(1, ATTEMPTS + 1):
-            pause = self.first_pause * 2 ** (attempt - 1)
+            pause = FIRST_PAUSE * 2 ** (attempt - 1)
             try:
                 reply = await self._post(session, body)
             except RealCompoError:
