@@ -214,6 +214,9 @@ class _Reader:
         return self.out
 
     def _finish(self) -> None:
+        if self.pending and not self.operands and self.subjects:
+            # '... and a square below': below what came before.
+            self.operands = list(range(min(self.subjects)))
         if self.pending and self.operands:
             self._relate()
         self.pending, self.operands, self.fronted, self.place = [], [], [], None

@@ -96,15 +96,21 @@ class _Cells:
         """A cell of the unit square for every member."""
         self._grid()
         boxes = self._boxes()
-        for other in range(len(self.members)):
-            for one in range(other):
-                if _overlap(boxes[one], boxes[other]):
-                    self._part(one, other)
-                    boxes = self._boxes()
+        # Every round settles one pair for good; whom that moves into whom, the next rounds see.
+        while (pair := self._overlapping(boxes)) is not None and self._part(*pair):
+            boxes = self._boxes()
         return dict(zip(self.members, boxes, strict=True))
 
-    def _part(self, one: int, other: int) -> None:
-        """Put two things beside or below each other, wherever there is more room."""
+    def _overlapping(self, boxes: list[Box]) -> tuple[int, int] | None:
+        for other in range(len(boxes)):
+            for one in range(other):
+                if _overlap(boxes[one], boxes[other]):
+                    return one, other
+        return None
+
+    def _part(self, one: int, other: int) -> bool:
+        """Put two things beside or below each other, wherever there is more room; False if there
+        is none."""
         edges = ((one, other), (other, one))
         row = [(self.x.room([edge]), self.x, edge) for edge in edges]
         column = [(self.y.room([edge]), self.y, edge) for edge in edges]
@@ -113,6 +119,7 @@ class _Cells:
             chosen = max([chosen, *column], key=lambda entry: entry[0])
         if chosen[0] > 0:
             chosen[1].edges.append(chosen[2])
+        return chosen[0] > 0
 
 
 def _parents(parsed: Parsed, notes: list[str]) -> dict[int, tuple[int, Box]]:

@@ -101,6 +101,8 @@ RELATIONS = [
     ("a star and a circle on a table", "circle", above, "table"),
     ("a star, a circle, a square below them", "star", above, "square"),
     ("a star, a circle, a square below them", "circle", above, "square"),
+    ("a star left of a circle and a square below", "star", above, "square"),
+    ("a star left of a circle and a square below", "circle", above, "square"),
     ("a star in a box", "star", inside, "box"),
     ("a cat in front of a house", "cat", inside, "house"),
     ("a house behind a cat", "cat", inside, "house"),
