@@ -6,9 +6,21 @@ they run.
 
 from __future__ import annotations
 
-from .nodes import demo, inspection, inspection_layout, layouts, sampling
+from .nodes import (
+    demo,
+    inspection,
+    inspection_layout,
+    layout_converters,
+    layout_tools,
+    layouts,
+    planner,
+    sampling,
+)
 
-_AREAS = (sampling, layouts, inspection_layout, inspection, demo)
+_AREAS = (
+    sampling, layouts, planner, layout_converters, layout_tools, inspection_layout, inspection,
+    demo,
+)  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
 NODE_DISPLAY_NAME_MAPPINGS = {

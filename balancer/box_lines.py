@@ -64,3 +64,9 @@ def read_lines(text: str) -> list[BoxEntry]:
     """All lines but blank ones and comments that start with '#'."""
     rows = ((number, row.strip()) for number, row in enumerate(text.splitlines(), 1))
     return [_line(row, f"line {n}") for n, row in rows if row and not row.startswith("#")]
+
+
+def phrase_line(phrase: str, occurrence: int = 0, weight: float = 1.0) -> str:
+    """The line that ``read_lines`` reads as this phrase, occurrence and weight."""
+    mark = f"#{occurrence + 1}" if occurrence else ""
+    return phrase + mark + (f"*{weight:g}" if weight != 1.0 else "")

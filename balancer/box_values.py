@@ -12,9 +12,13 @@ from .errors import RealCompoError
 from .layout import Layout, is_number
 
 _PHRASE_KEYS = ("phrase", "label", "text", "desc", "name", "class_name")
-_BOX_KEYS = ("box", "bbox", "bounding_box")
+_BOX_KEYS = ("box", "bbox", "bounding_box", "bbox_2d")
+_EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x0", "y0", "x1", "y1"), ("x1", "y1", "x2", "y2"),
+          ("left", "top", "right", "bottom"))  # fmt: skip
+_MANY = ("bboxes", "boxes", "xyxy", "quad_boxes", "polygons")
+_LABELS = ("labels", "text_labels", "phrases", "class_names", "bboxes_labels", "polygons_labels")
 _GRID = 1000.0
-"""Ideogram-type elements count in thousandths of the image."""
+"""Ideogram-type elements and Gemini's boxes count in thousandths of the image."""
 
 
 def _plain(value: Any) -> Any:
@@ -57,6 +61,12 @@ def _mapping(value: Mapping[str, Any], where: str) -> BoxEntry:
     if box is None and all(key in value for key in ("x", "y", "width", "height")):
         x, y, w, h = _four([value[key] for key in ("x", "y", "width", "height")], where)
         return BoxEntry(where, _named(value), (x, y, x + w, y + h))
+    edges = next((keys for keys in _EDGES if all(key in value for key in keys)), None)
+    if box is None and edges is not None:
+        return BoxEntry(where, _named(value), _four([value[key] for key in edges], where))
+    if box is None and value.get("box_2d") is not None:
+        y0, x0, y1, x1 = (number / _GRID for number in _four(value["box_2d"], where))
+        return BoxEntry(where, _named(value), (x0, y0, x1, y1), relative=True)
     if box is None:
         raise RealCompoError(
             "boxes",
@@ -136,9 +146,24 @@ def read_value(value: Any) -> list[BoxEntry] | Layout:
         return _object(value)
     if (numbers := _numbers(value)) is not None:
         return [BoxEntry("box 1", values=numbers)]
+    if isinstance(getattr(value, "xyxy", None), (list, tuple)) or hasattr(
+        getattr(value, "xyxy", None), "tolist"
+    ):
+        return _detections(value)
     if isinstance(value, (list, tuple)):
         entries = []
-        for number, item in enumerate(_flat(value), 1):
+        items = _flat(value)
+        # One object for each picture, as Florence-2 and other grounding models answer.
+        pictures = [item for item in items if isinstance(item, Mapping) and _many(item) is not None]
+        if pictures and len(items) == 1:
+            return _object(pictures[0])
+        if pictures:
+            raise RealCompoError(
+                "boxes",
+                f"the boxes belong to {len(items)} pictures",
+                "Wire the boxes of one picture",
+            )
+        for number, item in enumerate(items, 1):
             where = f"box {number}"
             if isinstance(item, Mapping):
                 entries.append(_mapping(item, where))
@@ -152,6 +177,51 @@ def read_value(value: Any) -> list[BoxEntry] | Layout:
     )
 
 
+def _many(value: Mapping[str, Any]) -> Any:
+    """The boxes of an object that holds several; outlines count as the boxes around them."""
+    for key in _MANY:
+        found = _plain(value.get(key))
+        if found is None or (key != "xyxy" and not isinstance(found, (list, tuple, Mapping))):
+            continue
+        if key in ("quad_boxes", "polygons"):
+            return [_around(outline, f"{key} {n}") for n, outline in enumerate(found, 1)]
+        return found
+    return None
+
+
+def _around(outline: Any, where: str) -> list[float]:
+    """x0, y0, x1, y1 around all points of an outline, given as x, y, x, y, ... however nested."""
+    flat: list[float] = []
+    waiting = [_plain(outline)]
+    while waiting:
+        item = waiting.pop(0)
+        if isinstance(item, (list, tuple)):
+            waiting = [_plain(inner) for inner in item] + waiting
+        elif is_number(item):
+            flat.append(float(item))
+        else:
+            raise RealCompoError(
+                "boxes",
+                f"{where} holds a {type(item).__name__}",
+                "Give an outline as numbers x, y, x, y and so on",
+            )
+    if len(flat) < 4 or len(flat) % 2:
+        raise RealCompoError(
+            "boxes",
+            f"{where} has {len(flat)} numbers",
+            "Give an outline as numbers x, y, x, y and so on",
+        )
+    return [min(flat[0::2]), min(flat[1::2]), max(flat[0::2]), max(flat[1::2])]
+
+
+def _detections(value: Any) -> list[BoxEntry] | Layout:
+    """Detections as objects with ``xyxy``, for instance of supervision, with class names if any."""
+    data = getattr(value, "data", None)
+    names = data.get("class_name") if isinstance(data, Mapping) else None
+    found: dict[str, Any] = {"bboxes": value.xyxy}
+    return _object(found if names is None else {**found, "labels": names})
+
+
 def _object(value: Mapping[str, Any]) -> list[BoxEntry] | Layout:
     """One JSON object: a layout, a caption with elements, boxes beside labels, or one box."""
     if "regions" in value:
@@ -161,11 +231,11 @@ def _object(value: Mapping[str, Any]) -> list[BoxEntry] | Layout:
     if isinstance(elements, (list, tuple)):
         boxed = [e for e in elements if isinstance(e, Mapping) and e.get("bbox") is not None]
         return [_mapping(element, f"element {n}") for n, element in enumerate(boxed, 1)]
-    boxes = next((value[k] for k in ("bboxes", "boxes") if value.get(k) is not None), None)
+    boxes = _many(value)
     if boxes is None:
         return [_mapping(value, "box 1")]
     entries = read_value(boxes)
-    labels = value.get("labels")
+    labels = next((_plain(value[k]) for k in _LABELS if value.get(k) is not None), None)
     if isinstance(entries, Layout) or not isinstance(labels, (list, tuple)) or not labels:
         return entries
     if len(labels) != len(entries):

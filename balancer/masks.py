@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .layout import Layout, Region
+from .coverage import Mask
+from .layout import Box, Layout, Region
 
 Area = tuple[int, int, int, int]
 """height, width, y, x of a part of a grid, in cells."""
@@ -58,12 +59,25 @@ def _window(area: Area | None, full: tuple[int, int] | None) -> tuple[float, flo
     return y / full[0], x / full[1], rows / full[0], columns / full[1]
 
 
+def _mask_share(mask: Mask, rows: Tensor, columns: Tensor) -> Tensor:
+    """Share of each cell that the mask covers; edges (h + 1,), (w + 1,) -> float64 (h, w)."""
+    plane = mask.tensor().double()
+    down, across = (_averaging(e, n) for e, n in zip((rows, columns), plane.shape, strict=True))
+    return down @ plane @ across.T
+
+
+def window_share(mask: Mask, window: Box, height: int, width: int) -> Tensor:
+    """What ``mask`` covers of every cell of ``window`` (x0, y0, x1, y1 in shares of the image; it
+    may leave the image, where nothing is covered), seen on a grid: float64 (height, width)."""
+    rows = torch.linspace(window[1], window[3], height + 1, dtype=torch.float64)
+    columns = torch.linspace(window[0], window[2], width + 1, dtype=torch.float64)
+    return _mask_share(mask, rows, columns)
+
+
 def _coverage(region: Region, rows: Tensor, columns: Tensor) -> Tensor:
     """Share of each cell that the region covers; edges (h + 1,), (w + 1,) in 0..1 -> (h, w)."""
     if region.mask is not None:
-        plane = region.mask.tensor().double()
-        down, across = (_averaging(e, n) for e, n in zip((rows, columns), plane.shape, strict=True))
-        return down @ plane @ across.T
+        return _mask_share(region.mask, rows, columns)
     x0, y0, x1, y1 = region.box
     down = _overlap(rows, y0, y1) / (rows[1:] - rows[:-1])
     across = _overlap(columns, x0, x1) / (columns[1:] - columns[:-1])

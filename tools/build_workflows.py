@@ -6,122 +6,10 @@ Written by hand they would be unreadable in review; here they are a few lines ea
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
 from execute import InProcess, host_from_environment
+from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
-from workflow import WIDGET_TYPES
-
-WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
-LINE, HEAD = 26, 60
-
-
-@dataclass(frozen=True)
-class Slot:
-    """An output of a node in the graph."""
-
-    node: dict[str, Any]
-    index: int
-
-
-@dataclass
-class Graph:
-    """A graph in litegraph's saved form, built node by node; ``info`` describes the classes."""
-
-    info: dict[str, Any]
-    nodes: list[dict[str, Any]] = field(default_factory=list)
-    links: list[list[Any]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(
-        self, kind: str, at: tuple[int, int], title: str = "", /, **values: Any
-    ) -> list[Slot]:
-        """A node of class ``kind``; values are widget values, or slots to link to its inputs."""
-        info = self.info[kind]
-        node: dict[str, Any] = {
-            "id": len(self.nodes) + 1, "type": kind, "pos": list(at), "flags": {},
-            "order": len(self.nodes), "mode": 0, "inputs": [], "outputs": [],
-            "properties": {"Node name for S&R": kind}, "widgets_values": [],
-        }  # fmt: skip
-        if title:
-            node["title"] = title
-        rows = 0.0
-        for section in ("required", "optional"):
-            for name in info.get("input_order", {}).get(section, []):
-                rows += self._input(node, name, info["input"][section][name], values)
-        if values:
-            raise ValueError(f"{kind} has no input {', '.join(values)}")
-        for index, (output, name) in enumerate(
-            zip(info["output"], info["output_name"], strict=True)
-        ):
-            slot = {"name": name, "type": output, "links": [], "slot_index": index}
-            node["outputs"].append(slot)
-        node["size"] = [300, int(HEAD + LINE * max(rows, len(info["output"])))]
-        self.nodes.append(node)
-        return [Slot(node, index) for index in range(len(node["outputs"]))]
-
-    def _input(
-        self, node: dict[str, Any], name: str, spec: list[Any], values: dict[str, Any]
-    ) -> float:
-        """Add one input; returns the lines that it takes on the node."""
-        kind, options = spec[0], (spec[1] if len(spec) > 1 else {})
-        widget = isinstance(kind, list) or kind in WIDGET_TYPES
-        value = values.pop(name, None)
-        if isinstance(value, Slot) or not widget:
-            entry: dict[str, Any] = {"name": name, "type": kind, "link": None}
-            if widget:
-                entry["type"] = "COMBO" if isinstance(kind, list) else kind
-                entry["widget"] = {"name": name}
-            if isinstance(value, Slot):
-                self._link(value, node, len(node["inputs"]), entry)
-            node["inputs"].append(entry)
-        if widget:
-            given = value is not None and not isinstance(value, Slot)
-            first = kind[0] if isinstance(kind, list) and kind else ""
-            chosen = value if given else options.get("default", first)
-            node["widgets_values"].append(chosen)
-            if options.get("control_after_generate"):
-                node["widgets_values"].append("fixed")
-                return 2.0
-        return 4.0 if options.get("multiline") else 1.0
-
-    def _link(self, source: Slot, node: dict[str, Any], slot: int, entry: dict[str, Any]) -> None:
-        number = len(self.links) + 1
-        output = source.node["outputs"][source.index]
-        output["links"].append(number)
-        entry["link"] = number
-        self.links.append(
-            [number, source.node["id"], source.index, node["id"], slot, output["type"]]
-        )
-
-    def note(self, at: tuple[int, int], text: str, size: tuple[int, int] = (420, 220)) -> None:
-        """A note in Markdown."""
-        self.nodes.append({
-            "id": len(self.nodes) + 1, "type": "MarkdownNote", "pos": list(at),
-            "size": list(size), "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [],
-            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653",
-        })  # fmt: skip
-
-    def group(self, title: str, x: int, y: int, width: int, height: int) -> None:
-        """A titled frame."""
-        self.groups.append(
-            {"id": len(self.groups) + 1, "title": title, "bounding": [x, y, width, height],
-             "color": "#3f789e", "font_size": 24, "flags": {}}
-        )  # fmt: skip
-
-    def save(self, name: str) -> None:
-        """Write ``workflows/<name>.json``."""
-        value = {
-            "last_node_id": len(self.nodes), "last_link_id": len(self.links),
-            "nodes": self.nodes, "links": self.links, "groups": self.groups, "config": {},
-            "extra": {}, "version": 0.4,
-        }  # fmt: skip
-        text = json.dumps(value, indent=1, ensure_ascii=True)
-        (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-
+from workflow_graph import Graph, Slot
 
 PROMPT = "a red star and a blue circle and a green square"
 PHRASES = (
@@ -335,14 +223,11 @@ def main() -> None:
         "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced", "RealCompoShapesLoader",
         "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
-        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
-        "RealCompoShapesHint", "ControlNetApplyAdvanced",
+        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", *LAYOUT_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
-    graphs = {
-        "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
-        "realcompo_sd15_gligen": sd15,
-    }  # fmt: skip
+    graphs = {"realcompo_demo": demo, "realcompo_guider": guider, "realcompo_sd15_gligen": sd15}
+    graphs |= LAYOUT_GRAPHS
     for name, build in graphs.items():
         graph = Graph(info)
         build(graph)

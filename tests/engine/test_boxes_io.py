@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,6 +112,13 @@ WIRED = [
     [{"type": "obj", "bbox": [200, 100, 600, 500], "desc": ""}],
     {"bboxes": [[10, 20, 50, 60]], "labels": []},
     "[[10, 20, 50, 60]]",
+    [{"bboxes": [[10, 20, 50, 60]]}],
+    [[{"boxes": torch.tensor([[10.0, 20.0, 50.0, 60.0]]), "scores": torch.tensor([0.9])}]],
+    {"quad_boxes": [[10, 20, 50, 20, 50, 60, 10, 60]]},
+    {"polygons": [[[10, 20, 50, 30, 20, 60]]]},
+    [{"x1": 10, "y1": 20, "x2": 50, "y2": 60}],
+    [{"left": 10, "top": 20, "right": 50, "bottom": 60}],
+    SimpleNamespace(xyxy=np.array([[10.0, 20.0, 50.0, 60.0]]), data={}),
     ((100, 100), [Segment(np.array([10, 20, 50, 60]), None)]),
 ]
 
@@ -135,6 +143,16 @@ NAMED = [
         {"type": "obj", "desc": "no box here"},
         {"type": "obj", "bbox": [200, 100, 600, 500], "desc": "a red star"}]}},
     {"bboxes": [[10, 20, 50, 60]], "labels": ["a red star"]},
+    [{"bboxes": [[10, 20, 50, 60]], "labels": ["a red star"]}],
+    '[{"bboxes": [[10, 20, 50, 60]], "labels": ["a red star"]}]',
+    {"boxes": np.array([[10, 20, 50, 60]]), "text_labels": ["a red star"], "scores": [0.9]},
+    {"boxes": [[0.1, 0.2, 0.5, 0.6]], "phrases": ["a red star"], "logits": [0.5]},
+    [{"score": 0.9, "label": "a red star",
+      "box": {"xmin": 10, "ymin": 20, "xmax": 50, "ymax": 60}}],
+    '[{"bbox_2d": [10, 20, 50, 60], "label": "a red star"}]',
+    '[{"box_2d": [200, 100, 600, 500], "label": "a red star"}]',
+    {"polygons": [[[10, 20, 50, 30, 20, 60]]], "labels": ["a red star"]},
+    SimpleNamespace(xyxy=[[10, 20, 50, 60]], data={"class_name": np.array(["a red star"])}),
     ((100, 100), [Segment([10, 20, 50, 60], "a red star")]),
     Layout((STAR,)),
     Layout((STAR,)).to_json(),
@@ -184,6 +202,9 @@ def test_boxes_of_other_nodes_are_cut_at_the_edge() -> None:
         ([["a", 0, 1, 1]], "box 1 is"),
         ([[0, 0, float("nan"), 1]], "box 1 is"),
         ([{"label": "x"}], "keys"),
+        ([{"bboxes": [[0, 0, 1, 1]]}, {"bboxes": [[0, 0, 1, 1]]}], "2 pictures"),
+        ({"polygons": [[1, 2, 3]]}, "3 numbers"),
+        ({"polygons": [["a"]]}, "holds a str"),
         ([[[0, 0, 1, 1]], [[0, 0, 1, 1]]], "2 pictures"),
         ({"bboxes": [[0, 0, 1, 1]], "labels": ["a", "b"]}, "2 labels for 1"),
         (3.5, "float holds no boxes"),
@@ -219,9 +240,7 @@ def test_every_form_gives_the_same_boxes(raw: list[tuple[int, int, int, int]]) -
     if max(max(c) for c in corners) <= 2:
         corners.append((0, 0, 64, 64))
     names = [f"thing {n}" for n in range(len(corners))]
-    lines = "\n".join(
-        f"{n}: {' '.join(map(str, c))}" for n, c in zip(names, corners, strict=True)
-    )
+    lines = "\n".join(f"{n}: {' '.join(map(str, c))}" for n, c in zip(names, corners, strict=True))
     sized = [
         {"x": a, "y": b, "width": c - a, "height": d - b, "label": n}
         for n, (a, b, c, d) in zip(names, corners, strict=True)

@@ -1,0 +1,106 @@
+"""Regions from what other nodes hand over besides boxes: typed phrases for masks and bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .box_lines import BoxEntry, read_lines
+from .coverage import Mask
+from .errors import RealCompoError
+from .layout import Box, Layout, Region
+
+MASK, BOX = "mask", "box"
+
+
+def assign_phrases(text: str, count: int, things: str) -> list[BoxEntry]:
+    """One phrase for each of ``count`` things (their plural, for messages), from typed lines.
+
+    A single line goes to all of them ('two dancers' for two bodies). Raises RealCompoError for
+    input 'phrases' if the numbers differ, or if a line holds a box.
+    """
+    lines = read_lines(text)
+    boxed = next((line for line in lines if line.values is not None), None)
+    if boxed is not None:
+        raise RealCompoError(
+            "phrases",
+            f"{boxed.where} holds a box, but its place comes from the {things}",
+            "Leave the numbers away",
+        )
+    if len(lines) == 1:
+        return lines * count
+    if len(lines) != count:
+        raise RealCompoError(
+            "phrases",
+            f"there are {len(lines)} phrases for {count} {things}",
+            f"Write one phrase a line, in the order of the {things}, or one for all",
+        )
+    return lines
+
+
+def named_region(line: BoxEntry, box: Box, mask: Mask | None = None) -> Region:
+    """The region of a typed line (phrase, occurrence, weight) at a place from elsewhere."""
+    try:
+        return Region(line.phrase, box, mask, occurrence=line.occurrence, weight=line.weight)
+    except RealCompoError as error:
+        # Places are checked before; what is left to refuse stands in the line.
+        raise error.at(error.node, "phrases") from None
+
+
+def planes_of(masks: object) -> list[Tensor]:
+    """Single masks (H, W) out of a MASK, a batch of them, or a list of either.
+
+    Raises RealCompoError for input 'masks' if there is none or something is no mask.
+    """
+    values = list(masks) if isinstance(masks, (list, tuple)) else [masks]
+    planes: list[Tensor] = []
+    for value in values:
+        if not isinstance(value, Tensor) or not 2 <= value.ndim <= 4 or not value.numel():
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise RealCompoError(
+                "masks", f"a mask is {shape}", "Connect MASK: (height, width) or a batch of them"
+            )
+        if value.ndim == 4 and value.shape[1] != 1:
+            raise RealCompoError(
+                "masks", f"a mask has the shape {tuple(value.shape)}", "Convert images to masks"
+            )
+        planes += list(value.reshape(-1, *value.shape[-2:]))
+    if not planes:
+        raise RealCompoError("masks", "there is no mask", "Connect at least one")
+    return planes
+
+
+def regions_from_masks(masks: object, phrases: str, keep: str = MASK) -> list[Region]:
+    """A region for every mask, with its phrase; ``keep`` = 'box' keeps the bounding box only.
+
+    Raises RealCompoError for inputs 'masks' (empty, not 0..1, no mask) and 'phrases'.
+    """
+    planes = planes_of(masks)
+    lines = assign_phrases(phrases, len(planes), "masks")
+    regions = []
+    for number, (plane, line) in enumerate(zip(planes, lines, strict=True), 1):
+        try:
+            mask = Mask.from_tensor(plane)
+        except RealCompoError as error:
+            problem = f"mask {number} ('{line.phrase}'): {error.problem}"
+            raise RealCompoError("masks", problem, error.remedy) from None
+        regions.append(named_region(line, mask.bounds(), mask if keep == MASK else None))
+    return regions
+
+
+def joined_layout(
+    layout: Layout | None,
+    regions: Sequence[Region],
+    prompt: str,
+    width: int | None = None,
+    height: int | None = None,
+) -> Layout:
+    """``regions`` added to ``layout``. A typed prompt wins over the layout's own."""
+    before = Layout(()) if layout is None else layout
+    return Layout(
+        before.regions + tuple(regions),
+        prompt if prompt.strip() else before.prompt,
+        before.width or width,
+        before.height or height,
+    )

@@ -1,0 +1,387 @@
+"""A prompt taken apart into things and what it says about their places: English, by rules.
+
+No grammar, only closed word lists (``planner_words.py``): things are the runs of words between
+commas, conjunctions, verbs and words about places.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from .planner_words import (
+    ADJECTIVES,
+    DETERMINERS,
+    GROUPS,
+    MEDIUM,
+    NUMBERS,
+    PLACE,
+    PRONOUNS,
+    RELATION,
+    RELATIONS,
+    SURROUNDINGS,
+    VERB,
+)
+from .words import Word, words_of
+
+MOST_COPIES = 12
+_SEPARATOR = re.compile(r"[,;.:!?\n]+|(?:and|while|but|plus|as well as)\b|&", re.IGNORECASE)
+_WORD = re.compile(r"[^\s,;.:!?&]+")
+_OF_SCENE = frozenset({"scene", "room", "picture", "image", "landscape", "composition", "view"})
+
+Anchor = tuple[str, str]
+"""('left' | 'middle' | 'right' | '', 'top' | 'middle' | 'bottom' | '')."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A noun phrase of the prompt: its slice, how many there are, and its place if it names one."""
+
+    phrase: str
+    start: int
+    count: int = 1
+    anchor: Anchor = ("", "")
+    is_surroundings: bool = False
+    is_certain: bool = True
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``kind`` says of thing ``one`` where it is from thing ``other``: left, above, on, beside,
+    at, inside or front."""
+
+    kind: str
+    one: int
+    other: int
+
+
+@dataclass
+class Parsed:
+    """Things in the order of the prompt, the relations between them, and remarks."""
+
+    things: list[Thing] = field(default_factory=list)
+    relations: list[Relation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Item:
+    kind: str  # thing, relation, place, separator, verb
+    start: int
+    end: int
+    value: str = ""
+    anchor: Anchor = ("", "")
+
+
+def _anchor(found: re.Match[str]) -> Anchor:
+    words = [found["level"], found["side"], found["one"]]
+    across, down = "", ""
+    for word in (word.lower() for word in words if word):
+        if word in ("left", "right"):
+            across = word
+        elif word in ("top", "upper", "background"):
+            down = "top"
+        elif word in ("bottom", "lower", "foreground"):
+            down = "bottom"
+        else:
+            across, down = across or "middle", down or "middle"
+    return across, down
+
+
+def _items(text: str) -> Iterator[_Item]:
+    """Things, relations, places, verbs and separators of ``text``, in order."""
+    position, open_at, open_end = 0, -1, -1
+
+    def closed() -> Iterator[_Item]:
+        if open_at >= 0:
+            yield _Item("thing", open_at, open_end)
+
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
+            continue
+        at_start = open_at < 0
+        found, item = None, None
+        if at_start and (found := MEDIUM.match(text, position)):
+            position = found.end()
+            continue
+        if found := PLACE.match(text, position):
+            item = _Item("place", *found.span(), anchor=_anchor(found))
+        elif found := RELATION.match(text, position):
+            kind = RELATIONS[" ".join(found.group().lower().split())]
+            item = _Item("relation", *found.span(), kind)
+        elif found := VERB.match(text, position):
+            item = _Item("verb", *found.span())
+        elif found := _SEPARATOR.match(text, position):
+            item = _Item("separator", *found.span(), found.group().lower()[:1])
+        elif found := re.compile(r"with\b", re.IGNORECASE).match(text, position):
+            words = [word.text for word in words_of(text[open_at:open_end])]
+            # 'a room with two cats' is about the cats, 'a man with a hat' about one thing.
+            if open_at < 0 or words[-1:] and words[-1] in SURROUNDINGS | _OF_SCENE:
+                item = _Item("separator", *found.span(), "w")
+        if item is not None:
+            yield from closed()
+            open_at = -1
+            yield item
+            position = item.end
+            continue
+        found = found or _WORD.match(text, position)
+        end = found.end() if found else position + 1
+        if found:
+            open_at, open_end = (position if open_at < 0 else open_at), end
+        position = end
+    yield from closed()
+
+
+def _only_adjectives(text: str) -> bool:
+    words = [word.text for word in words_of(text)]
+    content = [w for w in words if w not in DETERMINERS and w not in NUMBERS]
+    return bool(content) and all(w in ADJECTIVES for w in content)
+
+
+def _joined(items: list[_Item], text: str) -> list[_Item]:
+    """Adjectives that a comma or 'and' parted from their noun joined to it again."""
+    out: list[_Item] = []
+    for item in items:
+        if (
+            item.kind == "thing"
+            and len(out) >= 2
+            and out[-1].kind == "separator"
+            and out[-1].value in (",", "a", "&")
+            and out[-2].kind == "thing"
+            and _only_adjectives(text[out[-2].start : out[-2].end])
+            and words_of(text[item.start : item.end])[0].text not in DETERMINERS
+        ):
+            item = replace(item, start=out[-2].start)
+            del out[-2:]
+        out.append(item)
+    return out
+
+
+def _count(words: list[str]) -> int:
+    joined = " ".join(words)
+    for group, number in GROUPS.items():
+        if joined == group or joined.startswith(group + " "):
+            return number
+    first = words[1] if len(words) > 1 and words[0] == "the" else words[0]
+    if first.isdecimal() and len(first) < 3:
+        return max(1, int(first))
+    return NUMBERS.get(first, 1)
+
+
+def _thing(text: str, item: _Item) -> Thing | None:
+    """The thing that a slice names; None for pronouns and the like."""
+    words = [word.text for word in words_of(text[item.start : item.end])]
+    if not words or all(w in PRONOUNS or w in DETERMINERS for w in words):
+        return None
+    head = words
+    for stop in ("of", "with"):
+        head = head[: head.index(stop)] if stop in head[1:] else head
+    certain = words[0] in DETERMINERS or words[0] in NUMBERS or words[0].isdecimal()
+    certain = certain or _count(words) > 1
+    return Thing(
+        phrase=text[item.start : item.end].strip(),
+        start=item.start,
+        count=_count(words),
+        is_surroundings=head[-1] in SURROUNDINGS,
+        is_certain=certain,
+    )
+
+
+class _Reader:
+    """Reads items from left to right and keeps what they may still refer to."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.out = text, Parsed()
+        self.group: list[int] = []  # things that a relation or a place would be said of
+        self.group_open = False  # may an 'and' add to the group?
+        self.group_whole = False  # was the last one added by an 'and'? After a comma it is alone.
+        self.subjects: list[int] = []  # of the last relation, for '... and above'
+        self.pending: list[str] = []
+        self.operands: list[int] = []
+        self.fronted: list[tuple[str, list[int]]] = []  # relations that came before their subject
+        self.place: Anchor | None = None
+        self.before = ""
+        self.at = 0
+
+    def read(self, items: list[_Item]) -> Parsed:
+        for item in items:
+            getattr(self, f"_{item.kind}")(item)
+            if item.kind != "verb":
+                self.before = item.kind
+        self._finish()
+        return self.out
+
+    def _finish(self) -> None:
+        if self.pending and not self.operands and self.subjects:
+            # '... and a square below': below what came before.
+            self.operands = list(range(min(self.subjects)))
+        if self.pending and self.operands:
+            self._relate()
+        self.pending, self.operands, self.fronted, self.place = [], [], [], None
+
+    def _verb(self, item: _Item) -> None:
+        if self.pending and self.operands:
+            self._relate()
+
+    def _separator(self, item: _Item) -> None:
+        if self.pending and self.operands and self.pending != ["between"]:
+            self._relate()
+        if item.value in ".;!?\n:":
+            self._finish()
+            self.group, self.subjects = [], []
+
+    def _place(self, item: _Item) -> None:
+        if self.pending and self.operands:
+            self._relate()
+        if self.group and self.before == "thing":
+            for index in self._said_of():
+                self.out.things[index] = replace(self.out.things[index], anchor=item.anchor)
+            self.group_open = False
+        else:
+            self.place = item.anchor
+
+    def _relation(self, item: _Item) -> None:
+        if self.pending and self.operands:
+            self._relate()
+        if self.pending:
+            self.pending.append(item.value)  # 'above and to the left of'
+            return
+        after_separator = self.before in ("separator", "place")
+        self.subjects = self.subjects if after_separator and self.subjects else self._said_of()
+        self.pending = [item.value]
+
+    def _said_of(self) -> list[int]:
+        """Of whom the next words speak: 'a cat and a dog' of both, 'a cat, a dog' of the dog."""
+        return list(self.group if self.group_whole else self.group[-1:])
+
+    def _thing(self, item: _Item) -> None:
+        thing = _thing(self.text, item)
+        if thing is None:
+            self._pronoun(words_of(self.text[item.start : item.end]))
+            return
+        if self.place is not None:
+            thing, self.place = replace(thing, anchor=self.place), None
+        self.at, before = item.start, self.text[: item.start].rstrip().lower()
+        things = self.out.things
+        index = self._known(item)
+        if index is not None:
+            things[index] = replace(things[index], anchor=max(thing.anchor, things[index].anchor))
+            self._refer(index)
+            return
+        joined = self.before == "separator" and before.endswith(("and", "&"))
+        if not thing.is_certain and (self.pending or self.fronted or (
+            joined and things and things[-1].is_certain
+        )):  # fmt: skip
+            thing = replace(thing, is_certain=True)
+        things.append(thing)
+        self._refer(len(things) - 1)
+
+    def _known(self, item: _Item) -> int | None:
+        """The thing that 'the teapot' means after 'a brass teapot', if there is just one."""
+        words = [word.text for word in words_of(self.text[item.start : item.end])]
+        if words[0] != "the" or len(words) < 2:
+            return None
+        fitting = []
+        for index, thing in enumerate(self.out.things):
+            earlier = [word.text for word in words_of(thing.phrase)]
+            if earlier[-1] == words[-1] and set(words[1:]) <= set(earlier):
+                fitting.append(index)
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _refer(self, index: int) -> None:
+        """Thing ``index`` is spoken of: it closes a relation, or one may be said of it."""
+        if self.pending:
+            self.operands.append(index)
+            if "between" not in self.pending or len(self.operands) == 2:
+                self._relate()
+            return
+        if self.fronted:
+            for kind, operands in self.fronted:
+                self._add(kind, [index], operands)
+            self.fronted = []
+            self.group, self.group_open, self.subjects = [index], False, []
+            return
+        self.group = [*self.group, index] if self.group_open else [index]
+        self.group_whole = self.text[: self.at].rstrip().lower().endswith(("and", "&"))
+        self.group_open, self.subjects = True, []
+
+    def _pronoun(self, words: list[Word]) -> None:
+        """'next to each other' is about the group itself, 'below them' about what came before."""
+        if not self.pending or not self.subjects or not words:
+            self.pending = []
+            return
+        before = list(range(min(self.subjects)))
+        if words[-1].text in ("other", "another") and len(self.subjects) > 1:
+            for one, other in zip(self.subjects, self.subjects[1:], strict=False):
+                self._add("beside", [one], [other])
+        elif words[-1].text in ("them", "both", "these", "those") and before:
+            self.operands = before
+            self._relate()
+        elif words[-1].text in ("it", "him", "her") and before:
+            self.operands = before[-1:]
+            self._relate()
+        self.pending = []
+
+    def _relate(self) -> None:
+        """Close a relation whose other side is now known."""
+        if self.subjects:
+            for kind in self.pending:
+                self._add(kind, self.subjects, self.operands)
+        else:
+            self.fronted += [(kind, self.operands) for kind in self.pending]
+        self.group, self.group_open = [self.operands[-1]], False
+        self.pending, self.operands = [], []
+
+    def _add(self, kind: str, ones: list[int], others: list[int]) -> None:
+        turned = {"right": "left", "below": "above", "behind": "front", "holds": "inside"}
+        add = self.out.relations.append
+        for one in ones:
+            if kind == "between" and len(others) == 2:
+                add(Relation("left", others[0], one))
+                add(Relation("left", one, others[1]))
+                continue
+            for other in others:
+                if one == other:
+                    continue
+                if kind in turned:
+                    add(Relation(turned[kind], other, one))
+                else:
+                    add(Relation("beside" if kind == "between" else kind, one, other))
+
+
+def parse_prompt(text: str) -> Parsed:
+    """Things and relations of a prompt without weights (``words.plain_text``).
+
+    Left out, with a remark: surroundings that nothing is placed against, and, if some things have
+    an article or a number, comma-separated words that have none (style words mostly have none).
+    """
+    parsed = _Reader(text).read(_joined(list(_items(text)), text))
+    tied = {i for r in parsed.relations if r.kind not in ("inside", "on", "at")
+            for i in (r.one, r.other)}  # fmt: skip
+    tied |= {i for i, thing in enumerate(parsed.things) if any(thing.anchor)}
+    any_certain = any(thing.is_certain for thing in parsed.things)
+    keep: list[int] = []
+    for index, thing in enumerate(parsed.things):
+        related = index in tied or any(r.one == index for r in parsed.relations)
+        if thing.is_surroundings and index not in tied:
+            parsed.notes.append(f"left out: '{thing.phrase}' (surroundings)")
+        elif any_certain and not thing.is_certain and not related:
+            parsed.notes.append(f"left out: '{thing.phrase}' (no article or number: style?)")
+        else:
+            keep.append(index)
+    if not keep:
+        keep, parsed.notes = list(range(len(parsed.things))), []
+    number = {old: new for new, old in enumerate(keep)}
+    for index in keep:
+        thing = parsed.things[index]
+        if thing.count > MOST_COPIES:
+            parsed.notes.append(f"'{thing.phrase}': only {MOST_COPIES} boxes")
+            parsed.things[index] = replace(thing, count=MOST_COPIES)
+    relations = [
+        Relation(r.kind, number[r.one], number[r.other])
+        for r in parsed.relations
+        if r.one in number and r.other in number
+    ]
+    return Parsed([parsed.things[i] for i in keep], relations, parsed.notes)

@@ -1,0 +1,229 @@
+"""Work on layouts: as masks, merged, moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CATEGORY = "RealCompo/layout"
+TO_MASKS, MERGE, TRANSFORM = (
+    "RealCompo Layout To Masks", "RealCompo Layout Merge", "RealCompo Layout Transform",
+)  # fmt: skip
+MAX_SIDE = 16384
+
+
+class RealCompoLayoutToMasks:
+    """A layout's regions as MASK, for every other node."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        def side(name: str) -> tuple[str, dict[str, Any]]:
+            tip = f"{name} of the masks in pixels. 0 = the layout's, else 512."
+            return ("INT", {"default": 0, "min": 0, "max": MAX_SIDE, "step": 8, "tooltip": tip})
+
+        return {
+            "required": {"layout": ("REALCOMPO_LAYOUT", {"tooltip": "The layout."})},
+            "optional": {
+                "width": side("Width"),
+                "height": side("Height"),
+                "soft": ("BOOLEAN", {
+                    "default": True,
+                    "tooltip": "On: edges between pixels are exact shares. Off: 0 or 1 only, and no"
+                    " region is empty however small.",
+                }),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("MASK", "MASK", "STRING")
+    RETURN_NAMES = ("masks", "background", "phrases")
+    OUTPUT_TOOLTIPS = (
+        "One mask for every region, in the layout's order.",
+        "One mask of what no region covers.",
+        "The regions' phrases, one a line, in the same order; RealCompo Layout From Masks reads"
+        " them.",
+    )
+    FUNCTION = "convert"
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Turns a layout into masks, for area prompts (Conditioning Set Mask), inpainting, regional"
+        " samplers and others."
+    )
+
+    def convert(
+        self, layout: Any, width: int = 0, height: int = 0, soft: bool = True
+    ) -> tuple[Any, Any, str]:
+        """Returns masks (R, H, W), the background (1, H, W) and the phrases."""
+        from ..balancer.box_lines import phrase_line
+        from ..balancer.errors import RealCompoError
+        from ..balancer.layout import require_layout
+        from ..balancer.layout_tools import layout_size, region_masks
+
+        try:
+            regions = require_layout(layout)
+            masks = region_masks(regions, *layout_size(regions, width, height), soft=soft)
+            lines = [phrase_line(r.phrase, r.occurrence, r.weight) for r in regions.regions]
+            return masks, 1.0 - masks.amax(0, keepdim=True), "\n".join(lines)
+        except RealCompoError as error:
+            raise error.at(TO_MASKS) from None
+
+
+class RealCompoLayoutMerge:
+    """Several layouts as one."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        def more(number: int) -> tuple[str, dict[str, Any]]:
+            return ("REALCOMPO_LAYOUT", {"tooltip": f"Layout {number}; its regions come after."})
+
+        return {
+            "required": {
+                "layout_1": ("REALCOMPO_LAYOUT", {"tooltip": "The first layout."}),
+                "layout_2": more(2),
+            },
+            "optional": {
+                "layout_3": more(3),
+                "layout_4": more(4),
+                "prompt": ("STRING", {
+                    "multiline": True, "default": "",
+                    "tooltip": "The prompt of them all. Left empty: their common prompt, or their"
+                    " different prompts joined by commas.",
+                }),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
+    RETURN_NAMES = ("layout", "prompt")
+    OUTPUT_TOOLTIPS = (
+        "All regions in one layout.",
+        "The prompt, to be connected to CLIP Text Encode: one text for both.",
+    )
+    FUNCTION = "merge"
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Puts up to four layouts into one, with their prompts; chain it for more."
+
+    def merge(
+        self,
+        layout_1: Any,
+        layout_2: Any,
+        layout_3: Any = None,
+        layout_4: Any = None,
+        prompt: str = "",
+    ) -> tuple[Any, str]:
+        """Returns the layout and its prompt."""
+        from ..balancer.errors import RealCompoError
+        from ..balancer.layout import require_layout
+        from ..balancer.layout_tools import merge_layouts
+
+        layouts = []
+        try:
+            for number, value in enumerate((layout_1, layout_2, layout_3, layout_4), 1):
+                if value is None and number > 2:
+                    continue
+                try:
+                    layouts.append(require_layout(value))
+                except RealCompoError as error:
+                    raise error.at(MERGE, f"layout_{number}") from None
+            made = merge_layouts(layouts, prompt)
+            return made, made.prompt
+        except RealCompoError as error:
+            raise error.at(MERGE) from None
+
+
+class RealCompoLayoutTransform:
+    """A layout flipped, cropped, scaled, shifted."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..balancer.layout_tools import FLIPS
+
+        def edge(name: str, default: float) -> tuple[str, dict[str, Any]]:
+            return ("FLOAT", {
+                "default": default, "min": 0.0, "max": 1.0, "step": 0.01,
+                "tooltip": f"{name} edge of the part that becomes the whole picture, as a share of"
+                " it (after flipping).",
+            })  # fmt: skip
+
+        def shift(way: str) -> tuple[str, dict[str, Any]]:
+            return ("FLOAT", {
+                "default": 0.0, "min": -2.0, "max": 2.0, "step": 0.01,
+                "tooltip": f"Move everything {way} by this share of the picture; last.",
+            })  # fmt: skip
+
+        return {
+            "required": {
+                "layout": ("REALCOMPO_LAYOUT", {"tooltip": "The layout."}),
+                "flip": (list(FLIPS), {
+                    "default": "none",
+                    "tooltip": "horizontal swaps left and right, vertical top and bottom. Words in"
+                    " the prompt such as 'left of' stay as they are.",
+                }),
+            },
+            "optional": {
+                "crop_left": edge("Left", 0.0),
+                "crop_top": edge("Top", 0.0),
+                "crop_right": edge("Right", 1.0),
+                "crop_bottom": edge("Bottom", 1.0),
+                "scale": ("FLOAT", {
+                    "default": 1.0, "min": 0.05, "max": 20.0, "step": 0.05,
+                    "tooltip": "Make everything this many times as large around the middle, after"
+                    " cropping.",
+                }),
+                "shift_x": shift("to the right"),
+                "shift_y": shift("down"),
+                "min_visible": ("FLOAT", {
+                    "default": 0.05, "min": 0.0, "max": 1.0, "step": 0.01,
+                    "tooltip": "A region of which less than this share stays in the picture is left"
+                    " out.",
+                }),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
+    RETURN_NAMES = ("layout", "prompt")
+    OUTPUT_TOOLTIPS = (
+        "The layout after the move; masks follow.",
+        "The prompt, unchanged.",
+    )
+    FUNCTION = "transform"
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Flips, crops, scales and shifts a layout, for instance along with an image that was"
+        " cropped or mirrored."
+    )
+
+    def transform(
+        self,
+        layout: Any,
+        flip: str,
+        crop_left: float = 0.0,
+        crop_top: float = 0.0,
+        crop_right: float = 1.0,
+        crop_bottom: float = 1.0,
+        scale: float = 1.0,
+        shift_x: float = 0.0,
+        shift_y: float = 0.0,
+        min_visible: float = 0.05,
+    ) -> tuple[Any, str]:
+        """Returns the layout and its prompt."""
+        from ..balancer.errors import RealCompoError
+        from ..balancer.layout import require_layout
+        from ..balancer.layout_tools import Move, transform_layout
+
+        try:
+            crop = (crop_left, crop_top, crop_right, crop_bottom)
+            move = Move(flip, crop, scale, shift_x, shift_y)
+            made = transform_layout(require_layout(layout), move, min_visible)
+            return made, made.prompt
+        except RealCompoError as error:
+            raise error.at(TRANSFORM) from None
+
+
+NODE_CLASS_MAPPINGS = {
+    "RealCompoLayoutToMasks": RealCompoLayoutToMasks,
+    "RealCompoLayoutMerge": RealCompoLayoutMerge,
+    "RealCompoLayoutTransform": RealCompoLayoutTransform,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "RealCompoLayoutToMasks": TO_MASKS,
+    "RealCompoLayoutMerge": MERGE,
+    "RealCompoLayoutTransform": TRANSFORM,
+}
