@@ -6,14 +6,16 @@ they run.
 
 from __future__ import annotations
 
-from .nodes import demo, inspection, inspection_layout, layouts, sampling
+from .balancer.comfy import routes
+from .nodes import demo, inspection, inspection_layout, layout_editor, layouts, sampling
 
-_AREAS = (sampling, layouts, inspection_layout, inspection, demo)
+_AREAS = (sampling, layout_editor, layouts, inspection_layout, inspection, demo)
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
 NODE_DISPLAY_NAME_MAPPINGS = {
     k: v for area in _AREAS for k, v in area.NODE_DISPLAY_NAME_MAPPINGS.items()
 }
 WEB_DIRECTORY = "./js"
+routes.register()
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
