@@ -94,6 +94,7 @@ export const STYLE = `
 .rc-editor li { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; padding: 2px;
   border: 1px solid transparent; border-radius: 4px; }
 .rc-editor li[aria-current=true] { border-color: var(--input-text, #ddd); }
+.rc-editor li .rc-number { min-width: 2ch; text-align: right; cursor: default; }
 .rc-editor li input[type=color] { width: 24px; height: 22px; padding: 1px; cursor: pointer; }
 .rc-editor li .rc-phrase { flex: 1 1 90px; min-width: 60px; padding: 2px 4px; }
 .rc-editor li .rc-phrase[aria-invalid=true] { border-color: var(--error-text, #ff4444);

@@ -12,6 +12,7 @@ import { say } from "./words.js";
 /**
  * @typedef {object} Row
  * @property {HTMLLIElement} item
+ * @property {HTMLSpanElement} number as the drawing and the messages count
  * @property {HTMLInputElement} colour
  * @property {HTMLInputElement} phrase
  * @property {HTMLInputElement} weight
@@ -75,12 +76,13 @@ export class RegionList {
       type: "button", onclick: () => state.apply(edit.unmasked(state.regions, only)),
     }, `${this.words.mask} \u2715`);
     const trouble = make("span", { class: "rc-trouble" });
+    const number = make("span", { class: "rc-number" });
     const item = make("li", {
       onpointerdown: (/** @type {PointerEvent} */ event) => {
-        if (event.target === item) state.select([id]);
+        if (event.target === item || event.target === number) state.select([id]);
       },
-    }, colour, phrase, weight, mention, mask, trouble);
-    return { item, colour, phrase, weight, mention, mask, trouble };
+    }, number, colour, phrase, weight, mention, mask, trouble);
+    return { item, number, colour, phrase, weight, mention, mask, trouble };
   }
 
   /** @param {Answer | null} answer null: nobody knows */
@@ -107,6 +109,7 @@ export class RegionList {
   /** @param {Row} row @param {Region} region @param {number} n @param {Answer | null} answer */
   fill(row, region, n, answer) {
     const { words } = this;
+    row.number.textContent = String(n);
     row.colour.value = region.colour;
     row.colour.setAttribute("aria-label", say(words.colour, { n }));
     // What is being typed is not overwritten by what is known.

@@ -8,6 +8,9 @@ const FLAGS = [
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 
+/** Milliseconds: a busy machine is no reason to fail. */
+const SLOW = 600_000;
+
 /** @typedef {import("playwright-core").Page} Page */
 /** @typedef {{x: number, y: number}} Point */
 
@@ -18,23 +21,39 @@ const FLAGS = [
 export async function openPage(server, { vue = false, size = { width: 1280, height: 900 } } = {}) {
   const browser = await chromium.launch({
     executablePath: process.env.REALCOMPO_CHROMIUM ?? "/usr/bin/chromium", headless: true, args: FLAGS,
+    timeout: SLOW,
   });
+  try {
+    return await loadPage(browser, server, vue, size);
+  } catch (error) {
+    // A browser that nobody closes would keep the test process alive.
+    await browser.close();
+    throw error;
+  }
+}
+
+/**
+ * @param {import("playwright-core").Browser} browser @param {string} server @param {boolean} vue
+ * @param {{width: number, height: number}} size
+ */
+async function loadPage(browser, server, vue, size) {
   const context = await browser.newContext({ viewport: size, hasTouch: true });
   await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: server });
   const page = await context.newPage();
+  page.setDefaultTimeout(SLOW);
   /** @type {string[]} */
   const errors = [];
   page.on("pageerror", (error) => {
     // Only what our own files throw: the page of an older host has errors of its own.
     if (String(error.stack).includes("/extensions/realcompo/")) errors.push(String(error.stack));
   });
-  await page.goto(server, { waitUntil: "domcontentloaded" });
+  await page.goto(server, { waitUntil: "domcontentloaded", timeout: SLOW });
   await page.waitForFunction(
     () => {
       const { app, LiteGraph } = /** @type {any} */ (window);
       return app?.graph && LiteGraph?.registered_node_types?.RealCompoLayout;
     },
-    undefined, { timeout: 180_000 },
+    undefined, { timeout: SLOW },
   );
   await page.waitForTimeout(2000);
   await page.keyboard.press("Escape");
@@ -67,7 +86,7 @@ export async function addEditor(page, { prompt = "", layout } = {}) {
     /** @type {any} */ (window).editorNode = node;
     /** @type {any} */ (window).editor = node.widgets[1].editor;
   }, /** @type {const} */ ([prompt, layout]));
-  await page.waitForSelector(".rc-editor canvas", { state: "visible", timeout: 30_000 });
+  await page.waitForSelector(".rc-editor canvas", { state: "visible" });
   await page.waitForTimeout(500);
 }
 
