@@ -161,7 +161,7 @@ export class Editor {
       return;
     }
     this.show();
-    if (change === "selection") {
+    if (change === "selection" || change === "regions") {
       this.list.reveal();
       this.describe();
     }

@@ -75,6 +75,8 @@ export class Stage {
   listen() {
     const { canvas } = this;
     canvas.addEventListener("pointerdown", (event) => this.onDown(event));
+    // The page would give the focus, which the keys have just got, to nobody.
+    canvas.addEventListener("mousedown", (event) => event.preventDefault());
     canvas.addEventListener("pointermove", (event) => this.onMove(event));
     canvas.addEventListener("pointerup", (event) => this.onUp(event));
     canvas.addEventListener("pointercancel", () => this.drop());

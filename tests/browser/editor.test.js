@@ -445,6 +445,9 @@ test("everything is reached by Tab, has a name, and shows the focus", async () =
   await addEditor(page, { prompt: PROMPT, layout: TWO });
   await matched();
   await page.locator(".rc-editor .rc-bar button").first().focus();
+  // The page shows the focus to those who move it by keys.
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Shift+Tab");
   const names = [];
   for (let n = 0; n < 40; n += 1) {
     const name = await page.evaluate(() => {
