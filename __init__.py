@@ -6,11 +6,13 @@ they run.
 
 from __future__ import annotations
 
+from .balancer.comfy import routes
 from .nodes import (
     demo,
     inspection,
     inspection_layout,
     layout_converters,
+    layout_editor,
     layout_tools,
     layouts,
     planner,
@@ -18,8 +20,8 @@ from .nodes import (
 )
 
 _AREAS = (
-    sampling, layouts, planner, layout_converters, layout_tools, inspection_layout, inspection,
-    demo,
+    sampling, layout_editor, layouts, planner, layout_converters, layout_tools, inspection_layout,
+    inspection, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
@@ -27,5 +29,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     k: v for area in _AREAS for k, v in area.NODE_DISPLAY_NAME_MAPPINGS.items()
 }
 WEB_DIRECTORY = "./js"
+routes.register()
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]

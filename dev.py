@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +25,16 @@ import environment  # noqa: E402
 import find_host  # noqa: E402
 import live_server  # noqa: E402
 
+NEWER_PAGE = "1.58.1"
+"""Release of ComfyUI's page that the browser tests use for Nodes 2.0."""
+
 COMMANDS = {
     "demo": "run the demo workflow and leave pictures and scores in out/",
     "test": "run the whole test suite; further arguments go to pytest",
     "serve": "serve ComfyUI in the browser with the pack and the demo models",
     "host": "say which ComfyUI is used and why (--refresh: clone it again)",
     "lint": "ruff on everything, pyright on the engine",
+    "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
     "train": "train the demo models; further arguments go to shapes.train",
     "bench": "run a bench: dev.py bench NAME ...",
@@ -121,6 +126,21 @@ def _lint(arguments: list[str]) -> int:
     return ruff or pyright
 
 
+def _page(arguments: list[str]) -> int:
+    python = environment.ensure()
+    npm = shutil.which("npm")
+    if npm is None:
+        raise environment.SetUpError("The page's checks need Node.js 20 or newer with npm.")
+    code = _run([npm, "ci", "--no-audit", "--no-fund"])
+    newer = ROOT / "build" / f"frontend-{NEWER_PAGE}"
+    if not (newer / "comfyui_frontend_package").is_dir():
+        package = f"comfyui-frontend-package=={NEWER_PAGE}"
+        environment.pip(["--no-deps", "--target", str(newer), package], "a page with Nodes 2.0")
+    return code or _run(
+        [str(python), "-m", "pytest", *arguments, "tests/js"], _host().environment()
+    )
+
+
 def _nodes(arguments: list[str]) -> int:
     python, host = environment.ensure(), _host()
     return _run([str(python), str(TOOLS / "node_snapshot.py"), *arguments], host.environment())
@@ -156,6 +176,7 @@ def main(argv: list[str]) -> int:
         "serve": _serve,
         "host": _show_host,
         "lint": _lint,
+        "page": _page,
         "nodes": _nodes,
         "train": lambda arguments: _module("shapes.train", arguments),
         "bench": _bench,

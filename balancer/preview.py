@@ -39,7 +39,7 @@ def preview_size(
     A single given side keeps the aspect of whichever of those is there.
     """
     base = (layout.width or DEFAULT_SIZE, layout.height or DEFAULT_SIZE)
-    if image is not None:
+    if image is not None and image.ndim >= 3:  # `backdrop` refuses other shapes by name
         base = (int(image.shape[-2]), int(image.shape[-3]))
     if width > 0 and height > 0:
         return width, height
@@ -50,7 +50,7 @@ def preview_size(
     return base
 
 
-def _backdrop(image: Tensor | None, width: int, height: int) -> Tensor:
+def backdrop(image: Tensor | None, width: int, height: int) -> Tensor:
     """(H, W, 3) in 0..1: the first picture of ``image``, or light grey with lines at eighths."""
     if image is None:
         plain = torch.full((height, width, 3), 0.93)
@@ -172,7 +172,7 @@ def draw_layout(layout: Layout, width: int, height: int, image: Tensor | None = 
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    canvas = _backdrop(image, width, height)
+    canvas = backdrop(image, width, height)
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(layout.regions))]
     for region, colour in zip(layout.regions, colours, strict=True):
         _tint(canvas, region, colour)

@@ -157,6 +157,52 @@ def _occurrences(regions: list[tuple[int, Region]], held: int) -> dict[int, int]
     return {index: min(order, held - 1) for order, (index, _) in enumerate(regions)}
 
 
+@dataclass(frozen=True)
+class PhraseMatch:
+    """Where one region's words stand in an encoded prompt.
+
+    ``positions`` is the whole run of the phrase, function words too, or the region's explicit
+    tokens; empty if the prompt does not hold the occurrence. ``occurrence`` is the one meant,
+    ``held`` how often the prompt holds the phrase, ``suggestion`` the nearest wording that it
+    holds instead (None if nothing is near, or if the phrase is there).
+    """
+
+    positions: tuple[int, ...]
+    occurrence: int
+    held: int
+    suggestion: str | None = None
+
+
+def match_regions(
+    layout: Layout, prompt: EncodedPrompt, encode: Callable[[str], EncodedPrompt]
+) -> tuple[PhraseMatch, ...]:
+    """One match for every region, in the layout's order; never raises for what is not found.
+
+    ``prompt`` is the encoded text of the conditioning and ``encode`` the tokenizer it came from.
+    """
+    groups: dict[tuple[int | None, ...], list[tuple[int, Region]]] = {}
+    phrases: dict[tuple[int | None, ...], EncodedPrompt] = {}
+    result: dict[int, PhraseMatch] = {}
+    for index, region in enumerate(layout.regions):
+        if region.tokens is not None:
+            result[index] = PhraseMatch(region.tokens, 0, 1)
+            continue
+        phrase = encode(region.phrase)
+        phrases[phrase.ids] = phrase
+        groups.setdefault(phrase.ids, []).append((index, region))
+    for ids, regions in groups.items():
+        phrase, held = phrases[ids], count_phrase(prompt, phrases[ids])
+        if not held:
+            near = suggest(prompt, phrase)
+            for index, region in regions:
+                result[index] = PhraseMatch((), region.occurrence, 0, near)
+            continue
+        for index, occurrence in _occurrences(regions, held).items():
+            span = match_phrase(prompt, phrase, occurrence)
+            result[index] = PhraseMatch(span, occurrence, held)
+    return tuple(result[index] for index in range(len(layout.regions)))
+
+
 def resolve_tokens(
     layout: Layout, prompt: EncodedPrompt, encode: Callable[[str], EncodedPrompt]
 ) -> tuple[tuple[int, ...], ...]:
@@ -166,41 +212,31 @@ def resolve_tokens(
     Explicit ``tokens`` of a region are taken as they are. Raises RealCompoError for a phrase or
     an occurrence that the prompt does not hold, and for an empty prompt.
     """
-    groups: dict[tuple[int | None, ...], list[tuple[int, Region]]] = {}
-    phrases: dict[tuple[int | None, ...], EncodedPrompt] = {}
-    result: dict[int, tuple[int, ...]] = {}
-    for index, region in enumerate(layout.regions):
-        if region.tokens is not None:
-            result[index] = region.tokens
-            continue
-        phrase = encode(region.phrase)
-        phrases[phrase.ids] = phrase
-        groups.setdefault(phrase.ids, []).append((index, region))
-    if groups and not len(prompt):
+    if not len(prompt) and any(region.tokens is None for region in layout.regions):
         raise RealCompoError(
             "layout",
             "the layout knows no prompt, so its phrases cannot be found in it",
             "Connect the prompt's text to the layout node's input 'prompt'",
         )
-    for ids, regions in groups.items():
-        phrase, held = phrases[ids], count_phrase(prompt, phrases[ids])
-        first_index, first = regions[0]
-        if not held:
-            near = suggest(prompt, phrase)
-            hint = f"Did you mean '{near}'? " if near else ""
+    result: list[tuple[int, ...]] = []
+    matches = match_regions(layout, prompt, encode)
+    for number, (region, match) in enumerate(zip(layout.regions, matches, strict=True), 1):
+        if region.tokens is not None:
+            result.append(region.tokens)
+        elif not match.held:
+            hint = f"Did you mean '{match.suggestion}'? " if match.suggestion else ""
             raise RealCompoError(
                 "layout",
-                f"region {first_index + 1}: the phrase '{first.phrase}' is not in the prompt",
+                f"region {number}: the phrase '{region.phrase}' is not in the prompt",
                 f"{hint}Use the prompt's own wording, here '{' '.join(_wording(prompt))}'",
             )
-        for index, occurrence in _occurrences(regions, held).items():
-            span = match_phrase(prompt, phrase, occurrence)
-            if not span:
-                raise RealCompoError(
-                    "layout",
-                    f"region {index + 1} asks for occurrence {occurrence + 1} of "
-                    f"'{first.phrase}', but the prompt holds it {held} times",
-                    "Choose an occurrence that is there, or word the prompt accordingly",
-                )
-            result[index] = content_positions(prompt, span)
-    return tuple(result[index] for index in range(len(layout.regions)))
+        elif not match.positions:
+            raise RealCompoError(
+                "layout",
+                f"region {number} asks for occurrence {match.occurrence + 1} of "
+                f"'{region.phrase}', but the prompt holds it {match.held} times",
+                "Choose an occurrence that is there, or word the prompt accordingly",
+            )
+        else:
+            result.append(content_positions(prompt, match.positions))
+    return tuple(result)

@@ -6,6 +6,8 @@ Written by hand they would be unreadable in review; here they are a few lines ea
 
 from __future__ import annotations
 
+import json
+
 from execute import InProcess, host_from_environment
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
@@ -45,6 +47,57 @@ def _shapes(graph: Graph) -> dict[str, Slot]:
         "realism": realism, "spatial": spatial, "vae": vae, "layout": layout,
         "positive": positive, "negative": negative, "grounded": grounded, "latent": latent,
     }  # fmt: skip
+
+
+DRAWING = {
+    "schema": 1,
+    "regions": [
+        {"phrase": "a red star", "box": [0.06, 0.12, 0.46, 0.52], "colour": "#d55e00"},
+        {"phrase": "a blue circle", "box": [0.55, 0.08, 0.92, 0.45], "colour": "#0072b2"},
+        {"phrase": "a green square", "box": [0.32, 0.58, 0.7, 0.95], "colour": "#009e73"},
+    ],
+    "editor": {"grid": 8, "snap": False},
+}
+
+
+def layout_editor(graph: Graph) -> None:
+    """The demo's scene drawn in the editor."""
+    realism, clip, vae, _ = graph.add(
+        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
+    )
+    spatial, spatial_clip, _, gligen = graph.add(
+        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
+    )
+    layout, text, width, height = graph.add(
+        "RealCompoLayout", (360, 0), prompt=PROMPT, width=128, height=128,
+        layout_json=json.dumps(DRAWING, separators=(",", ":")),
+    )  # fmt: skip
+    layout.node["size"] = [480, 760]
+    (positive,) = graph.add("CLIPTextEncode", (900, 0), "Positive", clip=clip, text=text)
+    (negative,) = graph.add("CLIPTextEncode", (900, 200), "Negative", clip=clip, text="")
+    (grounded,) = graph.add(
+        "RealCompoApplyGLIGEN", (900, 400), positive=positive, clip=spatial_clip,
+        gligen_textbox_model=gligen, layout=layout,
+    )  # fmt: skip
+    (latent,) = graph.add(
+        "EmptyLatentImage", (900, 640), width=width, height=height, batch_size=1
+    )
+    sampled, _ = graph.add(
+        "RealCompoDualSampler", (1260, 0), realism_model=realism, spatial_model=spatial,
+        positive=positive, negative=negative, layout=layout, spatial_positive=grounded,
+        latent_image=latent, **SAMPLING,
+    )  # fmt: skip
+    (image,) = graph.add("VAEDecode", (1260, 460), samples=sampled, vae=vae)
+    graph.add("PreviewImage", (1620, 0), "Result", images=image)
+    (checked,) = graph.add(
+        "RealCompoLayoutPreview", (1260, 560), layout=layout, image=image, width=512, height=512
+    )
+    graph.add("PreviewImage", (1620, 400), "Result and regions", images=checked)
+    graph.note((0, 400), (
+        "## Draw a layout\n\nMove the boxes, or draw new ones: drag in an empty place. Name each"
+        " with words of the prompt; what the prompt does not hold is marked in red.\n\nPress Run:"
+        " the result follows. The models are the demo's and know six colours and five shapes."
+    ), (320, 260))  # fmt: skip
 
 
 def _decode_and_save(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> None:
@@ -221,13 +274,16 @@ def main() -> None:
     names = (
         "CLIPTextEncode", "EmptyLatentImage", "KSampler", "VAEDecode", "SaveImage", "RandomNoise",
         "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced", "RealCompoShapesLoader",
-        "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
+        "RealCompoLayout", "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
-        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", *LAYOUT_CLASSES,
+        "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
+        "RealCompoShapesHint", "ControlNetApplyAdvanced", *LAYOUT_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
-    graphs = {"realcompo_demo": demo, "realcompo_guider": guider, "realcompo_sd15_gligen": sd15}
-    graphs |= LAYOUT_GRAPHS
+    graphs = {
+        "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
+        "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor, **LAYOUT_GRAPHS,
+    }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)
         build(graph)

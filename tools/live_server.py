@@ -80,8 +80,11 @@ class LiveServer:
         environment: dict[str, str],
         base: Path = BASE,
         port: int | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> None:
+        """``arguments`` are further ones for the host, such as ``--front-end-root``."""
         self.host, self.python, self.base = host, python, base
+        self.arguments = arguments
         self.environment = {**environment, "PYTHONUNBUFFERED": "1"}
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -95,6 +98,7 @@ class LiveServer:
             str(self.python), str(self.host / "main.py"), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--base-directory", str(self.base), "--disable-api-nodes",
             "--disable-auto-launch", "--preview-method", "latent2rgb",
+            *self.arguments,
         ]  # fmt: skip
 
     def prepare(self) -> None:
