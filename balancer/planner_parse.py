@@ -6,32 +6,13 @@ commas, conjunctions, verbs and words about places.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from .planner_words import (
-    ADJECTIVES,
-    DETERMINERS,
-    GROUPS,
-    MEDIUM,
-    NUMBERS,
-    PLACE,
-    PRONOUNS,
-    RELATION,
-    RELATIONS,
-    SURROUNDINGS,
-    VERB,
-)
+from .planner_scan import Anchor, Item, joined_adjectives, scan_items
+from .planner_words import DETERMINERS, GROUPS, NUMBERS, PRONOUNS, SURROUNDINGS
 from .words import Word, words_of
 
 MOST_COPIES = 12
-_SEPARATOR = re.compile(r"[,;.:!?\n]+|(?:and|while|but|plus|as well as)\b|&", re.IGNORECASE)
-_WORD = re.compile(r"[^\s,;.:!?&]+")
-_OF_SCENE = frozenset({"scene", "room", "picture", "image", "landscape", "composition", "view"})
-
-Anchor = tuple[str, str]
-"""('left' | 'middle' | 'right' | '', 'top' | 'middle' | 'bottom' | '')."""
 
 
 @dataclass(frozen=True)
@@ -65,100 +46,6 @@ class Parsed:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Item:
-    kind: str  # thing, relation, place, separator, verb
-    start: int
-    end: int
-    value: str = ""
-    anchor: Anchor = ("", "")
-
-
-def _anchor(found: re.Match[str]) -> Anchor:
-    words = [found["level"], found["side"], found["one"]]
-    across, down = "", ""
-    for word in (word.lower() for word in words if word):
-        if word in ("left", "right"):
-            across = word
-        elif word in ("top", "upper", "background"):
-            down = "top"
-        elif word in ("bottom", "lower", "foreground"):
-            down = "bottom"
-        else:
-            across, down = across or "middle", down or "middle"
-    return across, down
-
-
-def _items(text: str) -> Iterator[_Item]:
-    """Things, relations, places, verbs and separators of ``text``, in order."""
-    position, open_at, open_end = 0, -1, -1
-
-    def closed() -> Iterator[_Item]:
-        if open_at >= 0:
-            yield _Item("thing", open_at, open_end)
-
-    while position < len(text):
-        if text[position].isspace():
-            position += 1
-            continue
-        at_start = open_at < 0
-        found, item = None, None
-        if at_start and (found := MEDIUM.match(text, position)):
-            position = found.end()
-            continue
-        if found := PLACE.match(text, position):
-            item = _Item("place", *found.span(), anchor=_anchor(found))
-        elif found := RELATION.match(text, position):
-            kind = RELATIONS[" ".join(found.group().lower().split())]
-            item = _Item("relation", *found.span(), kind)
-        elif found := VERB.match(text, position):
-            item = _Item("verb", *found.span())
-        elif found := _SEPARATOR.match(text, position):
-            item = _Item("separator", *found.span(), found.group().lower()[:1])
-        elif found := re.compile(r"with\b", re.IGNORECASE).match(text, position):
-            words = [word.text for word in words_of(text[open_at:open_end])]
-            # 'a room with two cats' is about the cats, 'a man with a hat' about one thing.
-            if open_at < 0 or words[-1:] and words[-1] in SURROUNDINGS | _OF_SCENE:
-                item = _Item("separator", *found.span(), "w")
-        if item is not None:
-            yield from closed()
-            open_at = -1
-            yield item
-            position = item.end
-            continue
-        found = found or _WORD.match(text, position)
-        end = found.end() if found else position + 1
-        if found:
-            open_at, open_end = (position if open_at < 0 else open_at), end
-        position = end
-    yield from closed()
-
-
-def _only_adjectives(text: str) -> bool:
-    words = [word.text for word in words_of(text)]
-    content = [w for w in words if w not in DETERMINERS and w not in NUMBERS]
-    return bool(content) and all(w in ADJECTIVES for w in content)
-
-
-def _joined(items: list[_Item], text: str) -> list[_Item]:
-    """Adjectives that a comma or 'and' parted from their noun joined to it again."""
-    out: list[_Item] = []
-    for item in items:
-        if (
-            item.kind == "thing"
-            and len(out) >= 2
-            and out[-1].kind == "separator"
-            and out[-1].value in (",", "a", "&")
-            and out[-2].kind == "thing"
-            and _only_adjectives(text[out[-2].start : out[-2].end])
-            and words_of(text[item.start : item.end])[0].text not in DETERMINERS
-        ):
-            item = replace(item, start=out[-2].start)
-            del out[-2:]
-        out.append(item)
-    return out
-
-
 def _count(words: list[str]) -> int:
     joined = " ".join(words)
     for group, number in GROUPS.items():
@@ -170,14 +57,14 @@ def _count(words: list[str]) -> int:
     return NUMBERS.get(first, 1)
 
 
-def _thing(text: str, item: _Item) -> Thing | None:
+def _thing(text: str, item: Item) -> Thing | None:
     """The thing that a slice names; None for pronouns and the like."""
     words = [word.text for word in words_of(text[item.start : item.end])]
     if not words or all(w in PRONOUNS or w in DETERMINERS for w in words):
         return None
     head = words
     for stop in ("of", "with"):
-        head = head[: head.index(stop)] if stop in head[1:] else head
+        head = head[: head.index(stop, 1)] if stop in head[1:] else head
     certain = words[0] in DETERMINERS or words[0] in NUMBERS or words[0].isdecimal()
     certain = certain or _count(words) > 1
     return Thing(
@@ -205,7 +92,7 @@ class _Reader:
         self.before = ""
         self.at = 0
 
-    def read(self, items: list[_Item]) -> Parsed:
+    def read(self, items: list[Item]) -> Parsed:
         for item in items:
             getattr(self, f"_{item.kind}")(item)
             if item.kind != "verb":
@@ -221,18 +108,18 @@ class _Reader:
             self._relate()
         self.pending, self.operands, self.fronted, self.place = [], [], [], None
 
-    def _verb(self, item: _Item) -> None:
+    def _verb(self, item: Item) -> None:
         if self.pending and self.operands:
             self._relate()
 
-    def _separator(self, item: _Item) -> None:
+    def _separator(self, item: Item) -> None:
         if self.pending and self.operands and self.pending != ["between"]:
             self._relate()
         if item.value in ".;!?\n:":
             self._finish()
             self.group, self.subjects = [], []
 
-    def _place(self, item: _Item) -> None:
+    def _place(self, item: Item) -> None:
         if self.pending and self.operands:
             self._relate()
         if self.group and self.before == "thing":
@@ -242,7 +129,7 @@ class _Reader:
         else:
             self.place = item.anchor
 
-    def _relation(self, item: _Item) -> None:
+    def _relation(self, item: Item) -> None:
         if self.pending and self.operands:
             self._relate()
         if self.pending:
@@ -256,7 +143,7 @@ class _Reader:
         """Of whom the next words speak: 'a cat and a dog' of both, 'a cat, a dog' of the dog."""
         return list(self.group if self.group_whole else self.group[-1:])
 
-    def _thing(self, item: _Item) -> None:
+    def _thing(self, item: Item) -> None:
         thing = _thing(self.text, item)
         if thing is None:
             self._pronoun(words_of(self.text[item.start : item.end]))
@@ -278,7 +165,7 @@ class _Reader:
         things.append(thing)
         self._refer(len(things) - 1)
 
-    def _known(self, item: _Item) -> int | None:
+    def _known(self, item: Item) -> int | None:
         """The thing that 'the teapot' means after 'a brass teapot', if there is just one."""
         words = [word.text for word in words_of(self.text[item.start : item.end])]
         if words[0] != "the" or len(words) < 2:
@@ -357,7 +244,7 @@ def parse_prompt(text: str) -> Parsed:
     Left out, with a remark: surroundings that nothing is placed against, and, if some things have
     an article or a number, comma-separated words that have none (style words mostly have none).
     """
-    parsed = _Reader(text).read(_joined(list(_items(text)), text))
+    parsed = _Reader(text).read(joined_adjectives(list(scan_items(text)), text))
     tied = {i for r in parsed.relations if r.kind not in ("inside", "on", "at")
             for i in (r.one, r.other)}  # fmt: skip
     tied |= {i for i, thing in enumerate(parsed.things) if any(thing.anchor)}

@@ -119,7 +119,7 @@ class ChatClient:
                     try:
                         return _content(reply)
                     except ValueError as error:
-                        raise self._wrong(str(error)) from None
+                        raise self._wrong(f"{error}: {self._said(reply)}") from None
                 if not self._step_down(reply):
                     raise self._refusal(reply)
 

@@ -222,6 +222,25 @@ def test_any_mixture_gives_usable_boxes(clauses: list[tuple[str, str, str]], asp
             }[words], prompt  # fmt: skip
 
 
+PIECES = st.sampled_from([
+    "a star", "two cats", "the star", "***", "left of", "in the middle", "with", "and", ",", ".",
+    "it", "them", "is", "between", "of", "(big:1.2)", "on the left", "\\(", "a red", "99", "0",
+    "an oil painting of", "in", "\u2603", "-",
+])  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES, max_size=14).map(" ".join) | st.text(max_size=40))
+def test_no_prompt_breaks_the_rules(prompt: str) -> None:
+    try:
+        plan = plan_by_rules(prompt)
+    except RealCompoError as error:
+        assert error.where == "prompt"
+        return
+    for region in plan.regions:
+        assert find_phrase(plain_text(prompt), region.phrase)
+
+
 def test_the_axis_keeps_order_zones_and_shares() -> None:
     axis = Axis([1.0, 2.0, 1.0], [None, None, None], [(0, 1), (1, 2)])
     assert [tuple(round(v, 3) for v in i) for i in axis.intervals()] == [

@@ -198,6 +198,7 @@ def test_no_server_at_all(server: llm.Server) -> None:
         (llm.raw(b"[" * 500_000), "endpoint", "no JSON"),
         (llm.value([]), "endpoint", "choices"),
         (llm.value({"choices": []}), "endpoint", "choices"),
+        (llm.value({"error": {"message": "out of memory"}}), "endpoint", "out of memory"),
         (llm.value({"choices": [{"message": None}]}), "endpoint", "choices"),
         (llm.value({"choices": {"0": 1}}), "endpoint", "choices"),
         (llm.text(None), "model", "no complete JSON"),
@@ -374,3 +375,24 @@ def test_the_request_for_other_text_nodes() -> None:
     assert prompt == PROMPT and PROMPT in request and '"width": 640' in request
     with pytest.raises(RealCompoError, match="RealCompo Planner Request, input 'prompt'"):
         RealCompoPlannerRequest().write("")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red star to the left of two (blue circles:1.3), digital art",
+        "A big, red ball and a black and white cat, 8k",
+        "an oil painting of a red-haired woman's dog, the dog's bowl in front of it",
+        "two dogs left of a cat, two dogs right of a bird, a cat above them",
+        "photo of 3 apples (in the top left corner), (((a cup of tea))) at the bottom",
+    ],
+)
+def test_every_planned_phrase_is_found_by_the_prompts_tokenizer(prompt: str) -> None:
+    from realcompo.balancer.comfy.text import encode_prompt
+    from realcompo.balancer.tokens import resolve_tokens
+
+    layout, _, _ = RealCompoLayoutFromText().plan(prompt, "", "", 0, method="rules")
+    tokens = resolve_tokens(layout, encode_prompt(prompt), encode_prompt)
+    assert len(layout.regions) >= 2 and all(tokens)
+    mentions = {(region.phrase, region.occurrence) for region in layout.regions}
+    assert len(set(tokens)) == len(mentions)
