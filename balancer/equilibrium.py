@@ -125,10 +125,14 @@ class Balancer:
         return self._base - prior * self._coverage
 
     def constant_mix(self, sigma: float) -> float | None:
-        """The realism share if it is one number everywhere and can never move, else None."""
-        moves = self.settings.mode != "fixed" or self.settings.initial_noise > 0
-        prior = self.settings.region_prior != 0.0 and sigma > self._prior_sigma
-        return None if moves or prior else self.settings.initial_mix
+        """The realism share if it is one number everywhere, can never move, and is all that counts;
+        else None."""
+        settings = self.settings
+        moves = settings.mode != "fixed" or settings.initial_noise > 0
+        prior = settings.region_prior != 0.0 and sigma > self._prior_sigma
+        # the spatial model's share may be all, but its colours are then still the realism model's
+        asks_both = settings.match_background > 0.0 and settings.initial_mix == 0.0
+        return None if moves or prior or asks_both else settings.initial_mix
 
     def restart(self, sigma: float) -> Tensor:
         """Logits (B, 1, H, W) that a balanced step starts from and probes with."""

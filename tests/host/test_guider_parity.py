@@ -42,10 +42,11 @@ def test_half_and_half_is_the_mean_of_the_predictions(models) -> None:
     torch.testing.assert_close(mixed, (alone[0] + alone[1]) / 2, rtol=1e-5, atol=1e-4)
 
 
-def test_the_background_is_matched_before_the_mix(models) -> None:
+@pytest.mark.parametrize("share", [0.3, 0.0])
+def test_the_background_is_matched_before_the_mix(models, share) -> None:
     noise = tiny.latent_noise(5, batch=2)
     settings = BalancerSettings(
-        mode="fixed", initial_mix=0.3, region_prior=0.0, match_background=0.8
+        mode="fixed", initial_mix=share, region_prior=0.0, match_background=0.8
     )
     realism, spatial = (pair.run_alone(model, noise, steps=1) for model in models)
     bare = torch.ones(noise.shape[-2:])
@@ -57,9 +58,9 @@ def test_the_background_is_matched_before_the_mix(models) -> None:
     matched = spatial.clone()
     matched[..., where] += 0.8 * gap[..., None]
     mixed = pair.run(pair.guider(*models, settings), noise, steps=1)
-    expected = 0.3 * realism + 0.7 * matched
+    expected = share * realism + (1 - share) * matched
     torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-4)
-    assert (mixed - (0.3 * realism + 0.7 * spatial)).abs().max() > 0.01
+    assert (mixed - (share * realism + (1 - share) * spatial)).abs().max() > 0.01
 
 
 def test_rate_zero_is_fixed(models, noise) -> None:
