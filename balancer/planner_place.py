@@ -17,7 +17,7 @@ _LEAST_ROOM = 0.05
 _ROW = 0.24
 """Things go into one row as long as each keeps this share of the width, then below each other."""
 _MARGIN = 0.06
-_TALLEST, _WIDEST = 1.6, 1.6
+_TALLEST, _WIDEST = 1.5, 1.3
 """Longest sides of a box for one thing, relative to the other side, in pixels."""
 _INSIDE: Box = (0.2, 0.2, 0.8, 0.8)
 _IN_FRONT: Box = (0.15, 0.5, 0.85, 1.0)
@@ -151,8 +151,9 @@ def _parents(parsed: Parsed, notes: list[str]) -> dict[int, tuple[int, Box]]:
 def _fitted(cell: Box, thing: Thing, aspect: float) -> Box:
     """The box of one thing in its cell: no stripe, with some air, at the side that it names."""
     wide, high = cell[2] - cell[0], cell[3] - cell[1]
-    w = min(wide * (1 - 2 * _MARGIN), high * _WIDEST / aspect)
-    h = min(high * (1 - 2 * _MARGIN), wide * _TALLEST * aspect)
+    inner_wide, inner_high = wide * (1 - 2 * _MARGIN), high * (1 - 2 * _MARGIN)
+    w = min(inner_wide, inner_high * _WIDEST / aspect)
+    h = min(inner_high, inner_wide * _TALLEST * aspect)
     across = {"left": 0.0, "right": 1.0}.get(thing.anchor[0], 0.5)
     down = {"top": 0.0, "bottom": 1.0}.get(thing.anchor[1], 0.5)
     left = cell[0] + min(max(across * wide - w * across, _MARGIN * wide), wide - w - _MARGIN * wide)

@@ -238,7 +238,7 @@ test("a mask is painted, moved with its region, erased and given up", async () =
   const [r, g, b] = await pixel([0.5, 0.3, 0, 0]);
   assert.ok(r > b + 40 && g > b, `the paint shows: ${[r, g, b]}`);
   await page.keyboard.press("v");
-  await drag(page, [first.box[2] - 0.02, 0.4], [first.box[2] + 0.18, 0.4]);
+  await drag(page, [0.35, 0.32], [0.55, 0.32]);
   const moved = (await regions())[0];
   near(moved.box, [first.box[0] + 0.2, first.box[1], first.box[2] + 0.2, first.box[3]], 0.02);
   await page.keyboard.press("e");
@@ -492,36 +492,52 @@ test("dragging among 100 regions is smooth", async (t) => {
   await page.mouse.move(from.x, from.y);
   await page.mouse.down();
   // Moves come from the page itself: the test's own way to the browser is no part of the drag.
-  const { frames, draws } = await page.evaluate(async ([x, y]) => {
+  const { idle, frames, work } = await page.evaluate(async ([x, y]) => {
     const canvas = /** @type {HTMLCanvasElement} */ (document.querySelector(".rc-stage canvas"));
     const { stage } = /** @type {any} */ (window).editor;
-    const paint = stage.paint.bind(stage);
+    const frame = () => new Promise(requestAnimationFrame);
+    /** @param {number} count @param {(n: number) => void} act */
+    const watch = async (count, act) => {
+      /** @type {number[]} */
+      const gaps = [];
+      let last = await frame();
+      for (let n = 0; n < count; n += 1) {
+        act(n);
+        const now = await frame();
+        gaps.push(now - last);
+        last = now;
+      }
+      return gaps;
+    };
+    const without = await watch(40, () => {});
+    let spent = 0;
     /** @type {number[]} */
-    const drawn = [];
+    const costs = [];
+    const paint = stage.paint.bind(stage);
     stage.paint = () => {
       const start = performance.now();
       paint();
-      drawn.push(performance.now() - start);
+      costs.push(spent + performance.now() - start);
     };
-    /** @type {number[]} */
-    const times = [];
-    for (let n = 0; n < 90; n += 1) {
+    const during = await watch(90, (n) => {
+      const start = performance.now();
       canvas.dispatchEvent(new PointerEvent("pointermove", {
         pointerId: stage.gesture.pointer, pointerType: "mouse", buttons: 1, bubbles: true,
         clientX: x + 60 * Math.sin(n / 9), clientY: y + 60 * Math.cos(n / 7),
       }));
-      times.push(await new Promise(requestAnimationFrame));
-    }
+      spent = performance.now() - start;
+    });
     delete stage.paint;
-    return { frames: times.slice(1).map((time, i) => time - times[i]), draws: drawn };
+    return { idle: without, frames: during, work: costs };
   }, /** @type {const} */ ([from.x, from.y]));
   await page.mouse.up();
   const median = (/** @type {number[]} */ list) => [...list].sort((a, b) => a - b)[list.length >> 1];
-  t.diagnostic(`median frame ${median(frames).toFixed(1)} ms, drawing ${median(draws).toFixed(1)} ms`);
-  assert.ok(draws.length > 60, "every move was drawn");
-  // 30 frames a second leave 33 ms. The drawing's own time is held to it on any machine; the whole
-  // frame, which a busy machine stretches, is only reported.
-  assert.ok(median(draws) < 33, `drawing takes ${median(draws)} ms`);
+  t.diagnostic(`median frame while dragging ${median(frames).toFixed(1)} ms, at rest `
+    + `${median(idle).toFixed(1)} ms; the editor's own work ${median(work).toFixed(1)} ms a frame`);
+  assert.ok(work.length > 60, "every move was drawn");
+  // 30 frames a second leave 33 ms. The editor's own work is held to it on any machine; the whole
+  // frame, which other work on the machine stretches, is reported beside a frame at rest.
+  assert.ok(median(work) < 33, `a move takes ${median(work)} ms`);
 });
 
 test("our files threw nothing", () => {

@@ -170,7 +170,7 @@ def test_copies_share_one_mention_and_mentions_stay_apart() -> None:
 def test_a_wide_picture_gives_things_room_to_the_sides() -> None:
     (wide,) = boxes("a star", 1024, 256)["star"]
     pixels = (wide[2] - wide[0]) * 1024, (wide[3] - wide[1]) * 256
-    assert max(pixels) / min(pixels) < 2.1
+    assert max(pixels) / min(pixels) < 1.51
 
 
 @pytest.mark.parametrize("prompt", ["...", "and, or", "it", "of"])
