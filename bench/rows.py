@@ -11,8 +11,7 @@ from ..balancer.settings import BalancerSettings, preset
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.2, 0.25, 0.3, 0.4)
 MASK_SWITCH = (0.4,)
-MATCHED = (0.4,)
-MATCHED_SWITCH = (0.4, 0.6)
+MATCHED_SWITCH = (0.6,)
 STYLES = ("sketch", "neon")
 # Rows of the contact sheet, and of the quick table with its number of steps.
 SHEET = (
@@ -86,7 +85,6 @@ def table(steps: int) -> list[Row]:
     rows += [Row(f"fixed-{mix:.2f}", fixed(mix)) for mix in FIXED]
     rows += [Row(f"switch-{part:.2f}", switch(part)) for part in SWITCH]
     rows += [Row(f"mask-switch-{part:.2f}", mask_switch(part, steps)) for part in MASK_SWITCH]
-    rows += [Row(f"matched-fixed-{mix:.2f}", fixed(mix, match_background=1.0)) for mix in MATCHED]
     rows += [Row(f"matched-switch-{part:.2f}", matched_switch(part)) for part in MATCHED_SWITCH]
     rows += [
         Row("realcompo-official", preset("official")),
