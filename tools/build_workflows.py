@@ -228,6 +228,30 @@ def controlnet(graph: Graph) -> None:
     ))  # fmt: skip
 
 
+def style_swap(graph: Graph) -> None:
+    """One composition in three looks: only the realism model is exchanged."""
+    given = _shapes(graph)
+    graph.note((760, -220), (
+        "## One layout, three looks\n\nThe spatial model, the layout and the seed stay; each row"
+        " has another realism model. Exchange the loaders for your own stylised checkpoints of one"
+        " family."
+    ), (420, 180))  # fmt: skip
+    for row, style in enumerate(("realistic", "sketch", "neon")):
+        height = row * 520
+        realism = given["realism"]
+        if row:
+            realism, _, _, _ = graph.add(
+                "RealCompoShapesLoader", (760, height), f"Realism model: {style}", style=style,
+                part="realism",
+            )  # fmt: skip
+        latent, _ = graph.add(
+            "RealCompoDualSampler", (1140, height), f"RealCompo Dual Sampler: {style}",
+            latent_image=given["latent"], **{**_pair(given), "realism_model": realism},
+            **SAMPLING,
+        )  # fmt: skip
+        _decode_and_save(graph, (1520, height), latent, given["vae"], f"swap_{style}")
+
+
 def sd15(graph: Graph) -> None:
     """A stylised SD1.5 checkpoint with GLIGEN on plain SD1.5: the user's own files."""
     realism, clip, vae = graph.add(
@@ -266,6 +290,10 @@ def sd15(graph: Graph) -> None:
     _decode_and_save(graph, (1520, 0), sampled, vae, "sd15")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 200), trace=trace)
     graph.add("PreviewImage", (1880, 200), images=plot)
+    (drawing,) = graph.add(
+        "RealCompoLayoutPreview", (0, 1000), layout=layout, width=512, height=512
+    )
+    graph.add("PreviewImage", (360, 1000), "layout", images=drawing)
 
 
 def main() -> None:
@@ -282,7 +310,8 @@ def main() -> None:
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
-        "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor, **LAYOUT_GRAPHS,
+        "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
+        "realcompo_style_swap": style_swap, **LAYOUT_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

@@ -1,0 +1,67 @@
+"""Draw the template list's thumbnails: ``python tools/thumbnails.py`` (needs COMFYUI_PATH).
+
+Every picture is what its workflow makes: the workflow runs, and what it saves is laid side by side.
+The page looks for ``<workflow>.jpg`` beside ``<workflow>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from execute import InProcess, host_from_environment
+from live_server import BASE
+from workflow import to_api
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+SIDE, QUALITY = 320, 88
+# Titles or file prefixes of the nodes whose pictures are shown, in this order. The workflow for own
+# checkpoints has none to run with here: its layout stands for it.
+SHOWN = {
+    "realcompo_demo": ("realism", "spatial", "realcompo"),
+    "realcompo_guider": ("guider",),
+    "realcompo_controlnet": ("controlnet_hint", "controlnet"),
+    "realcompo_layout_editor": ("Result and regions",),
+    "realcompo_style_swap": ("swap_realistic", "swap_sketch", "swap_neon"),
+    "realcompo_planner": ("by_the_plan",),
+    "realcompo_masks": ("segmentation", "merged", "mirrored"),
+    "realcompo_sd15_gligen": ("layout",),
+}
+
+
+def named(graph: dict[str, Any], workflow: dict[str, Any], name: str) -> str:
+    """Id of the picture node that goes by ``name``."""
+    titles = {str(node["id"]): node.get("title") for node in workflow["nodes"]}
+    for key, node in graph.items():
+        prefix = str(node["inputs"].get("filename_prefix", ""))
+        if node["class_type"] in ("SaveImage", "PreviewImage") and (
+            prefix.rpartition("/")[2] == name or titles[key] == name
+        ):
+            return key
+    raise SystemExit(f"no node saves '{name}'")
+
+
+def main() -> None:
+    """Run every workflow and write its thumbnail."""
+    from PIL import Image
+
+    host = InProcess(host_from_environment(), BASE)
+    for name, shown in SHOWN.items():
+        workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+        info = host.object_info({node["type"] for node in workflow["nodes"]})
+        graph = to_api(workflow, info)
+        nodes = [named(graph, workflow, entry) for entry in shown]
+        done = host.run(graph, nodes)
+        page = Image.new("RGB", (SIDE * len(nodes), SIDE), "white")
+        for place, node in enumerate(nodes):
+            saved = done.shown[node]["images"][0]
+            folder = BASE / saved["type"] / saved["subfolder"]
+            picture = Image.open(folder / saved["filename"]).convert("RGB")
+            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (SIDE * place, 0))
+        page.save(WORKFLOWS / f"{name}.jpg", quality=QUALITY, optimize=True)
+        print(f"workflows/{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()
