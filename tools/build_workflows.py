@@ -72,27 +72,27 @@ def layout_editor(graph: Graph) -> None:
         "RealCompoLayout", (360, 0), prompt=PROMPT, width=128, height=128,
         layout_json=json.dumps(DRAWING, separators=(",", ":")),
     )  # fmt: skip
-    layout.node["size"] = [480, 760]
-    (positive,) = graph.add("CLIPTextEncode", (900, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (900, 200), "Negative", clip=clip, text="")
+    layout.node["size"] = [540, 800]
+    (positive,) = graph.add("CLIPTextEncode", (960, 0), "Positive", clip=clip, text=text)
+    (negative,) = graph.add("CLIPTextEncode", (960, 200), "Negative", clip=clip, text="")
     (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (900, 400), positive=positive, clip=spatial_clip,
+        "RealCompoApplyGLIGEN", (960, 400), positive=positive, clip=spatial_clip,
         gligen_textbox_model=gligen, layout=layout,
     )  # fmt: skip
-    (latent,) = graph.add(
-        "EmptyLatentImage", (900, 640), width=width, height=height, batch_size=1
-    )
+    (latent,) = graph.add("EmptyLatentImage", (960, 640), width=width, height=height, batch_size=1)
     sampled, _ = graph.add(
-        "RealCompoDualSampler", (1260, 0), realism_model=realism, spatial_model=spatial,
+        "RealCompoDualSampler", (1320, 0), realism_model=realism, spatial_model=spatial,
         positive=positive, negative=negative, layout=layout, spatial_positive=grounded,
         latent_image=latent, **SAMPLING,
     )  # fmt: skip
-    (image,) = graph.add("VAEDecode", (1260, 460), samples=sampled, vae=vae)
-    graph.add("PreviewImage", (1620, 0), "Result", images=image)
+    # The sampler grows by its preview while it runs.
+    (image,) = graph.add("VAEDecode", (1320, 640), samples=sampled, vae=vae)
     (checked,) = graph.add(
-        "RealCompoLayoutPreview", (1260, 560), layout=layout, image=image, width=512, height=512
+        "RealCompoLayoutPreview", (1320, 760), layout=layout, image=image, width=512, height=512
     )
-    graph.add("PreviewImage", (1620, 400), "Result and regions", images=checked)
+    for row, (title, source) in enumerate((("Result", image), ("Result and regions", checked))):
+        graph.add("PreviewImage", (1680, row * 440), title, images=source)
+        graph.nodes[-1]["size"] = [380, 400]
     graph.note((0, 400), (
         "## Draw a layout\n\nMove the boxes, or draw new ones: drag in an empty place. Name each"
         " with words of the prompt; what the prompt does not hold is marked in red.\n\nPress Run:"
