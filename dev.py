@@ -122,7 +122,8 @@ def _lint(arguments: list[str]) -> int:
     python = environment.ensure()
     environment.ensure_node()
     ruff = _run([str(python), "-m", "ruff", "check", ".", *arguments])
-    pyright = _run([str(python), "-m", "pyright"])
+    # Without it pyright looks for torch in whatever Python the shell finds, and knows no tensors.
+    pyright = _run([str(python), "-m", "pyright", "--pythonpath", str(python)])
     return ruff or pyright
 
 
