@@ -36,6 +36,7 @@ COMMANDS = {
     "lint": "ruff on everything, pyright on the engine",
     "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
+    "locales": "compare the translations with the nodes (--update: write the English texts)",
     "train": "train the demo models; further arguments go to shapes.train",
     "bench": "run a bench: dev.py bench NAME ...",
 }
@@ -147,6 +148,11 @@ def _nodes(arguments: list[str]) -> int:
     return _run([str(python), str(TOOLS / "node_snapshot.py"), *arguments], host.environment())
 
 
+def _locales(arguments: list[str]) -> int:
+    python, host = environment.ensure(), _host()
+    return _run([str(python), str(TOOLS / "locales.py"), *arguments], host.environment())
+
+
 def _module(name: str, arguments: list[str]) -> int:
     python, host = environment.ensure(), _host()
     return _run([str(python), str(TOOLS / "run.py"), name, *arguments], host.environment())
@@ -163,7 +169,7 @@ def _bench(arguments: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
-    listing = "\n".join(f"  {name:<6} {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:<7} {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"commands:\n{listing}",
@@ -179,6 +185,7 @@ def main(argv: list[str]) -> int:
         "lint": _lint,
         "page": _page,
         "nodes": _nodes,
+        "locales": _locales,
         "train": lambda arguments: _module("shapes.train", arguments),
         "bench": _bench,
     }
