@@ -52,7 +52,10 @@ export function icon(name) {
   return svg;
 }
 
-/** The host's own variables, so that its light and dark themes and the users' are followed. */
+/**
+ * The host's own variables, so that its light and dark themes and the users' are followed. What is
+ * below the drawing keeps its height, so that the drawing does not shrink while regions are drawn.
+ */
 export const STYLE = `
 .rc-editor { display: flex; flex-direction: column; gap: 4px; box-sizing: border-box; width: 100%;
   height: 100%; min-height: 400px; contain: layout size; overflow: hidden; padding: 4px;
@@ -87,9 +90,9 @@ export const STYLE = `
   background: var(--comfy-input-bg, #222); }
 .rc-editor .rc-words mark { color: inherit; background: none; border-bottom: 3px solid; padding: 0 1px;
   border-radius: 2px; cursor: pointer; }
-.rc-editor .rc-note { flex: none; color: var(--descrip-text, #999); }
+.rc-editor .rc-note { flex: none; min-height: 1.35em; color: var(--descrip-text, #999); }
 .rc-editor .rc-note.rc-alarm { color: var(--error-text, #ff4444); font-weight: 600; }
-.rc-editor ul { flex: 0 1 auto; min-height: 30px; max-height: 34%; overflow: auto; margin: 0;
+.rc-editor ul { flex: 0 0 112px; overflow: auto; margin: 0;
   padding: 0; list-style: none; }
 .rc-editor li { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; padding: 2px;
   border: 1px solid transparent; border-radius: 4px; }

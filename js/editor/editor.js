@@ -161,10 +161,7 @@ export class Editor {
       return;
     }
     this.show();
-    if (change === "selection" || change === "regions") {
-      this.list.reveal();
-      this.describe();
-    }
+    if (change === "selection" || change === "regions") this.describe();
     if (change === "regions" || change === "settings") this.changed();
   }
 
@@ -197,6 +194,7 @@ export class Editor {
   showMatch() {
     this.view.show(this.matcher, this.effectivePrompt());
     this.list.show(this.matcher.answer);
+    this.list.reveal(); // a row grows by what is wrong with it
     this.stage.refresh();
   }
 

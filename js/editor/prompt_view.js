@@ -37,7 +37,6 @@ export class PromptView {
     }
     if (this.note.textContent !== note) this.note.textContent = note;
     this.note.classList.toggle("rc-alarm", lacking > 0);
-    this.note.hidden = !note;
   }
 
   /** @param {import("./match.js").Answer} answer */
