@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -89,6 +90,27 @@ def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(
         names = [name for name, _ in _options(info)] + list(info["output_name"])
         missing += [f"{node}.md: `{name}`" for name in names if f"`{name}`" not in text]
     assert not missing
+
+
+# A body that no node here can find, and a text.
+WITHOUT_PICTURE = {"RealCompoLayoutFromPose", "RealCompoPlannerRequest"}
+
+
+def test_help_pages_show_pictures_that_are_there(pack: Any, infos: dict[str, Any]) -> None:
+    pages = ROOT / pack.WEB_DIRECTORY / "docs"
+    bare = set()
+    for node in infos:
+        text = (pages / f"{node}.md").read_text(encoding="utf-8")
+        pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+        assert all((pages / picture).is_file() for picture in pictures), node
+        if not pictures:
+            bare.add(node)
+    assert bare == WITHOUT_PICTURE
+
+
+def test_every_example_workflow_has_a_thumbnail() -> None:
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        assert path.with_suffix(".jpg").is_file(), path.name
 
 
 def test_every_node_appears_in_an_example_workflow(infos: dict[str, Any]) -> None:
