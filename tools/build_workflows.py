@@ -290,10 +290,6 @@ def sd15(graph: Graph) -> None:
     _decode_and_save(graph, (1520, 0), sampled, vae, "sd15")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 200), trace=trace)
     graph.add("PreviewImage", (1880, 200), images=plot)
-    (drawing,) = graph.add(
-        "RealCompoLayoutPreview", (0, 1000), layout=layout, width=512, height=512
-    )
-    graph.add("PreviewImage", (360, 1000), "layout", images=drawing)
 
 
 def main() -> None:

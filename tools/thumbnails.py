@@ -16,8 +16,7 @@ from workflow import to_api
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIDE, QUALITY = 320, 88
-# Titles or file prefixes of the nodes whose pictures are shown, in this order. The workflow for own
-# checkpoints has none to run with here: its layout stands for it.
+# Titles or file prefixes of the nodes whose pictures are shown, in this order.
 SHOWN = {
     "realcompo_demo": ("realism", "spatial", "realcompo"),
     "realcompo_guider": ("guider",),
@@ -26,7 +25,7 @@ SHOWN = {
     "realcompo_style_swap": ("swap_realistic", "swap_sketch", "swap_neon"),
     "realcompo_planner": ("by_the_plan",),
     "realcompo_masks": ("segmentation", "merged", "mirrored"),
-    "realcompo_sd15_gligen": ("layout",),
+    "realcompo_sd15_gligen": ("layout",),  # see layout_alone
 }
 
 
@@ -36,10 +35,22 @@ def named(graph: dict[str, Any], workflow: dict[str, Any], name: str) -> str:
     for key, node in graph.items():
         prefix = str(node["inputs"].get("filename_prefix", ""))
         if node["class_type"] in ("SaveImage", "PreviewImage") and (
-            prefix.rpartition("/")[2] == name or titles[key] == name
+            name in (prefix.rpartition("/")[2], titles.get(key), key)
         ):
             return key
     raise SystemExit(f"no node saves '{name}'")
+
+
+def layout_alone(graph: dict[str, Any]) -> dict[str, Any]:
+    """The layout of a workflow for checkpoints that are not here, drawn: it stands for the rest."""
+    kind = "RealCompoLayoutFromBoxes"
+    layout = next(key for key, node in graph.items() if node["class_type"] == kind)
+    inputs = {"layout": [layout, 0], "width": 512, "height": 512}
+    return {
+        layout: graph[layout],
+        "drawing": {"class_type": "RealCompoLayoutPreview", "inputs": inputs},
+        "layout": {"class_type": "PreviewImage", "inputs": {"images": ["drawing", 0]}},
+    }
 
 
 def main() -> None:
@@ -51,6 +62,8 @@ def main() -> None:
         workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
         info = host.object_info({node["type"] for node in workflow["nodes"]})
         graph = to_api(workflow, info)
+        if shown == ("layout",):
+            graph = layout_alone(graph)
         nodes = [named(graph, workflow, entry) for entry in shown]
         done = host.run(graph, nodes)
         page = Image.new("RGB", (SIDE * len(nodes), SIDE), "white")
