@@ -70,3 +70,16 @@ def phrase_line(phrase: str, occurrence: int = 0, weight: float = 1.0) -> str:
     """The line that ``read_lines`` reads as this phrase, occurrence and weight."""
     mark = f"#{occurrence + 1}" if occurrence else ""
     return phrase + mark + (f"*{weight:g}" if weight != 1.0 else "")
+
+
+def phrases_alone(text: str, but: str, remedy: str) -> list[BoxEntry]:
+    """The entries of ``text`` where places come from elsewhere.
+
+    Raises RealCompoError for input 'phrases' if a line holds a box: ``but`` says where the place
+    comes from, ``remedy`` what to do.
+    """
+    lines = read_lines(text)
+    boxed = next((line for line in lines if line.values is not None), None)
+    if boxed is not None:
+        raise RealCompoError("phrases", f"{boxed.where} holds a box, but {but}", remedy)
+    return lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .box_lines import BoxEntry, read_lines
+from .box_lines import BoxEntry, phrases_alone
 from .box_values import read_value
 from .errors import RealCompoError
 from .layout import Layout, Region
@@ -146,14 +146,10 @@ def parse_boxes(value: Any, phrases: str = "", width: int = 0, height: int = 0) 
         found = read_value(value)
     except RealCompoError as error:
         raise error.at(error.node, "boxes") from None
-    names = read_lines(phrases)
-    boxed = next((name for name in names if name.values is not None), None)
-    if boxed is not None:
-        raise RealCompoError(
-            "phrases",
-            f"{boxed.where} holds a box, but 'boxes' is connected as well",
-            "Leave the numbers away there, or disconnect 'boxes'",
-        )
+    names = phrases_alone(
+        phrases, "'boxes' is connected as well",
+        "Leave the numbers away there, or disconnect 'boxes'",
+    )  # fmt: skip
     if isinstance(found, Layout):
         if names:
             raise RealCompoError(

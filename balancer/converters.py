@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .box_lines import BoxEntry, read_lines
+from .box_lines import BoxEntry, phrases_alone
 from .coverage import Mask
 from .errors import RealCompoError
 from .layout import Box, Layout, Region
@@ -20,14 +20,7 @@ def assign_phrases(text: str, count: int, things: str) -> list[BoxEntry]:
     A single line goes to all of them ('two dancers' for two bodies). Raises RealCompoError for
     input 'phrases' if the numbers differ, or if a line holds a box.
     """
-    lines = read_lines(text)
-    boxed = next((line for line in lines if line.values is not None), None)
-    if boxed is not None:
-        raise RealCompoError(
-            "phrases",
-            f"{boxed.where} holds a box, but its place comes from the {things}",
-            "Leave the numbers away",
-        )
+    lines = phrases_alone(text, f"its place comes from the {things}", "Leave the numbers away")
     if len(lines) == 1:
         return lines * count
     if len(lines) != count:
