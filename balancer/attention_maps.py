@@ -65,6 +65,24 @@ class RegionMaps:
             self._sum = self._sum + maps
         self._sites += 1
 
+    def continued(self) -> tuple[RegionMaps, Tensor | None]:
+        """A continuation cut off from the graph so far, and the tensor it starts from.
+
+        So one first half may be followed by several second halves, and each differentiated by
+        itself: the gradient at the returned sum (None when no site was seen) is what it passes
+        back.
+        """
+        onward = RegionMaps(self._weights)
+        onward._sites = self._sites
+        if self._sum is not None:
+            onward._sum = self._sum.detach().requires_grad_(True)
+        return onward, onward._sum
+
+    @property
+    def total(self) -> Tensor | None:
+        """Sum over the sites taken in so far, (B, R, height, width)."""
+        return self._sum
+
     @property
     def sites(self) -> int:
         """Number of sites taken in so far."""

@@ -45,9 +45,7 @@ def checked_box(box: object, name: str) -> Box:
     ``name`` says in the message whose box it is.
     """
     if not isinstance(box, (tuple, list)) or len(box) != 4 or not all(map(is_number, box)):
-        raise _refuse(
-            f"{name} has the box {box!r}", "A box is four finite numbers: x0, y0, x1, y1"
-        )
+        raise _refuse(f"{name} has the box {box!r}", "A box is four finite numbers: x0, y0, x1, y1")
     x0, y0, x1, y1 = (float(v) for v in box)
     shown = f"{name} has the box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
     if min(x0, y0, x1, y1) < 0 or max(x0, y0, x1, y1) > 1:

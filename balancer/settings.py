@@ -123,7 +123,10 @@ PRESETS: dict[str, BalancerSettings] = {
     # Equal shares at the start, as in the paper; the regions are the spatial model's until the
     # realism model ends alone, and the background keeps the realism model's colours throughout.
     "equilibrium": BalancerSettings(
-        preset="equilibrium", initial_mix=0.5, prior_until=0.6, realism_only=0.4,
+        preset="equilibrium",
+        initial_mix=0.5,
+        prior_until=0.6,
+        realism_only=0.4,
         match_background=1.0,
     ),  # fmt: skip
     "paper": _ALGORITHM_1,

@@ -40,6 +40,7 @@ class Trace:
 
     Forwards count samples through a whole network (a guided step of one model is two), partial
     forwards stop at the last attention map they need, backwards run through one partial forward.
+    ``shared_halves`` of both took their first half (down path and middle) from the other branch.
     """
 
     phrases: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Trace:
     forwards: int = 0
     partial_forwards: int = 0
     backwards: int = 0
+    shared_halves: int = 0
     skipped_gradients: int = 0
     seconds: float = 0.0
     _finite: list[Tensor] = field(default_factory=list, repr=False)
@@ -56,6 +58,7 @@ class Trace:
         """Forget the last run; phrases and settings stay."""
         self.steps = []
         self.forwards = self.partial_forwards = self.backwards = self.skipped_gradients = 0
+        self.shared_halves = 0
         self.seconds = 0.0
         self._finite = []
 
@@ -78,10 +81,11 @@ class Trace:
             record.to_cpu()
 
     def cost(self) -> dict[str, float]:
-        """Forwards, partial forwards, backwards and seconds of the run."""
+        """Forwards, partial forwards, backwards, shared halves and seconds of the run."""
         return {
             "forwards": self.forwards,
             "partial_forwards": self.partial_forwards,
             "backwards": self.backwards,
+            "shared_halves": self.shared_halves,
             "seconds": round(self.seconds, 3),
         }

@@ -49,9 +49,7 @@ def _needs_alias(tensor: Tensor) -> bool:
 
 def _alias(tensor: Tensor) -> Tensor:
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    alias.set_(
-        tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
-    )
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     return Parameter(alias, requires_grad=False) if isinstance(tensor, Parameter) else alias
 
 

@@ -8,8 +8,9 @@ every sampler and scheduler of the host works with it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -24,12 +25,15 @@ from ..layout import Layout
 from ..regions import RegionSet, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace
+from .agreement import POSITIVE, agreement
 from .branch import KEY, SpatialBranch, separate
 from .capture import choose_level, find_sites
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
-from .probe import Look, Probe
+from .pair_probe import PairProbe, can_share
+from .probe import Look, Probe, Question
+from .shared_encoder import CommonWork
 
 POST_CFG = "sampler_post_cfg_function"
 
@@ -145,6 +149,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         coverage = self.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
         self.outside = 1.0 - coverage
         self.probes: tuple[Probe, Probe] | None = None
+        self.common: CommonWork | None = None
+        self.pair: PairProbe | None = None
+        # the host processes the first model's conditioning later, see predict_noise
+        self._compared = not self.branch.shared
         factor = 1
         if settings.mode != "fixed":
             sites = [find_sites(m.diffusion_model) for m in (self.inner_model, self.branch.model)]
@@ -170,12 +178,26 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         # functions that a sampler appends at run time come after these, see predict_noise
         self._own_post_cfg = len(self.model_options.get(POST_CFG, []))
 
+    def _find_common_work(self, options: dict[str, Any]) -> None:
+        """With one checkpoint in both branches: what one pass can do for both."""
+        self._compared = True
+        agreed = agreement(self.conds, options, self.branch.conds, self.branch.options)
+        if agreed:
+            self.common = CommonWork(self.inner_model.diffusion_model, agreed)
+        if self.probes is not None and POSITIVE in agreed.encoder and can_share(self.probes[0]):
+            self.pair = PairProbe(*self.probes)
+
     def _end_run(self) -> None:
         if self.probes is not None:
             self.trace.partial_forwards = sum(probe.forwards for probe in self.probes)
             self.trace.backwards = sum(probe.backwards for probe in self.probes)
+        if self.common is not None:
+            self.trace.forwards -= self.common.negatives
+            self.trace.shared_halves = self.common.encoders
+        if self.pair is not None:
+            self.trace.shared_halves += self.pair.halves
         self.trace.finish()
-        del self.balancer, self.clock, self.probes, self.outside
+        del self.balancer, self.clock, self.probes, self.outside, self.common, self.pair
 
     # -- one prediction -------------------------------------------------------------------------
 
@@ -188,6 +210,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """The mixed denoised latent (B, C, H, W) for x at noise level ``timestep`` (B,)."""
         options = model_options or {}
+        if not self._compared:
+            self._find_common_work(options)
         # the one scalar that is read back per call: samplers choose freely where to look
         sigma = float(timestep[0])
         step, opens = self.clock.tick(sigma)
@@ -242,6 +266,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             return args["denoised"]
 
         mine[POST_CFG] = [keep, *mine.get(POST_CFG, [])]
+        if self.common is not None:
+            mine = self.common.second(mine) if spatial else self.common.first(mine)
         guided = comfy.samplers.sampling_function(
             model, x, timestep, conds.get("negative"), conds.get("positive"), self.cfg,
             model_options=mine, seed=seed,
@@ -278,39 +304,47 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         mixed = mix * realism.positive + (1.0 - mix) * spatial.positive
         sigma_next = self.clock.next_sigma(step)
         latent = probe_latent(x, mixed, sigma, sigma_next)
-        looks = [
-            self._look(False, latent, timestep, sigma, sigma_next, options),
-            self._look(True, latent, timestep, sigma, sigma_next, options),
-        ]
+        ask = partial(self._question, latent, timestep, sigma, sigma_next, options)
+        looks = self._looks(partial(ask, False), partial(ask, True))
         record.shares_realism, record.loss_realism = _seen(looks[0])
         record.shares_spatial, record.loss_spatial = _seen(looks[1])
         seen = [look for look in looks if look is not None]
         if not seen:
             return
+        gradients = [look.gradient for look in seen if look.gradient is not None]
         for look in seen:
-            self.trace.note_finite(look.finite)
-        total = torch.stack([look.gradient for look in seen]).sum(dim=0)
-        gradient = logit_gradient(
-            total, realism.positive, spatial.positive, mix, sigma, sigma_next
-        )
+            if look.finite is not None:
+                self.trace.note_finite(look.finite)
+        total = torch.stack(gradients).sum(dim=0)
+        gradient = logit_gradient(total, realism.positive, spatial.positive, mix, sigma, sigma_next)
         # the model that knows the place least says how much is left to do
         remaining = torch.stack([look.remaining for look in seen]).amax(dim=0)
         self.balancer.update(gradient, remaining, step)
 
-    def _look(
+    def _looks(
+        self, first: Callable[[], Question | None], second: Callable[[], Question | None]
+    ) -> list[Look | None]:
+        """Probe both models; one after the other, since each must be made the active one."""
+        assert self.probes is not None
+        if self.pair is not None:
+            return self.pair.look(first, second)
+        looks: list[Look | None] = []
+        for probe, ask in zip(self.probes, (first, second), strict=True):
+            question = ask()
+            looks.append(None if question is None else question.put_to(probe, probe.differentiate))
+        return looks
+
+    def _question(
         self,
-        spatial: bool,
         latent: Tensor,
         timestep: Tensor,
         sigma: float,
         sigma_next: float,
         options: dict[str, Any],
-    ) -> Look | None:
-        """Probe one model at the probe latent; the gradient is with respect to that latent."""
+        spatial: bool,
+    ) -> Question | None:
+        """What to probe one model with at the probe latent, after making it the active one."""
         model, conds = self._turn_to(spatial)
-        mine = self.branch.options if spatial else options
-        assert self.probes is not None
-        probe = self.probes[1 if spatial else 0]
         sampling = model.model_sampling
         at, level = timestep, sigma
         if self.settings.probe_timestep == "next":
@@ -321,8 +355,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         entry = _active_entry(conds.get("positive", []), level)
         if entry is None:
             return None
-        look = probe.look(model, entry, latent * scale, at, mine)
-        return None if look is None else replace(look, gradient=look.gradient * scale)
+        mine = self.branch.options if spatial else options
+        return Question(model, entry, latent, scale, at, mine)
 
     def _finish(
         self,

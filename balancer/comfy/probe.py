@@ -7,7 +7,7 @@ call. So hooks, areas, GLIGEN, ControlNet and other packs' patches act as in any
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.samplers
@@ -21,6 +21,7 @@ from ..regions import RegionSet
 from .capture import Site, StopProbe, grid_size, reading_options
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
+from .shared_encoder import alters_encoder
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
 HALF_PRECISION_SCALE = 4096.0
@@ -32,13 +33,88 @@ class Look:
 
     ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
     ``finite`` (0-dim bool) is False when some gradient was not; those entries are zero then.
+    Both are None for a look whose gradient is part of its partner's (see pair_probe.py).
     """
 
     shares: Tensor
     loss: Tensor
     remaining: Tensor
-    gradient: Tensor
-    finite: Tensor
+    gradient: Tensor | None
+    finite: Tensor | None
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """The model call that the host was about to make for a probe: run it with other options.
+
+    ``x`` is the whole latent of the probe, ``input`` what the call sees of it (``area``).
+    """
+
+    apply_model: Callable[..., Tensor]
+    args: dict[str, Any]
+    inner: Callable[..., Tensor] | None
+    x: Tensor
+    area: tuple[int, int, int, int] | None
+    model: Any
+
+    @property
+    def input(self) -> Tensor:
+        """The latent of this call, as an ordinary tensor."""
+        return self.args["input"].clone()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The host's transformer options for this call."""
+        return self.args["c"]["transformer_options"]
+
+    @property
+    def context(self) -> Tensor:
+        """The encoded prompt (B, T, width)."""
+        return self.args["c"]["c_crossattn"]
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether the network computes in float16."""
+        dtype = getattr(self.model, "manual_cast_dtype", None) or self.model.get_dtype()
+        return dtype == torch.float16
+
+    def run(self, latent: Tensor, transformer_options: dict[str, Any]) -> None:
+        """Run the model until it ends or a reader stops it."""
+        conditions = {**self.args["c"], "transformer_options": transformer_options}
+        call = {**self.args, "input": latent, "c": conditions}
+        call["timestep"] = self.args["timestep"].clone()
+        try:
+            if self.inner is not None:
+                self.inner(self.apply_model, call)
+            else:
+                self.apply_model(latent, call["timestep"], **conditions)
+        except StopProbe:
+            pass
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask a probe about one model: see ``Probe.look``; ``scale`` times ``latent`` is what
+    the model sees."""
+
+    model: Any
+    entry: dict[str, Any]
+    latent: Tensor
+    scale: float
+    sigma: Tensor
+    model_options: dict[str, Any]
+
+    def put_to(
+        self, probe: Probe, work: Callable[[ModelCall], Look], copies_skips: bool = False
+    ) -> Look | None:
+        """``Probe.enter``; a gradient is then with respect to ``latent``."""
+        x = self.latent * self.scale
+        look = probe.enter(
+            self.model, self.entry, x, self.sigma, self.model_options, work, copies_skips
+        )
+        if look is None or look.gradient is None:
+            return look
+        return replace(look, gradient=look.gradient * self.scale)
 
 
 class Probe:
@@ -50,7 +126,7 @@ class Probe:
 
     def __init__(self, regions: RegionSet, sites: tuple[Site, ...], factor: int) -> None:
         self._regions = regions
-        self._sites, self._factor = sites, factor
+        self.sites, self.factor = sites, factor
         self._cache: dict[tuple[Any, ...], Tensor] = {}
         self.forwards = 0
         self.backwards = 0
@@ -68,79 +144,64 @@ class Probe:
         ``entry`` is one conditioning entry as the host has processed it for this model. Returns
         None when the host did not run the entry at this noise level (timestep range).
         """
-        throw_exception_if_processing_interrupted()
+        return self.enter(model, entry, x, sigma, model_options, self.differentiate)
+
+    def differentiate(self, call: ModelCall) -> Look:
+        """Run the call as far as maps are read, and differentiate the loss."""
+        latent = call.input.requires_grad_(True)
+        maps = RegionMaps(self.token_weights(call.context))
+        call.run(latent, reading_options(call.options, self.sites, self.factor, maps))
+        self.forwards += latent.shape[0]
+        look = self.judge(maps.mean(), call)
+        (gradient,) = torch.autograd.grad(look.loss.sum() * scale_of(call), latent)
+        self.backwards += latent.shape[0]
+        return with_gradient(look, gradient, call)
+
+    def enter(
+        self,
+        model: Any,
+        entry: dict[str, Any],
+        x: Tensor,
+        sigma: Tensor,
+        model_options: dict[str, Any],
+        work: Callable[[ModelCall], Look],
+        copies_skips: bool = False,
+    ) -> Look | None:
+        """Ask the host for a prediction and do ``work`` in place of the model call.
+
+        Gradients are on, and the model's weights are ones that autograd can work with.
+        ``copies_skips``: the work sees to it that ControlNets behind the encoder write to copies.
+        Returns None when the host ran no model.
+        """
         seen: list[Look] = []
+        throw_exception_if_processing_interrupted()
         options = model_options.copy()
         inner = options.get("model_function_wrapper")
-        options["model_function_wrapper"] = self._wrapper(model, entry, x, inner, seen)
+        area = _area(entry, x)
+        modules = [model.diffusion_model, *_patch_modules(entry)]
+
+        def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+            copies = adds_in_place() or _others_add_in_place(args["c"], copies_skips)
+            with gradient_mode(), ordinary_weights(modules), saved_copies(modules, copies):
+                seen.append(work(ModelCall(apply_model, args, inner, x, area, model)))
+            return torch.zeros_like(args["input"])
+
+        options["model_function_wrapper"] = wrapper
         # a pack that samples in windows would split the one pass that is wanted here
         options.pop("context_handler", None)
         comfy.samplers.calc_cond_batch(model, [[entry]], x, sigma, options)
         return seen[0] if seen else None
 
-    def _wrapper(
-        self,
-        model: Any,
-        entry: dict[str, Any],
-        x: Tensor,
-        inner: Callable[..., Tensor] | None,
-        seen: list[Look],
-    ) -> Callable[..., Tensor]:
-        area = _area(entry, x)
-        modules = [model.diffusion_model, *_patch_modules(entry)]
-
-        def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-            conditions = dict(args["c"])
-            copies = adds_in_place() or _others_add_in_place(conditions)
-            with gradient_mode(), ordinary_weights(modules), saved_copies(modules, copies):
-                latent = args["input"].clone().requires_grad_(True)
-                maps = RegionMaps(self._token_weights(conditions["c_crossattn"]))
-                conditions["transformer_options"] = reading_options(
-                    conditions["transformer_options"], self._sites, self._factor, maps
-                )
-                call = {**args, "input": latent, "c": conditions}
-                call["timestep"] = args["timestep"].clone()
-                self.forwards += latent.shape[0]
-                try:
-                    if inner is not None:
-                        inner(apply_model, call)
-                    else:
-                        apply_model(latent, call["timestep"], **conditions)
-                except StopProbe:
-                    pass
-                seen.append(self._differentiate(maps.mean(), latent, x, area, model))
-            return torch.zeros_like(args["input"])
-
-        return wrapper
-
-    def _differentiate(
-        self,
-        maps: Tensor,
-        latent: Tensor,
-        x: Tensor,
-        area: tuple[int, int, int, int] | None,
-        model: Any,
-    ) -> Look:
-        shares = inside_share(maps, self._masks(maps, x, area))
+    def judge(self, maps: Tensor, call: ModelCall) -> Look:
+        """Shares and losses of maps (B, R, h, w), in their graph; no gradient yet."""
+        shares = inside_share(maps, self._masks(maps, call.x, call.area))
         weights, present = self._region_weights(shares)
         loss = realcompo_loss(shares, weights)
-        half = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
-        scale = HALF_PRECISION_SCALE if half == torch.float16 else 1.0
-        (gradient,) = torch.autograd.grad(loss.sum() * scale, latent)
-        self.backwards += latent.shape[0]
-        gradient = gradient / scale
-        if area is not None:
-            height, width, top, left = area
-            whole = torch.zeros_like(x, dtype=gradient.dtype)
-            whole[:, :, top : top + height, left : left + width] = gradient
-            gradient = whole
-        finite = torch.isfinite(gradient)
-        gradient = torch.where(finite, gradient, 0.0)
-        shares = shares.detach()
-        remaining = ((1.0 - shares) * present).sum(dim=-1) / present.sum(dim=-1)
-        return Look(shares, loss.detach(), remaining, gradient.detach(), finite.all())
+        left = (1.0 - shares.detach()) * present
+        return Look(shares, loss, left.sum(dim=-1) / present.sum(dim=-1), None, None)
 
-    def _token_weights(self, context: Tensor) -> Tensor:
+    def token_weights(self, context: Tensor) -> Tensor:
+        """What averages each region's tokens, for an encoded prompt (B, T, width)."""
         key = ("tokens", context.shape[1], context.device)
         if key not in self._cache:
             self._cache[key] = self._regions.token_weights(context.shape[1]).to(context.device)
@@ -165,13 +226,36 @@ class Probe:
         if area is None:
             return self._regions.grid(height, width)
         # the entry sees a part of the picture: cut the same part out of the whole picture's grid
-        full_height, full_width = grid_size(x.shape[-2], x.shape[-1], self._factor)
-        top, left = area[2] // self._factor, area[3] // self._factor
+        full_height, full_width = grid_size(x.shape[-2], x.shape[-1], self.factor)
+        top, left = area[2] // self.factor, area[3] // self.factor
         grid = self._regions.grid(full_height, full_width)
         part = grid[..., top : top + height, left : left + width]
         out = torch.zeros(*grid.shape[:-2], height, width)
         out[..., : part.shape[-2], : part.shape[-1]] = part
         return out
+
+
+def scale_of(call: ModelCall) -> float:
+    """Factor for a loss whose gradient passes through this call."""
+    return HALF_PRECISION_SCALE if call.half_precision else 1.0
+
+
+def with_gradient(look: Look, gradient: Tensor, call: ModelCall) -> Look:
+    """``look`` out of its graph, with the gradient at the call's latent, scaled as the loss was."""
+    gradient = gradient / scale_of(call)
+    if call.area is not None:
+        height, width, top, left = call.area
+        whole = torch.zeros_like(call.x, dtype=gradient.dtype)
+        whole[:, :, top : top + height, left : left + width] = gradient
+        gradient = whole
+    finite = torch.isfinite(gradient)
+    gradient = torch.where(finite, gradient, 0.0)
+    return replace(without_graph(look), gradient=gradient, finite=finite.all())
+
+
+def without_graph(look: Look) -> Look:
+    """``look`` with its tensors detached."""
+    return replace(look, shares=look.shares.detach(), loss=look.loss.detach())
 
 
 def _area(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
@@ -185,11 +269,13 @@ def _area(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
     return min(x.shape[-2] - top, height), min(x.shape[-1] - left, width), top, left
 
 
-def _others_add_in_place(conditions: dict[str, Any]) -> bool:
+def _others_add_in_place(conditions: dict[str, Any], copies_skips: bool) -> bool:
     """Whether tensors that autograd saves may be written to: by the host's ControlNet code, or by
     another pack's patches (FreeU scales in place). GLIGEN's patch does not."""
     patches = conditions["transformer_options"].get("patches", {})
-    return conditions.get("control") is not None or bool(set(patches) - {"middle_patch"})
+    control = conditions.get("control")
+    writes = control is not None and not (copies_skips and not alters_encoder(control))
+    return writes or bool(set(patches) - {"middle_patch"})
 
 
 def _patch_modules(entry: dict[str, Any]) -> list[torch.nn.Module]:

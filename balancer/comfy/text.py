@@ -95,6 +95,4 @@ def encode_prompt(text: str) -> EncodedPrompt:
     layout of chunks; they differ in padding only, so one tokenizer gives the positions for all.
     """
     tokenizer = clip_tokenizer()
-    return encoded(
-        tokenizer.tokenize_with_weights(text, return_word_ids=True), tokenizer.inv_vocab
-    )
+    return encoded(tokenizer.tokenize_with_weights(text, return_word_ids=True), tokenizer.inv_vocab)

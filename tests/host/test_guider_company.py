@@ -35,9 +35,7 @@ def test_a_layout_for_every_sample_equals_singles(models) -> None:
     batch = pair.run(pair.guider(*models, settings, layout=layouts, tokens=tokens), noise)
     scale = batch.abs().max()
     for index, layout in enumerate(layouts):
-        alone = pair.run(
-            pair.guider(*models, settings, layout=layout), noise[index : index + 1]
-        )
+        alone = pair.run(pair.guider(*models, settings, layout=layout), noise[index : index + 1])
         assert (batch[index : index + 1] - alone).abs().max() < 1e-3 * scale
     other = pair.run(pair.guider(*models, settings), noise)
     assert (other[1] - batch[1]).abs().max() > 1e-2 * scale
@@ -91,8 +89,12 @@ def test_controlnet_on_either_branch(models, noise, branch) -> None:
     plain = pair.run(pair.guider(*models, SETTINGS), noise)
     assert (first - plain).abs().max() > 1e-2 * plain.std()
     model = models[0] if branch == "realism" else models[1]
-    alone = pair.guider(*models, ALONE[branch], positive=tiny.conditioning(3),
-                        **({} if branch == "realism" else {"spatial_positive": steered}))
+    alone = pair.guider(
+        *models,
+        ALONE[branch],
+        positive=tiny.conditioning(3),
+        **({} if branch == "realism" else {"spatial_positive": steered}),
+    )
     if branch == "spatial":
         expected = pair.run_alone(model, noise, positive=steered)
         assert torch.equal(pair.run(alone, noise), expected)

@@ -99,9 +99,7 @@ def test_textual_embedding_takes_its_vectors_and_never_matches(tmp_path, monkeyp
     assert encoded.ids[:3] == (None, None, None)
     assert match_phrase(encoded, text.encode_prompt("red star")) == (4, 5)
     with pytest.raises(RealCompoError, match="not in the prompt"):
-        resolve_tokens(
-            Layout((Region("embedding:mystyle", BOX),)), encoded, text.encode_prompt
-        )
+        resolve_tokens(Layout((Region("embedding:mystyle", BOX),)), encoded, text.encode_prompt)
 
 
 def test_conditioning_of_cliptextencode_changes_only_from_the_phrase_on(tmp_path) -> None:

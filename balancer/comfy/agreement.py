@@ -1,0 +1,88 @@
+"""How far two branches of one checkpoint ask it for the same thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Conds = dict[str, list[dict[str, Any]]]
+
+POSITIVE, NEGATIVE = 0, 1
+"""Index by which the host marks rows of the positive and the negative prompt in a model call."""
+
+# what a ControlNet adds, and what says nothing about the model's input
+_BESIDE = {"control", "control_apply_to_uncond", "uuid", "additional_models"}
+# functions that take the place of the host's own call: their result cannot be foretold
+_REPLACING = ("sampler_calc_cond_batch_function", "context_handler")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the second branch may take from the first.
+
+    ``negative``: the unconditional prediction. ``encoder``: which prompts (POSITIVE, NEGATIVE)
+    differ by a ControlNet at most, so that conv_in, down path and middle are the same.
+    """
+
+    negative: bool = False
+    encoder: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.negative or bool(self.encoder)
+
+
+def agreement(
+    first: Conds, first_options: dict[str, Any], second: Conds, second_options: dict[str, Any]
+) -> Agreement:
+    """Compare two branches of one model: processed conditioning and model options of each.
+
+    Both must be the very same weights; the caller knows. Whatever cannot be compared counts as
+    different. Reads tensors back once; call it once per run.
+    """
+    if any(o.get(name) for o in (first_options, second_options) for name in _REPLACING):
+        return Agreement()
+    if not _same_options(first_options, second_options):
+        return Agreement()
+    entries = [(first.get(name, []), second.get(name, [])) for name in ("positive", "negative")]
+    if any(entry.get("hooks") is not None for pair in entries for conds in pair for entry in conds):
+        return Agreement()  # hooks change the weights between calls
+    alike = frozenset(
+        index for index, (one, other) in enumerate(entries) if len(one) == 1 and _same(one, other)
+    )
+    ours, theirs = entries[NEGATIVE]
+    plain = not any(entry.get("control") is not None for entry in [*ours, *theirs])
+    return Agreement(bool(ours) and plain and _same(ours, theirs), alike)
+
+
+def _same_options(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether both branches' options change the model in the same way."""
+    run = {"sample_sigmas"}
+    return all(
+        _same(
+            {k: v for k, v in first.get(name, {}).items() if k not in run},
+            {k: v for k, v in second.get(name, {}).items() if k not in run},
+        )
+        for name in ("transformer_options",)
+    ) and first.get("model_function_wrapper") is second.get("model_function_wrapper")
+
+
+def _same(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Tensor):
+        return first.shape == second.shape and bool(torch.equal(first, second))
+    if isinstance(first, dict):
+        keys = first.keys() - _BESIDE
+        return keys == second.keys() - _BESIDE and all(_same(first[k], second[k]) for k in keys)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if hasattr(first, "cond"):  # the host's wrappers around model inputs
+        return _same(vars(first), vars(second))
+    if isinstance(first, (str, bytes, int, float, bool)):
+        return first == second
+    return False

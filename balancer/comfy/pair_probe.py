@@ -1,0 +1,124 @@
+"""Both looks of a balanced step at once, where the two branches are one checkpoint.
+
+Branches that differ by a ControlNet share conv_in, down path and middle. That half is run and
+differentiated once; each branch's second half is run, differentiated and freed by itself, so no
+more activations are alive than in a look at one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention_maps import RegionMaps
+from .capture import StopProbe, reading_options
+from .gradients import gradient_mode
+from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
+from .shared_encoder import alters_encoder, recording, replaying
+
+
+class _Half:
+    """The common first half: its outputs in their graph, and what is passed back to them."""
+
+    def __init__(self, probe: Probe, call: ModelCall) -> None:
+        self._network = network = call.model.diffusion_model
+        self.call = call
+        self.latent = call.input.requires_grad_(True)
+        self.maps = RegionMaps(probe.token_weights(call.context))
+        options = reading_options(call.options, probe.sites, probe.factor, self.maps)
+        with recording(network, copies=False, stop=StopProbe()) as outputs:
+            call.run(self.latent, options)
+        self._outputs: list[Tensor] = [*outputs]
+        if self.maps.total is not None:
+            self._outputs.append(self.maps.total)
+        self._blocks = len(outputs)
+        self._passed: list[Tensor | None] = [None] * len(self._outputs)
+
+    def follow(self, probe: Probe, call: ModelCall) -> Look:
+        """Run one branch's second half, differentiate its loss, and keep the gradient here."""
+        maps, total = self.maps.continued()
+        leaves = [out.detach().requires_grad_(True) for out in self._outputs[: self._blocks]]
+        options = reading_options(call.options, probe.sites, probe.factor, maps)
+        # a ControlNet adds in place to what the blocks give
+        with replaying(self._network, [leaf.clone() for leaf in leaves]):
+            call.run(call.input, options)
+        probe.forwards += self.latent.shape[0]
+        look = probe.judge(maps.mean(), call)
+        inputs = leaves if total is None else [*leaves, total]
+        gradients = torch.autograd.grad(look.loss.sum() * scale_of(call), inputs, allow_unused=True)
+        probe.backwards += self.latent.shape[0]
+        for place, gradient in enumerate(gradients):
+            before = self._passed[place]
+            if gradient is not None:
+                self._passed[place] = gradient if before is None else before + gradient
+        return without_graph(look)
+
+    def gradient(self) -> Tensor:
+        """Gradient of the losses so far at the latent."""
+        known = [
+            (output, passed)
+            for output, passed in zip(self._outputs, self._passed, strict=True)
+            if passed is not None
+        ]
+        outputs, passed = zip(*known, strict=True)
+        (gradient,) = torch.autograd.grad(outputs, self.latent, grad_outputs=passed)
+        return gradient
+
+
+def can_share(probe: Probe) -> bool:
+    """Whether the last map to be read lies behind the common half."""
+    wanted = [site for site in probe.sites if site.factor == probe.factor]
+    return wanted[-1].key[0] == "output"
+
+
+class PairProbe:
+    """Looks at one network as the realism and as the spatial branch see it.
+
+    ``first`` and ``second`` are the branches' own probes, which keep count; ``halves`` counts the
+    samples whose first half served both.
+    """
+
+    def __init__(self, first: Probe, second: Probe) -> None:
+        self._probes = (first, second)
+        self.halves = 0
+
+    def look(
+        self, first: Callable[[], Question | None], second: Callable[[], Question | None]
+    ) -> list[Look | None]:
+        """Both branches' looks at the same latent; the questions are asked for one by one.
+
+        The gradient of both losses is in the first look, unless a control that reaches into the
+        first half (T2I-Adapter) forbids to share it: then each look has its own.
+        """
+        half: _Half | None = None
+        followers, scale = 0, 1.0
+
+        def work(probe: Probe, call: ModelCall) -> Look:
+            nonlocal half, followers
+            if alters_encoder(call.args["c"].get("control")):
+                return probe.differentiate(call)
+            if half is None:
+                half = _Half(probe, call)
+            followers += 1
+            return half.follow(probe, call)
+
+        looks: list[Look | None] = []
+        for probe, ask in zip(self._probes, (first, second), strict=True):
+            question = ask()
+            if question is None:
+                looks.append(None)
+                continue
+            scale = question.scale
+            looks.append(question.put_to(probe, partial(work, probe), copies_skips=True))
+        if half is None:
+            return looks
+        self.halves += half.latent.shape[0] * (followers - 1)
+        with gradient_mode():
+            gradient = half.gradient()
+        place = next(n for n, one in enumerate(looks) if one is not None and one.gradient is None)
+        looks[place] = with_gradient(looks[place], gradient * scale, half.call)
+        return looks
