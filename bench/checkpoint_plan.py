@@ -100,7 +100,7 @@ def plan_of(choice: argparse.Namespace) -> Plan:
     if not (math.isfinite(cfg) and 0 <= cfg <= 100):
         raise RealCompoError("--cfg", f"{cfg} is outside 0 to 100", "7.5 is usual for SD1.5")
     size = SIZE if choice.size is None else parse_size(choice.size)
-    rows = [row for row in table(steps) if row.style == "realistic"]
+    rows = [row for row in table(steps) if row.style == "realistic" and not row.control]
     if choice.quick:
         rows = [row for row in rows if row.method in QUICK_ROWS]
     if choice.rows:

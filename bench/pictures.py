@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from ..balancer.comfy.gligen import apply_gligen
 from ..balancer.comfy.guider import RealCompoGuider
 from ..balancer.comfy.inputs import resolve
+from ..balancer.coverage import Mask
 from ..balancer.layout import Layout, Region
 from ..balancer.settings import BalancerSettings
 from ..balancer.trace import Trace
-from ..shapes.host_models import load_demo
+from ..shapes.control import draw_hints
+from ..shapes.host_models import load_control, load_demo
 from ..shapes.world import Scene, make_caption
 
 STEPS = 20
@@ -95,19 +97,33 @@ class Drawn:
     traces: list[Trace] = field(default_factory=list)
 
 
-def layout_of(scene: Scene) -> Layout:
-    """The scene's caption and boxes as a layout; things of one group share its phrase."""
-    regions = (
-        Region(phrase, thing.box)
-        for phrase, thing in zip(scene.phrases, scene.objects, strict=True)
-    )
-    return Layout(tuple(regions), make_caption(scene).text)
+def layout_of(scene: Scene, regions: str = "boxes") -> Layout:
+    """The scene's caption and boxes as a layout; things of one group share its phrase.
+
+    With ``regions`` 'masks' every region is the object's true silhouette instead.
+    """
+    made = []
+    for phrase, thing in zip(scene.phrases, scene.objects, strict=True):
+        if regions == "masks":
+            drawn = draw_hints([Scene((thing,))], "segmentation")[0].amax(dim=0)
+            made.append(Region.from_mask(phrase, Mask.from_tensor(drawn > 0)))
+        else:
+            made.append(Region(phrase, thing.box))
+    return Layout(tuple(made), make_caption(scene).text)
 
 
 class Studio:
-    """The demo pair of one style, ready to draw scenes by any settings."""
+    """The demo pair of one style, ready to draw scenes by any settings.
 
-    def __init__(self, style: str = "realistic") -> None:
+    The spatial branch follows GLIGEN boxes, or a ControlNet of the kind ``control``, on the same
+    base model; ``regions`` as ``layout_of`` has it.
+    """
+
+    def __init__(
+        self, style: str = "realistic", control: str | None = None, regions: str = "boxes"
+    ) -> None:
+        self._kind, self._regions = control, regions
+        self._control = None if control is None else load_control(control)
         self.realism, self.clip, self.vae, _ = load_demo(style, "realism")
         self.spatial, self.spatial_clip, _, self.gligen = load_demo(style, "spatial")
         self._batch_boxes = ModelPatcher(
@@ -122,7 +138,7 @@ class Studio:
         """Prompts, boxes and seeds (``first_seed`` + number) of scenes."""
         asked = []
         for number, scene in enumerate(scenes):
-            layout = layout_of(scene)
+            layout = layout_of(scene, self._regions)
             text = self._encode(layout.prompt)
             grounded = apply_gligen([[text, {}]], self.spatial_clip, self.gligen, layout)
             boxes = grounded[0][1]["gligen"][2]
@@ -145,8 +161,14 @@ class Studio:
         """A guider over a batch of scenes."""
         positive = [[torch.cat([a.text for a in asked]), {}]]
         negative = [[self._empty, {}]]
-        boxes = ("position", self._batch_boxes, [a.boxes for a in asked])
-        grounded = [[positive[0][0], {"gligen": boxes}]]
+        if self._control is None or self._kind is None:
+            boxes = ("position", self._batch_boxes, [a.boxes for a in asked])
+            placed: dict[str, Any] = {"gligen": boxes}
+        else:
+            hints = draw_hints([a.scene for a in asked], self._kind)
+            control = self._control.copy().set_cond_hint(hints, 1.0, (0.0, 1.0))
+            placed = {"control": control, "control_apply_to_uncond": True}
+        grounded = [[positive[0][0], placed]]
         return make(
             self.realism, self.spatial, positive, negative, grounded, negative,
             [a.layout for a in asked], [a.tokens for a in asked], cfg, settings, **more,

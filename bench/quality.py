@@ -59,7 +59,8 @@ class Job:
         """Name of the row's files: its method, and a hash of all that its pictures depend on."""
         hashes = weight_hashes()
         parts = "realism" if row.style == "realistic" else row.style
-        used = [hashes[f"{part}.safetensors"] for part in (parts, *SHARED_WEIGHTS)]
+        needed = [parts, *SHARED_WEIGHTS, *([row.control] if row.control else [])]
+        used = [hashes[f"{part}.safetensors"] for part in needed]
         about = [row.recipe(), len(self.scenes), self.steps, TEST_SEED, used]
         if row.schedule_of is not None:
             about.append(self.schedule_scenes)
@@ -77,26 +78,27 @@ class Job:
 
 
 class Studios:
-    """Pairs by style, loaded once, with the test scenes' prompts."""
+    """Pairs by style and kind of control, loaded once, with the test scenes' prompts."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._known: dict[str, tuple[Studio, list[Asked]]] = {}
+        self._known: dict[tuple[str, str | None, str], tuple[Studio, list[Asked]]] = {}
         self._schedules: dict[str, Schedule] = {}
 
-    def of(self, style: str) -> tuple[Studio, list[Asked]]:
-        """The pair of a style, and what is asked of it."""
-        if style not in self._known:
-            studio = Studio(style)
-            self._known[style] = studio, studio.ask(self.job.scenes, TEST_SEED)
-        return self._known[style]
+    def of(self, row: Row) -> tuple[Studio, list[Asked]]:
+        """The pair of a row, and what is asked of it."""
+        pair = row.style, row.control, row.regions
+        if pair not in self._known:
+            studio = Studio(*pair)
+            self._known[pair] = studio, studio.ask(self.job.scenes, TEST_SEED)
+        return self._known[pair]
 
     def schedule(self, row: Row) -> Schedule:
         """Mean shares of the row's balancer, on scenes that are not the test's."""
         assert row.schedule_of is not None
         name = repr((row.style, row.schedule_of))
         if name not in self._schedules:
-            studio, _ = self.of(row.style)
+            studio, _ = self.of(row)
             generator = torch.Generator().manual_seed(TUNING_SEED)
             scenes = make_scenes(self.job.schedule_scenes, generator)
             asked = studio.ask(scenes, TUNING_SEED)
@@ -112,7 +114,7 @@ class Studios:
 
     def draw(self, row: Row) -> Drawn:
         """The row's pictures."""
-        studio, asked = self.of(row.style)
+        studio, asked = self.of(row)
         if row.schedule_of is None:
             return studio.draw(asked, row.settings, steps=self.job.steps)
         return studio.draw(

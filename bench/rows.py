@@ -13,6 +13,7 @@ SWITCH = (0.2, 0.25, 0.3, 0.4)
 MASK_SWITCH = (0.4,)
 MATCHED_SWITCH = (0.6,)
 STYLES = ("sketch", "neon")
+CONTROLS = ("segmentation", "keypoints")
 # Rows of the contact sheet, and of the quick table with its number of steps.
 SHEET = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
@@ -29,18 +30,24 @@ class Row:
     """One row: a method's name, its settings, the realism model's style.
 
     ``schedule_of``: the row replays the mean shares of these settings without a gradient.
+    ``control``: the spatial branch is steered by this kind of ControlNet instead of boxes, and
+    ``regions`` says what the layout's regions are then, 'boxes' or the objects' true 'masks'.
     """
 
     method: str
     settings: BalancerSettings
     style: str = "realistic"
     schedule_of: BalancerSettings | None = None
+    control: str | None = None
+    regions: str = "boxes"
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the row's pictures, as JSON values."""
         shown = {"settings": asdict(self.settings), "style": self.style}
         if self.schedule_of is not None:
             shown["schedule_of"] = asdict(self.schedule_of)
+        if self.control is not None:
+            shown |= {"control": self.control, "regions": self.regions}
         return shown
 
 
@@ -98,6 +105,11 @@ def table(steps: int) -> list[Row]:
     for style in STYLES:
         rows.append(Row(f"realism-{style}", fixed(1.0), style))
         rows.append(Row(f"style-{style}", main, style))
+    for kind in CONTROLS:
+        rows.append(Row(f"{kind}-alone", fixed(0.0), control=kind))
+        rows.append(Row(f"{kind}-fixed-0.50", fixed(0.5), control=kind))
+        rows.append(Row(f"{kind}-boxes", main, control=kind))
+        rows.append(Row(f"{kind}-masks", main, control=kind, regions="masks"))
     return rows
 
 

@@ -34,7 +34,7 @@ def masks(draw: st.DrawFn) -> Mask:
 
 @st.composite
 def regions(draw: st.DrawFn) -> Region:
-    words = st.text("ab \n#:(\"\u00e4\u65e5\U0001f600", min_size=1, max_size=8)
+    words = st.text('ab \n#:("\u00e4\u65e5\U0001f600', min_size=1, max_size=8)
     return Region(
         draw(words.filter(lambda text: text.strip() != "")),
         draw(boxes()),

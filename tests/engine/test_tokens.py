@@ -89,9 +89,7 @@ def test_exact_article_goes_before_any_other() -> None:
 def test_positions_beyond_one_chunk() -> None:
     # the border between two chunks runs through the phrase
     assert resolve("dog " * 74 + "red star", region("red star")) == ((75, 78),)
-    assert resolve("dog " * 200 + "red star", region("red star")) == (
-        (2 * 77 + 51, 2 * 77 + 52),
-    )
+    assert resolve("dog " * 200 + "red star", region("red star")) == ((2 * 77 + 51, 2 * 77 + 52),)
 
 
 def test_equal_phrases_take_occurrences_in_turn() -> None:

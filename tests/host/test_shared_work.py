@@ -313,3 +313,17 @@ def test_an_interrupted_run_leaves_the_layers_as_they_were(model, control, where
     assert not any(layer._forward_hooks for layer in network.modules())
     after = pair.run(pair.guider(model, model, PAPER, **steered(control)), tiny.latent_noise(5))
     assert torch.equal(before, after)
+
+
+def test_sdxl_with_its_controlnet() -> None:
+    """The paper's keypoint variant: vector inputs, ten transformers a block, non-square."""
+    model, control = tiny.family_unet(1, "SDXL"), tiny.family_controlnet(6, "SDXL")
+    positive = tiny.conditioning(3, dim=2048, pooled=1280)
+    negative = tiny.conditioning(4, dim=2048, pooled=1280)
+    out = both(
+        model, PAPER, tiny.latent_noise(5, height=16, width=24), steps=2, positive=positive,
+        negative=negative, spatial_positive=tiny.with_control(positive, control, 7, (128, 192)),
+        spatial_negative=negative,
+    )  # fmt: skip
+    assert_same(*out)
+    assert not new_host() or out[0].trace.shared_halves > 0

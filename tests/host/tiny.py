@@ -184,6 +184,74 @@ def tiny_sdxl(seed: int, channels: int = 32, context_dim: int = 64) -> ModelPatc
         return _patcher(model)
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "SDXL": {
+        **SD15_UNET,
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "context_dim": 2048,
+        "use_linear_in_transformer": True,
+        "adm_in_channels": 2816,
+        "num_classes": "sequential",
+    },
+    "SD20": {**SD15_UNET, "context_dim": 1024, "use_linear_in_transformer": True},
+    "SD15": SD15_UNET,
+}
+"""U-Nets of the true shapes: every block, width and depth as in the checkpoints."""
+
+
+def _of_family(
+    family: str, model_type: str, channels: int | None, device: str
+) -> tuple[type, Any, Any]:
+    import comfy.model_base as bases
+    import comfy.supported_models as supported
+
+    unet = FAMILIES[family] | ({} if channels is None else {"model_channels": channels})
+    heads = {"num_heads": -1, "num_head_channels": 64 if channels is None else 16}
+    if family == "SD15":
+        heads = {"num_heads": 8, "num_head_channels": -1}
+    elif family == "SD20":
+        heads["attn_precision"] = torch.float32
+    config = _config(getattr(supported, family), unet, heads)
+    kind = bases.SDXL if family == "SDXL" else bases.BaseModel
+    return kind, config, {"model_type": _model_type(model_type), "device": torch.device(device)}
+
+
+def family_unet(
+    seed: int, family: str, model_type: str = "eps", channels: int = 32
+) -> ModelPatcher:
+    """A random U-Net of a family's true topology and text width, its channels reduced.
+
+    ``family`` is a key of FAMILIES. Conditioning: ``dim`` = its context_dim, for SDXL also
+    ``pooled=1280``.
+    """
+    with torch.inference_mode():
+        kind, config, options = _of_family(family, model_type, channels, "cpu")
+        model = kind(config, **options)
+        _seal(model, seed)
+        return _patcher(model)
+
+
+def meta_family(family: str) -> BaseModel:
+    """A family's true U-Net without storage, as ``meta_sd15``."""
+    with torch.inference_mode(False):
+        kind, config, options = _of_family(family, "eps", None, "meta")
+        model = kind(config, **options)
+        model.eval().requires_grad_(False)
+    return model
+
+
+def family_controlnet(seed: int, family: str, channels: int = 32) -> ControlNet:
+    """A ControlNet for ``family_unet``."""
+    return _controlnet(
+        seed, FAMILIES[family] | {"model_channels": channels},
+        {"num_heads": -1, "num_head_channels": 16},
+    )  # fmt: skip
+
+
 def tiny_flux(seed: int) -> ModelPatcher:
     """A Flux-type model: a transformer without cross-attention, in a flow's noise scaling.
 
@@ -266,24 +334,22 @@ def tiny_controlnet(
     seed: int, channels: int = 32, context_dim: int = 64, levels: int = 2, heads: int = 2
 ) -> ControlNet:
     """A stock ControlNet for ``tiny_unet`` of the same sizes, zero convolutions filled too."""
+    sizes = unet_sizes(channels, levels, context_dim)
+    return _controlnet(seed, sizes, {"num_heads": heads, "num_head_channels": -1})
+
+
+def _controlnet(seed: int, sizes: dict[str, Any], heads: dict[str, int]) -> ControlNet:
     import comfy.cldm.cldm as cldm
     import comfy.controlnet as controlnet
     import comfy.model_management as management
     import comfy.ops as ops
 
-    sizes = unet_sizes(channels, levels, context_dim)
-    for key in (
-        "out_channels",
-        "transformer_depth_output",
-        "use_temporal_attention",
-        "use_temporal_resblock",
-    ):
-        del sizes[key]
+    without = ("out_channels", "transformer_depth_output")
+    without += ("use_temporal_attention", "use_temporal_resblock")
     with torch.inference_mode():
         module = cldm.ControlNet(
-            **sizes,
-            num_heads=heads,
-            num_head_channels=-1,
+            **{key: value for key, value in sizes.items() if key not in without},
+            **heads,
             hint_channels=3,
             dtype=torch.float32,
             operations=ops.disable_weight_init,
