@@ -16,12 +16,13 @@ from .nodes import (
     layout_tools,
     layouts,
     planner,
+    pose,
     sampling,
 )
 
 _AREAS = (
-    sampling, layout_editor, layouts, planner, layout_converters, layout_tools, inspection_layout,
-    inspection, demo,
+    sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools,
+    inspection_layout, inspection, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}

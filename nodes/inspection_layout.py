@@ -42,9 +42,7 @@ class RealCompoLayoutPreview:
     CATEGORY = "RealCompo/inspect"
     DESCRIPTION = "Draws a layout's regions with their phrases, alone or over a picture."
 
-    def draw(
-        self, layout: Any, image: Any = None, width: int = 0, height: int = 0
-    ) -> tuple[Any]:
+    def draw(self, layout: Any, image: Any = None, width: int = 0, height: int = 0) -> tuple[Any]:
         """Returns one picture (1, H, W, 3)."""
         from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout

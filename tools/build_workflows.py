@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import json
 
+from control_workflows import CONTROL_CLASSES, CONTROL_GRAPHS, PHRASES, PROMPT
 from execute import InProcess, host_from_environment
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
 from workflow_graph import Graph, Slot
 
-PROMPT = "a red star and a blue circle and a green square"
-PHRASES = (
-    "a red star: 0.06 0.12 0.46 0.52\n"
-    "a blue circle: 0.55 0.08 0.92 0.45\n"
-    "a green square: 0.32 0.58 0.70 0.95"
-)
 SEED, STEPS, CFG = 7, 30, 3.0
 SAMPLING = {
     "seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal",
@@ -33,9 +28,7 @@ def _shapes(graph: Graph) -> dict[str, Slot]:
     spatial, spatial_clip, _, gligen = graph.add(
         "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
     )
-    layout, text = graph.add(
-        "RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT
-    )
+    layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT)
     (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
     (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
     (grounded,) = graph.add(
@@ -190,9 +183,7 @@ def controlnet(graph: Graph) -> None:
     spatial, spatial_clip, _, _ = graph.add(
         "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
     )
-    layout, text = graph.add(
-        "RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT
-    )
+    layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT)
     (control,) = graph.add("RealCompoShapesControlNet", (0, 760), kind="segmentation")
     (hint,) = graph.add("RealCompoShapesHint", (0, 900), layout=layout, kind="segmentation")
     (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
@@ -301,13 +292,14 @@ def main() -> None:
         "RealCompoLayout", "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
         "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
-        "RealCompoShapesHint", "ControlNetApplyAdvanced", *LAYOUT_CLASSES,
+        "RealCompoShapesHint", "ControlNetApplyAdvanced", *CONTROL_CLASSES,
+        *LAYOUT_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
-        "realcompo_style_swap": style_swap, **LAYOUT_GRAPHS,
+        "realcompo_style_swap": style_swap, **CONTROL_GRAPHS, **LAYOUT_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

@@ -48,9 +48,7 @@ def _asks(python: Path, code: str) -> str | None:
 
 def installed(package: str) -> str | None:
     """Version of ``package`` in ``.venv``, with its local part (``+cpu``), or None."""
-    return _asks(
-        venv_python(), f"import importlib.metadata as m; print(m.version({package!r}))"
-    )
+    return _asks(venv_python(), f"import importlib.metadata as m; print(m.version({package!r}))")
 
 
 def _quiet_run(command: list[str], label: str, log: Path) -> tuple[int, list[str]]:

@@ -112,13 +112,11 @@ def converters(graph: Graph) -> None:
     )
     _preview(graph, (1820, 0), merged, "merged")
     _preview(graph, (1820, 420), mirrored, "mirrored")
-    graph.add("RealCompoLayoutFromPose", (720, 1400), phrases="a man\na woman")
     graph.note((0, 1400), (
         "## Layouts from other nodes\n\nWhat a detector, a brush or a segmentation model has"
         " found becomes a layout: here a segmentation picture (made of two boxes, to need no"
         " model) and a mask. *Merge* puts layouts and prompts together, *Transform* moves"
-        " them.\n\n*From Pose* waits for the `POSE_KEYPOINT` of a pose estimator, such as DWPose of"
-        " the ControlNet auxiliary nodes; until then it does nothing."
+        " them."
     ), (340, 320))  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Draw the template list's thumbnails: ``python tools/thumbnails.py`` (needs COMFYUI_PATH).
+"""Draw the template list's thumbnails: ``python tools/thumbnails.py [NAME ...]`` (COMFYUI_PATH).
 
 Every picture is what its workflow makes: the workflow runs, and what it saves is laid side by side.
 The page looks for ``<workflow>.jpg`` beside ``<workflow>.json``.
@@ -7,6 +7,7 @@ The page looks for ``<workflow>.jpg`` beside ``<workflow>.json``.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ SHOWN = {
     "realcompo_planner": ("by_the_plan",),
     "realcompo_masks": ("segmentation", "merged", "mirrored"),
     "realcompo_sd15_gligen": ("layout",),  # see layout_alone
+    "realcompo_segmentation": ("segmentation_picture", "segmentation_mask", "segmentation_box"),
+    "realcompo_sdxl_pose": ("Skeletons and regions",),
 }
 
 
@@ -54,11 +57,12 @@ def layout_alone(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run every workflow and write its thumbnail."""
+    """Run every workflow, or the named ones, and write its thumbnail."""
     from PIL import Image
 
     host = InProcess(host_from_environment(), BASE)
-    for name, shown in SHOWN.items():
+    for name in sys.argv[1:] or SHOWN:
+        shown = SHOWN[name]
         workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
         info = host.object_info({node["type"] for node in workflow["nodes"]})
         graph = to_api(workflow, info)

@@ -14,7 +14,7 @@ from workflow import to_api
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 # Checkpoints have the outputs MODEL, CLIP and VAE first, as the demo loader has.
-LOADERS = {"CheckpointLoaderSimple", "GLIGENLoader"}
+LOADERS = {"CheckpointLoaderSimple", "GLIGENLoader", "ControlNetLoader"}
 DEMO = ROOT / "workflows" / "realcompo_demo.json"
 
 
@@ -73,6 +73,10 @@ def _use_demo_models(graph: dict[str, Any]) -> None:
     }
     gligen = {name for name, node in graph.items() if node["class_type"] == "GLIGENLoader"}
     for name, node in graph.items():
+        if node["class_type"] == "ControlNetLoader":
+            node["class_type"] = "RealCompoShapesControlNet"
+            node["inputs"] = {"kind": "keypoints"}
+            continue
         if node["class_type"] in LOADERS:
             part = "spatial" if name in spatial | gligen else "realism"
             node["class_type"] = "RealCompoShapesLoader"
@@ -81,7 +85,7 @@ def _use_demo_models(graph: dict[str, Any]) -> None:
         for key, value in node["inputs"].items():
             if isinstance(value, list) and str(value[0]) in gligen:
                 node["inputs"][key] = [value[0], 3]  # the demo loader's fourth output
-        if node["class_type"] == "EmptyLatentImage":
+        if node["class_type"] in ("EmptyLatentImage", "RealCompoPose"):
             node["inputs"].update(width=128, height=128)
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 4

@@ -92,8 +92,8 @@ def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(
     assert not missing
 
 
-# A body that no node here can find, and a text.
-WITHOUT_PICTURE = {"RealCompoLayoutFromPose", "RealCompoPlannerRequest"}
+# It makes a text.
+WITHOUT_PICTURE = {"RealCompoPlannerRequest"}
 
 
 def test_help_pages_show_pictures_that_are_there(pack: Any, infos: dict[str, Any]) -> None:

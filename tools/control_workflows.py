@@ -1,0 +1,133 @@
+"""Example graphs whose spatial branch follows a ControlNet: pose and segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workflow_graph import Graph
+
+PROMPT = "a red star and a blue circle and a green square"
+PHRASES = (
+    "a red star: 0.06 0.12 0.46 0.52\n"
+    "a blue circle: 0.55 0.08 0.92 0.45\n"
+    "a green square: 0.32 0.58 0.70 0.95"
+)
+LEGEND = "#ffff00: a red star\n#ff0000: a blue circle\n#00ff00: a green square"
+SIDE = 128
+
+
+def segmentation(graph: Graph) -> None:
+    """One segmentation picture steers the ControlNet and is the layout, by box and by mask."""
+    realism, clip, vae, _ = graph.add(
+        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
+    )
+    spatial, spatial_clip, _, _ = graph.add(
+        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
+    )
+    boxes, text = graph.add(
+        "RealCompoLayoutFromBoxes", (0, 400), "What the picture shows", phrases=PHRASES,
+        prompt=PROMPT,
+    )  # fmt: skip
+    (control,) = graph.add("RealCompoShapesControlNet", (0, 760), kind="segmentation")
+    (picture,) = graph.add("RealCompoShapesHint", (0, 900), layout=boxes, kind="segmentation")
+    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
+    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
+    (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
+    (against,) = graph.add("CLIPTextEncode", (360, 660), "Negative", clip=spatial_clip, text="")
+    placed, unplaced = graph.add(
+        "ControlNetApplyAdvanced", (360, 880), positive=plain, negative=against,
+        control_net=control, image=picture,
+    )  # fmt: skip
+    (latent,) = graph.add("EmptyLatentImage", (360, 1120), width=SIDE, height=SIDE, batch_size=1)
+    graph.add(
+        "SaveImage", (0, 1100), images=picture,
+        filename_prefix="realcompo_demo/segmentation_picture",
+    )  # fmt: skip
+    for row, keep in enumerate(("mask", "box")):
+        top = row * 620
+        layout, _ = graph.add(
+            "RealCompoLayoutFromSegmentation", (760, top), f"Layout by {keep}", image=picture,
+            phrases=LEGEND, prompt=PROMPT, keep=keep,
+        )  # fmt: skip
+        sampled, _ = graph.add(
+            "RealCompoDualSampler", (1140, top), f"RealCompo Dual Sampler: {keep}",
+            realism_model=realism, spatial_model=spatial, positive=positive, negative=negative,
+            layout=layout, latent_image=latent, spatial_positive=placed, spatial_negative=unplaced,
+            seed=7, steps=30, cfg=3.0, sampler_name="euler", scheduler="normal",
+        )  # fmt: skip
+        (image,) = graph.add("VAEDecode", (1520, top), samples=sampled, vae=vae)
+        graph.add(
+            "SaveImage", (1740, top), images=image,
+            filename_prefix=f"realcompo_demo/segmentation_{keep}",
+        )  # fmt: skip
+        (seen,) = graph.add(
+            "RealCompoLayoutPreview", (1520, top + 300), layout=layout, width=SIDE, height=SIDE,
+            image=image,
+        )  # fmt: skip
+        graph.add("PreviewImage", (1880, top + 300), f"Regions by {keep}", images=seen)
+    graph.note((1140, 1260), (
+        "## A segmentation picture as the plan\n\nThe ControlNet of the spatial branch sees the"
+        " picture, and *Layout from Segmentation* reads from it which words belong where: as exact"
+        " masks (above) or as boxes, as the paper has it (below).\n\nFor your own models: SD1.5 or"
+        " SD2.1 with its segmentation ControlNet on the spatial branch, any checkpoint of the same"
+        " family for realism, and the palette of your segmentation model (ADE20K, COCO). With one"
+        " checkpoint on both branches the first half of the network is computed once."
+    ), (420, 300))  # fmt: skip
+
+
+def pose(graph: Graph) -> None:
+    """SDXL with a pose ControlNet, one checkpoint on both branches: the user's own files."""
+    model, clip, vae = graph.add(
+        "CheckpointLoaderSimple", (0, 0), "One SDXL checkpoint for both branches",
+        ckpt_name="sd_xl_base_1.0.safetensors",
+    )  # fmt: skip
+    (control,) = graph.add("ControlNetLoader", (0, 180), control_net_name="OpenPoseXL2.safetensors")
+    keypoints, picture = graph.add("RealCompoPose", (0, 300), width=1024, height=1024)
+    layout, text, _ = graph.add(
+        "RealCompoLayoutFromPose", (400, 300), pose=keypoints,
+        phrases="a knight in silver armour\na dancer in a red dress",
+        prompt="a knight in silver armour waving beside a dancer in a red dress, on a beach, photo",
+        shape="limbs",
+    )  # fmt: skip
+    (shown,) = graph.add(
+        "RealCompoLayoutPreview", (400, 720), layout=layout, width=1024, height=1024,
+        image=picture,
+    )  # fmt: skip
+    graph.add("PreviewImage", (760, 720), "Skeletons and regions", images=shown)
+    (positive,) = graph.add("CLIPTextEncode", (800, 0), "Positive", clip=clip, text=text)
+    (negative,) = graph.add(
+        "CLIPTextEncode", (800, 220), "Negative", clip=clip, text="blurry, lowres, deformed"
+    )
+    placed, unplaced = graph.add(
+        "ControlNetApplyAdvanced", (800, 440), positive=positive, negative=negative,
+        control_net=control, image=picture,
+    )  # fmt: skip
+    (latent,) = graph.add("EmptyLatentImage", (1180, 620), width=1024, height=1024, batch_size=1)
+    (balancer,) = graph.add("RealCompoBalancer", (1180, 0))
+    sampled, trace = graph.add(
+        "RealCompoDualSampler", (1560, 0), realism_model=model, spatial_model=model,
+        positive=positive, negative=negative, layout=layout, latent_image=latent, seed=7, steps=30,
+        cfg=5.0, spatial_positive=placed, spatial_negative=unplaced, balancer=balancer,
+    )  # fmt: skip
+    (image,) = graph.add("VAEDecode", (1940, 0), samples=sampled, vae=vae)
+    graph.add("SaveImage", (2160, 0), images=image, filename_prefix="realcompo/pose")
+    (plot,) = graph.add("RealCompoTracePlot", (1940, 300), trace=trace)
+    graph.add("PreviewImage", (2300, 300), images=plot)
+    graph.note((0, 860), (
+        "## Who stands where: SDXL with a pose ControlNet\n\nOne checkpoint serves both branches:"
+        " plain for realism, with the ControlNet for the places. What both have in common is"
+        " computed once.\n\n*RealCompo Pose* reads keypoints from text, so that no pose estimator"
+        " is needed. To take the pose of a photo, connect the `POSE_KEYPOINT` of DWPose or OpenPose"
+        " (ControlNet auxiliary nodes) to *Layout from Pose* and its picture to *Apply"
+        " ControlNet*.\n\nThe people are paired with the lines from left to right."
+    ), (360, 340))  # fmt: skip
+
+
+CONTROL_CLASSES = (
+    "ControlNetLoader", "RealCompoPose", "RealCompoLayoutFromPose",
+    "RealCompoLayoutFromSegmentation",
+)  # fmt: skip
+CONTROL_GRAPHS: dict[str, Callable[[Graph], None]] = {
+    "realcompo_segmentation": segmentation,
+    "realcompo_sdxl_pose": pose,
+}
