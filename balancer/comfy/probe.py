@@ -16,11 +16,13 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import Tensor
 
 from ..attention_maps import RegionMaps, inside_share
+from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import RegionSet
-from .capture import Site, StopProbe, grid_size, reading_options
+from .capture import StopProbe, grid_size
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
+from .sites import Sites, add_in_place, reading_options
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
 HALF_PRECISION_SCALE = 4096.0
@@ -28,7 +30,7 @@ HALF_PRECISION_SCALE = 4096.0
 
 @dataclass(frozen=True)
 class Look:
-    """What a probe saw: shares (B, R) and losses (B,), both 0..1 and 0..R, and dL/dx (B, C, H, W).
+    """What a probe saw: shares (B, R) and losses (B,), both 0..1 and 0..R, and dL/dx as x.
 
     ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
     ``finite`` (0-dim bool) is False when some gradient was not; those entries are zero then.
@@ -48,7 +50,7 @@ class Probe:
     token weights are built once per size.
     """
 
-    def __init__(self, regions: RegionSet, sites: tuple[Site, ...], factor: int) -> None:
+    def __init__(self, regions: RegionSet, sites: Sites, factor: int) -> None:
         self._regions = regions
         self._sites, self._factor = sites, factor
         self._cache: dict[tuple[Any, ...], Tensor] = {}
@@ -91,13 +93,15 @@ class Probe:
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
             conditions = dict(args["c"])
-            copies = adds_in_place() or _others_add_in_place(conditions)
+            copies = adds_in_place() or add_in_place(self._sites)
+            copies = copies or _others_add_in_place(conditions)
             with gradient_mode(), ordinary_weights(modules), saved_copies(modules, copies):
                 latent = args["input"].clone().requires_grad_(True)
                 maps = RegionMaps(self._token_weights(conditions["c_crossattn"]))
                 conditions["transformer_options"] = reading_options(
-                    conditions["transformer_options"], self._sites, self._factor, maps
-                )
+                    conditions["transformer_options"], self._sites, self._factor, maps,
+                    (latent.shape[-2], latent.shape[-1]),
+                )  # fmt: skip
                 call = {**args, "input": latent, "c": conditions}
                 call["timestep"] = args["timestep"].clone()
                 self.forwards += latent.shape[0]
@@ -108,6 +112,12 @@ class Probe:
                         apply_model(latent, call["timestep"], **conditions)
                 except StopProbe:
                     pass
+                if not maps.sites:
+                    raise RealCompoError(
+                        "balancer", "the model ran, but its attention to the prompt was not seen",
+                        "Set the balancer's mode to fixed, or take out the node that replaces the"
+                        " model's attention or its blocks.",
+                    )  # fmt: skip
                 seen.append(self._differentiate(maps.mean(), latent, x, area, model))
             return torch.zeros_like(args["input"])
 
@@ -132,7 +142,7 @@ class Probe:
         if area is not None:
             height, width, top, left = area
             whole = torch.zeros_like(x, dtype=gradient.dtype)
-            whole[:, :, top : top + height, left : left + width] = gradient
+            whole[..., top : top + height, left : left + width] = gradient
             gradient = whole
         finite = torch.isfinite(gradient)
         gradient = torch.where(finite, gradient, 0.0)
