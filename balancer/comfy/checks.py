@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +60,17 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
                 "Set the balancer's mode to fixed, or update ComfyUI.",
             )  # fmt: skip
         choose_level(sites, settings.map_level)
+        if is_joint(sites):
+            _say_experimental(model_name(patcher))
+
+
+@cache
+def _say_experimental(name: str) -> None:
+    """Once per family and session."""
+    logging.info(
+        "RealCompo: balancing %s by its joint attention is experimental; nobody has tuned the"
+        " presets for it.", name,
+    )  # fmt: skip
 
 
 def check_latent(

@@ -16,7 +16,8 @@ in Qwen-Image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +86,10 @@ def find_joint_sites(diffusion_model: torch.nn.Module) -> tuple[JointSite, ...]:
     depth = len(double) + len(getattr(network, "single_blocks", ()))
     return tuple(
         JointSite(
-            ("double_block", number), int(network.patch_size),
-            bool(getattr(block, "flipped_img_txt", False)), in_place,
+            ("double_block", number),
+            int(network.patch_size),
+            bool(getattr(block, "flipped_img_txt", False)),
+            in_place,
         )  # fmt: skip
         for number, block in enumerate(double[: max(1, depth // 2)])
     )
@@ -115,6 +118,26 @@ def joint_reading_options(
     grid = tuple(-(-length // sites[0].factor) for length in size)
     options[OVERRIDE] = _reader(maps, (grid[0], grid[1]), options.get(OVERRIDE))
     return options
+
+
+@contextmanager
+def unchecked_blocks(diffusion_model: torch.nn.Module) -> Iterator[None]:
+    """Let SD3's blocks run once, not again in the backward pass, while the block lasts.
+
+    The host runs a block that has a replacement patch under torch's checkpointing, which a
+    StopProbe must not leave halfway: its hooks would stay on the stack.
+    """
+
+    def plain(block: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "use_checkpoint": False}
+
+    blocks: Any = getattr(diffusion_model, "joint_blocks", ())
+    handles = [block.register_forward_pre_hook(plain, with_kwargs=True) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _marked(site: JointSite, other: BlockPatch | None, last: bool) -> BlockPatch:
@@ -222,8 +245,10 @@ def differentiable_attention(
 
 
 def _split(tensor: Tensor, heads: int, is_split: bool) -> Tensor:
-    """(B, heads, N, dim) of that, or of (B, N, heads * dim)."""
-    return tensor if is_split else tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+    """(B, heads, N, dim) of that, or of (B, N, heads * dim) or (B, N, heads, dim)."""
+    if is_split:
+        return tensor
+    return tensor.reshape(tensor.shape[0], tensor.shape[1], heads, -1).transpose(1, 2)
 
 
 def _usable_mask(

@@ -22,7 +22,7 @@ from ..regions import RegionSet
 from .capture import StopProbe, grid_size
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
-from .sites import Sites, add_in_place, reading_options
+from .sites import Sites, add_in_place, one_pass, reading_options
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
 HALF_PRECISION_SCALE = 4096.0
@@ -95,7 +95,12 @@ class Probe:
             conditions = dict(args["c"])
             copies = adds_in_place() or add_in_place(self._sites)
             copies = copies or _others_add_in_place(conditions)
-            with gradient_mode(), ordinary_weights(modules), saved_copies(modules, copies):
+            with (
+                gradient_mode(),
+                ordinary_weights(modules),
+                saved_copies(modules, copies),
+                one_pass(model.diffusion_model, self._sites),
+            ):
                 latent = args["input"].clone().requires_grad_(True)
                 maps = RegionMaps(self._token_weights(conditions["c_crossattn"]))
                 conditions["transformer_options"] = reading_options(

@@ -1,7 +1,8 @@
-"""Where a model's attention to its prompt is read: U-Nets and joint-attention transformers alike."""
+"""Where a model's attention to its prompt is read: U-Nets and joint-attention models alike."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -9,7 +10,12 @@ import torch
 from ..attention_maps import RegionMaps
 from . import capture
 from .capture import Site
-from .joint_capture import JointSite, find_joint_sites, joint_reading_options
+from .joint_capture import (
+    JointSite,
+    find_joint_sites,
+    joint_reading_options,
+    unchecked_blocks,
+)
 
 Sites = tuple[Site, ...] | tuple[JointSite, ...]
 
@@ -30,6 +36,11 @@ def is_joint(sites: Sites) -> bool:
 def add_in_place(sites: Sites) -> bool:
     """Whether the model's own blocks add to tensors that autograd has saved."""
     return any(isinstance(site, JointSite) and site.in_place for site in sites)
+
+
+def one_pass(diffusion_model: torch.nn.Module, sites: Sites) -> AbstractContextManager[None]:
+    """Context in which the model's forward may be left by an exception, and runs just once."""
+    return unchecked_blocks(diffusion_model) if is_joint(sites) else nullcontext()
 
 
 def reading_options(
