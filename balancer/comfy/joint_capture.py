@@ -83,14 +83,16 @@ def find_joint_sites(diffusion_model: torch.nn.Module) -> tuple[JointSite, ...]:
     if getattr(network, "register_length", 0):
         return ()
     double = list(getattr(network, attribute))
+    # hosts of 2024 have Flux's written out as 2
+    patch = int(getattr(network, "patch_size", 2))
     depth = len(double) + len(getattr(network, "single_blocks", ()))
     return tuple(
         JointSite(
             ("double_block", number),
-            int(network.patch_size),
+            patch,
             bool(getattr(block, "flipped_img_txt", False)),
             in_place,
-        )  # fmt: skip
+        )
         for number, block in enumerate(double[: max(1, depth // 2)])
     )
 

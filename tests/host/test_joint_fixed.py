@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("comfy.ldm.qwen_image.model")
+from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.settings import BalancerSettings
 
-from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.settings import BalancerSettings  # noqa: E402
-
-from . import pair, tiny, tiny_dit  # noqa: E402
+from . import pair, tiny, tiny_dit
 
 TEXTS = {"positive": tiny_dit.conditioning(3), "negative": tiny_dit.conditioning(4)}
 
@@ -21,8 +19,7 @@ def fixed(mix: float, **changes) -> BalancerSettings:
 
 @pytest.mark.parametrize("family", list(tiny_dit.FAMILIES))
 def test_the_ends_of_the_mix_are_the_models_and_the_middle_is_neither(family) -> None:
-    build = tiny_dit.FAMILIES[family].build
-    models = build(1), build(2)
+    models = tiny_dit.models_of(family)
     noise = tiny_dit.noise(family, batch=2, height=14, width=10)
     alone = [pair.run_alone(model, noise, 3, **TEXTS) for model in models]
     for mix, expected in ((1.0, alone[0]), (0.0, alone[1])):
@@ -37,8 +34,7 @@ def test_the_ends_of_the_mix_are_the_models_and_the_middle_is_neither(family) ->
 @pytest.mark.parametrize("family", ["flux", "qwen"])
 def test_regions_and_backgrounds_reach_every_sample(family) -> None:
     """With frames, too, the maps of sample k go to sample k: a batch equals its samples."""
-    build = tiny_dit.FAMILIES[family].build
-    models = build(1), build(2)
+    models = tiny_dit.models_of(family)
     settings = BalancerSettings(
         mode="fixed", initial_mix=0.5, region_prior=4.0, prior_until=1.0, match_background=1.0
     )
@@ -51,6 +47,7 @@ def test_regions_and_backgrounds_reach_every_sample(family) -> None:
 
 
 def test_a_pair_of_two_architectures_with_one_latent() -> None:
+    pytest.importorskip("comfy.ldm.lumina.model")
     models = tiny_dit.flux(1), tiny_dit.lumina2(2)
     texts = {
         "positive": tiny_dit.conditioning(3), "negative": tiny_dit.conditioning(4),
@@ -72,5 +69,6 @@ def _masked(seed: int):
 
 
 def test_models_of_different_latents_are_refused() -> None:
+    pytest.importorskip("comfy.ldm.qwen_image.model")
     with pytest.raises(RealCompoError, match="different latents"):
         pair.guider(tiny_dit.flux(1), tiny_dit.qwen_image(2), fixed(0.5), **TEXTS)
