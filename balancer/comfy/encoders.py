@@ -29,6 +29,9 @@ T5_WIDTH, QWEN_WIDTH = 4096, 3584
 CLIP_WIDTH = 2048
 """Channels that CLIP-L and CLIP-G fill in SD3's conditioning; the rest is zero in their rows."""
 
+_EXPLICIT = (
+    "Give every region its token positions ('tokens' in RealCompo Layout Editor's layout_json)"
+)
 _SPACE = b" "
 # Chinese and Japanese are written without spaces: there every character is a word of its own
 _UNSPACED = (
@@ -224,10 +227,6 @@ def _from_qwen(layout: Layout, embedding: Tensor, where: str) -> Tokens:
 # -- the families ---------------------------------------------------------------------------------
 
 
-def _clip(layout: Layout, embedding: Tensor, where: str) -> Tokens:
-    return resolve_tokens(layout, encode_prompt(layout.prompt), encode_prompt)
-
-
 _BY_CLASS: dict[str, Callable[[Layout, Tensor, str], Tokens]] = {
     "Flux": _from_t5,
     "Chroma": _from_t5,
@@ -247,16 +246,15 @@ def locate(layout: Layout, model: Any, conditioning: Any, where: str) -> Tokens:
     layout.require_regions()
     if all(region.tokens is not None for region in layout.regions):
         return tuple(region.tokens or () for region in layout.regions)
-    if isinstance(model.diffusion_model, UNetModel):
-        return _clip(layout, torch.empty(0), where)
+    if isinstance(model.diffusion_model, UNetModel) or not layout.prompt.strip():
+        return resolve_tokens(layout, encode_prompt(layout.prompt), encode_prompt)
     # the very class: later families are subclasses with text encoders of their own
     kind = type(model)
     known = _BY_CLASS.get(kind.__name__) if kind.__module__ == "comfy.model_base" else None
     if known is None:
         raise RealCompoError(
             where, f"nobody knows how a '{kind.__name__}' model is told its prompt",
-            "Give every region of the layout its token positions, or set the balancer's mode to"
-            " fixed.",
+            f"{_EXPLICIT}, or set the balancer's mode to fixed.",
         )  # fmt: skip
     if not conditioning:
         raise RealCompoError(where, "the conditioning is empty", "Connect an encoded prompt.")
@@ -266,6 +264,6 @@ def locate(layout: Layout, model: Any, conditioning: Any, where: str) -> Tokens:
 def _unlike(where: str, what: str) -> RealCompoError:
     return RealCompoError(
         where, f"the conditioning is not {what}, so the phrases' tokens are not certain",
-        "Encode the very prompt that the layout carries with CLIP Text Encode, or give every"
-        " region of the layout its token positions.",
+        "Encode the very prompt that the layout carries with CLIP Text Encode, or"
+        f" {_EXPLICIT[0].lower()}{_EXPLICIT[1:]}.",
     )  # fmt: skip

@@ -263,6 +263,29 @@ def test_conditioning_that_is_something_else_is_refused(flux, sd3, qwen) -> None
     refused(qwen, qwen_conditioning("\n\na red star"), "\n\na red star")
 
 
+def test_a_layout_without_a_prompt_is_told_so(flux, sd3, qwen) -> None:
+    for model, text in (
+        (flux, flux_conditioning("x")), (sd3, sd3_conditioning("x")),
+        (qwen, qwen_conditioning("x")),
+    ):  # fmt: skip
+        with pytest.raises(RealCompoError, match="knows no prompt"):
+            located(model, text, " ", "red star")
+
+
+def test_the_layout_editor_passes_explicit_positions_on(flux) -> None:
+    """The remedy that the refusals name."""
+    import json
+
+    from realcompo.nodes.layout_editor import RealCompoLayout
+
+    region = {"phrase": "red star", "box": list(BOX), "tokens": [4, 9]}
+    drawn = json.dumps({**Layout((), "a red star").to_dict(), "regions": [region]})
+    out = RealCompoLayout().build(layout_json=drawn, prompt="", width=512, height=512)
+    layout = out["result"][0]
+    odd = [[torch.ones(1, 3, 3072), {}]]
+    assert encoders.locate(layout, flux.model, odd, "positive") == ((4, 9),)
+
+
 def test_an_unknown_family_is_refused(flux) -> None:
     class Later(type(flux.model)):
         pass

@@ -202,8 +202,9 @@ def test_the_dual_sampler_on_flux_finds_its_phrases_and_says_experimental(caplog
     models = tuple(tiny_dit.flux(seed, context=4096) for seed in (1, 2))
     text = [[c, {"pooled_output": torch.zeros(1, 32)}] for c, _ in flux_conditioning(prompt)]
     with torch.inference_mode(), caplog.at_level(logging.INFO):
-        for _ in range(2):
-            inputs = sampler_inputs(models, text, prompt)
+        # a guided-distilled Flux runs without a negative, at cfg 1
+        for cfg in (2.0, 1.0):
+            inputs = sampler_inputs(models, text, prompt, cfg=cfg)
             latent, trace = RealCompoDualSampler().sample(**inputs)["result"]
     assert latent["samples"].shape == (1, 16, 16, 16)
     assert trace.steps[0].shares_realism is not None
