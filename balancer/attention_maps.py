@@ -49,12 +49,23 @@ class RegionMaps:
         self._sum: Tensor | None = None
         self._sites = 0
 
+    @property
+    def weights(self) -> Tensor:
+        """Share of every token in every region's map, (T, R) or (B, T, R)."""
+        return self._weights
+
     def add(self, probabilities: Tensor, height: int, width: int) -> None:
         """Take in one site's maps (B, heads, height * width, T or more)."""
         mean = probabilities.mean(dim=1)
         # a pack that appends tokens of its own to the prompt takes attention, but names no region
         appended = mean.shape[-1] - self._weights.shape[-2]
-        per_region = mean @ functional.pad(self._weights, (0, 0, 0, appended))
+        self.add_regions(mean @ functional.pad(self._weights, (0, 0, 0, appended)), height, width)
+
+    def add_regions(self, per_region: Tensor, height: int, width: int) -> None:
+        """Take in one site's maps when the regions' tokens are averaged already.
+
+        ``per_region`` (B, height * width, R), the mean over heads.
+        """
         maps = per_region.transpose(1, 2).reshape(per_region.shape[0], -1, height, width)
         if self._sum is None:
             self._sum = maps

@@ -58,13 +58,10 @@ def build_guider(
     balancer: Any = None,
 ) -> Any:
     """A guider from a node's inputs; every complaint names ``node``. Returns a RealCompoGuider."""
+    from ..balancer.comfy.checks import check_pair
+    from ..balancer.comfy.encoders import locate
     from ..balancer.comfy.guider import RealCompoGuider
-    from ..balancer.comfy.inputs import (
-        require_conditioning,
-        require_model,
-        require_settings,
-        resolve,
-    )
+    from ..balancer.comfy.inputs import require_conditioning, require_model, require_settings
     from ..balancer.errors import RealCompoError
     from ..balancer.layout import require_layout
     from ..balancer.settings import PRESETS
@@ -81,10 +78,17 @@ def build_guider(
             ("spatial_positive", spatial_positive), ("spatial_negative", spatial_negative),
         ):  # fmt: skip
             require_conditioning(value, where)
-        tokens = () if settings.mode == "fixed" else resolve(layout)
+        check_pair(realism_model, spatial_model, settings)
+        tokens, spatial_tokens = (), None
+        if settings.mode != "fixed":
+            # each text encoder counts its own tokens
+            tokens = locate(layout, realism_model.model, positive, "positive")
+            spatial_tokens = locate(
+                layout, spatial_model.model, spatial_positive, "spatial_positive"
+            )
         return RealCompoGuider(
             realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
-            layout, tokens, cfg, settings,
+            layout, tokens, cfg, settings, spatial_tokens=spatial_tokens,
         )  # fmt: skip
     except RealCompoError as error:
         raise error.at(node) from None

@@ -7,9 +7,9 @@ of one level without disturbing other packs' patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from ..attention_maps import RegionMaps, attention_output, attention_probabilities
 from ..errors import RealCompoError
+
+if TYPE_CHECKING:
+    from .joint_capture import JointSite
 
 # (section, block id, index of the transformer block inside it): the host's patch key
 SiteKey = tuple[str, int, int]
@@ -75,11 +78,12 @@ def _resamples(layer: torch.nn.Module, way: str) -> bool:
     return isinstance(layer.h_upd, Downsample if way == "down" else Upsample)
 
 
-def choose_level(sites: tuple[Site, ...], level: str) -> int:
+def choose_level(sites: Sequence[Site] | Sequence[JointSite], level: str) -> int:
     """Downsample factor of the maps to read.
 
     ``auto`` is 4 where the model has such sites (16x16 maps in SD1.5 at 512 px, 32x32 in SDXL at
-    1024 px, the level that RealCompo reads), else the model's finest. Raises RealCompoError for a
+    1024 px, the level that RealCompo reads), else the model's finest: the patch size, 2, where a
+    transformer works on patches of the latent. Raises RealCompoError for a
     level that the model does not have.
     """
     factors = sorted({site.factor for site in sites})

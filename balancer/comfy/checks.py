@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..regions import RegionSet
 from ..settings import BalancerSettings
-from .capture import choose_level, find_sites
+from .capture import choose_level
+from .compat import has_attention_override
+from .sites import find_sites, is_joint
 
 
 def model_name(patcher: ModelPatcher) -> str:
@@ -46,10 +50,27 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
         sites = find_sites(patcher.model.diffusion_model)
         if not sites:
             raise RealCompoError(
-                where, f"'{model_name(patcher)}' has no cross-attention maps to balance by",
-                "Set the balancer's mode to fixed, or use a U-Net model such as SD1.5 or SDXL.",
+                where, f"'{model_name(patcher)}' has no attention to its prompt that can be read",
+                "Set the balancer's mode to fixed, or use a U-Net model such as SD1.5 or SDXL,"
+                " or (experimental) SD3, Flux, Chroma or Qwen-Image.",
+            )  # fmt: skip
+        if is_joint(sites) and not has_attention_override():
+            raise RealCompoError(
+                where, f"this ComfyUI lets nobody read the attention of '{model_name(patcher)}'",
+                "Set the balancer's mode to fixed, or update ComfyUI.",
             )  # fmt: skip
         choose_level(sites, settings.map_level)
+        if is_joint(sites):
+            _say_experimental(model_name(patcher))
+
+
+@cache
+def _say_experimental(name: str) -> None:
+    """Once per family and session."""
+    logging.info(
+        "RealCompo: balancing %s by its joint attention is experimental; nobody has tuned the"
+        " presets for it.", name,
+    )  # fmt: skip
 
 
 def check_latent(
@@ -75,7 +96,8 @@ def check_latent(
             where, f"the latent has {noise.shape[1]} channels, not {channels}",
             "Encode it with this model's own VAE, or start from an empty latent.",
         )  # fmt: skip
-    if settings.mode != "fixed" and noise.ndim != 4:
+    picture = noise.ndim == 4 or (noise.ndim == 5 and noise.shape[2] == 1)
+    if settings.mode != "fixed" and not picture:
         raise RealCompoError(
             where, "balancing works on pictures, and this latent is a video or a set of frames",
             "Set the balancer's mode to fixed.",

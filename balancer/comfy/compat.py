@@ -7,8 +7,10 @@ import inspect
 from functools import lru_cache
 from typing import Any
 
+import comfy.ldm.modules.attention
 import comfy.model_patcher
 import comfy.samplers
+import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 
 
@@ -28,6 +30,22 @@ def adds_in_place() -> bool:
 def has_outer_sample() -> bool:
     """Whether the host splits sampling into ``sample`` and ``outer_sample`` (late 2024 on)."""
     return hasattr(comfy.samplers.CFGGuider, "outer_sample")
+
+
+@lru_cache(maxsize=1)
+def has_attention_override() -> bool:
+    """Whether the host lets a pack take the place of its attention (mid-2025 on).
+
+    Asked by using it, since the hook came without a version to ask for.
+    """
+    attention: Any = comfy.ldm.modules.attention.optimized_attention
+    taken = object()
+    options = {"optimized_attention_override": lambda *args, **kwargs: taken}
+    one = torch.zeros(1, 1, 4)
+    try:
+        return attention(one, one, one, 1, transformer_options=options) is taken
+    except Exception:  # kernels that know nothing of it complain, each in its own way
+        return False
 
 
 def clone_model_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -27,13 +27,14 @@ from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace
 from .agreement import POSITIVE, agreement
 from .branch import KEY, SpatialBranch, separate
-from .capture import choose_level, find_sites
+from .capture import choose_level
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
 from .pair_probe import PairProbe, can_share
 from .probe import Look, Probe, Question
 from .shared_encoder import CommonWork
+from .sites import find_sites
 
 POST_CFG = "sampler_post_cfg_function"
 
@@ -52,8 +53,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
 
     ``realism`` and ``spatial`` are the host's model patchers, ``positive``/``negative`` and
     ``spatial_positive``/``spatial_negative`` their conditioning, ``tokens`` the token positions of
-    each region of ``layout`` (not needed in mode ``fixed``); ``layout`` and ``tokens`` may also be
-    one per sample of the batch. ``trace`` is filled anew by every run. The patchers given are not
+    each region of ``layout`` (not needed in mode ``fixed``), and ``spatial_tokens`` those in the
+    spatial conditioning where they differ; ``layout`` and tokens may also be one per sample of the
+    batch. ``trace`` is filled anew by every run. The patchers given are not
     changed. Raises RealCompoError for pairs that cannot share a latent, and for models whose
     attention the chosen mode cannot read.
     """
@@ -71,12 +73,16 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         cfg: float,
         settings: BalancerSettings,
         trace: Trace | None = None,
+        spatial_tokens: Tokens | Sequence[Tokens] | None = None,
     ) -> None:
         check_pair(realism, spatial, settings)
         first = realism.clone()
         second = separate(first, spatial.clone())
         super().__init__(first)
         self.settings, self.regions = settings, RegionSet.of(layout, tokens)
+        self.spatial_regions = self.regions
+        if spatial_tokens is not None:
+            self.spatial_regions = RegionSet.of(layout, spatial_tokens)
         self.trace = trace if trace is not None else Trace()
         # a batch of layouts has no phrases in common to label a plot with
         if len(self.regions.layouts) == 1:
@@ -91,6 +97,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         if settings.mode != "fixed":
             for spans in self.regions.tokens:
                 check_tokens(spans, positive, "positive")
+            for spans in self.spatial_regions.tokens:
                 check_tokens(spans, spatial_positive, "spatial_positive")
 
     # -- the host's life cycle ------------------------------------------------------------------
@@ -159,8 +166,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             levels = [choose_level(found, settings.map_level) for found in sites]
             factor = max(levels)
             first, second = (
-                Probe(self.regions, found, level)
-                for found, level in zip(sites, levels, strict=True)
+                Probe(regions, found, level)
+                for regions, found, level in zip(
+                    (self.regions, self.spatial_regions), sites, levels, strict=True
+                )
             )
             self.probes = (first, second)
         self.balancer = Balancer(
@@ -184,7 +193,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         agreed = agreement(self.conds, options, self.branch.conds, self.branch.options)
         if agreed:
             self.common = CommonWork(self.inner_model.diffusion_model, agreed)
-        if self.probes is not None and POSITIVE in agreed.encoder and can_share(self.probes[0]):
+        one_text = self.spatial_regions is self.regions and POSITIVE in agreed.encoder
+        if self.probes is not None and one_text and can_share(self.probes[0]):
             self.pair = PairProbe(*self.probes)
 
     def _end_run(self) -> None:
@@ -281,7 +291,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         amount = self.settings.match_background
         if amount == 0.0:
             return spatial
-        outside = self.outside
+        outside = _over_frames(self.outside, realism.guided)
         return Prediction(
             match_background(spatial.guided, realism.guided, outside, amount),
             match_background(spatial.positive, realism.positive, outside, amount),
@@ -301,7 +311,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     ) -> None:
         """One update of the logit map: probe, loss of both models, closed form (Alg. 1, 7-13)."""
         mix = torch.sigmoid(self.balancer.restart(sigma))
-        mixed = mix * realism.positive + (1.0 - mix) * spatial.positive
+        wide = _over_frames(mix, x)
+        mixed = wide * realism.positive + (1.0 - wide) * spatial.positive
         sigma_next = self.clock.next_sigma(step)
         latent = probe_latent(x, mixed, sigma, sigma_next)
         ask = partial(self._question, latent, timestep, sigma, sigma_next, options)
@@ -316,7 +327,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             if look.finite is not None:
                 self.trace.note_finite(look.finite)
         total = torch.stack(gradients).sum(dim=0)
-        gradient = logit_gradient(total, realism.positive, spatial.positive, mix, sigma, sigma_next)
+        gradient = logit_gradient(
+            total, realism.positive, spatial.positive, wide, sigma, sigma_next
+        ).reshape(mix.shape[0], 1, *x.shape[-2:])
         # the model that knows the place least says how much is left to do
         remaining = torch.stack([look.remaining for look in seen]).amax(dim=0)
         self.balancer.update(gradient, remaining, step)
@@ -382,8 +395,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         return result
 
 
+def _over_frames(positions: Tensor, latent: Tensor) -> Tensor:
+    """``positions`` (B, 1, H, W), shaped to go with ``latent`` (B, C, H, W) or (B, C, T, H, W)."""
+    return positions.unsqueeze(2) if latent.ndim == 5 else positions
+
+
 def _mix(realism: Prediction, spatial: Prediction, mix: Tensor) -> Prediction:
     """Mix two models' predictions with the realism share (B, 1, H, W); Eq. 3."""
+    mix = _over_frames(mix, realism.guided)
     other = 1.0 - mix
     return Prediction(
         mix * realism.guided + other * spatial.guided,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..attention_maps import RegionMaps
-from .capture import StopProbe, reading_options
+from .capture import Site, StopProbe
 from .gradients import gradient_mode
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
 from .shared_encoder import alters_encoder, recording, replaying
@@ -28,9 +28,8 @@ class _Half:
         self.call = call
         self.latent = call.input.requires_grad_(True)
         self.maps = RegionMaps(probe.token_weights(call.context))
-        options = reading_options(call.options, probe.sites, probe.factor, self.maps)
         with recording(network, copies=False, stop=StopProbe()) as outputs:
-            call.run(self.latent, options)
+            call.run(self.latent, probe.reading(call, self.maps))
         self._outputs: list[Tensor] = [*outputs]
         if self.maps.total is not None:
             self._outputs.append(self.maps.total)
@@ -41,12 +40,11 @@ class _Half:
         """Run one branch's second half, differentiate its loss, and keep the gradient here."""
         maps, total = self.maps.continued()
         leaves = [out.detach().requires_grad_(True) for out in self._outputs[: self._blocks]]
-        options = reading_options(call.options, probe.sites, probe.factor, maps)
         # a ControlNet adds in place to what the blocks give
         with replaying(self._network, [leaf.clone() for leaf in leaves]):
-            call.run(call.input, options)
+            call.run(call.input, probe.reading(call, maps))
         probe.forwards += self.latent.shape[0]
-        look = probe.judge(maps.mean(), call)
+        look = probe.judge(maps, call)
         inputs = leaves if total is None else [*leaves, total]
         gradients = torch.autograd.grad(look.loss.sum() * scale_of(call), inputs, allow_unused=True)
         probe.backwards += self.latent.shape[0]
@@ -69,9 +67,10 @@ class _Half:
 
 
 def can_share(probe: Probe) -> bool:
-    """Whether the last map to be read lies behind the common half."""
+    """Whether the last map to be read lies behind the common half: in U-Nets only."""
     wanted = [site for site in probe.sites if site.factor == probe.factor]
-    return wanted[-1].key[0] == "output"
+    last = wanted[-1]
+    return isinstance(last, Site) and last.key[0] == "output"
 
 
 class PairProbe:

@@ -16,12 +16,14 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import Tensor
 
 from ..attention_maps import RegionMaps, inside_share
+from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import RegionSet
-from .capture import Site, StopProbe, grid_size, reading_options
+from .capture import StopProbe, grid_size
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .shared_encoder import alters_encoder
+from .sites import Sites, add_in_place, one_pass, reading_options
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
 HALF_PRECISION_SCALE = 4096.0
@@ -29,7 +31,7 @@ HALF_PRECISION_SCALE = 4096.0
 
 @dataclass(frozen=True)
 class Look:
-    """What a probe saw: shares (B, R) and losses (B,), both 0..1 and 0..R, and dL/dx (B, C, H, W).
+    """What a probe saw: shares (B, R) and losses (B,), both 0..1 and 0..R, and dL/dx as x.
 
     ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
     ``finite`` (0-dim bool) is False when some gradient was not; those entries are zero then.
@@ -124,7 +126,7 @@ class Probe:
     token weights are built once per size.
     """
 
-    def __init__(self, regions: RegionSet, sites: tuple[Site, ...], factor: int) -> None:
+    def __init__(self, regions: RegionSet, sites: Sites, factor: int) -> None:
         self._regions = regions
         self.sites, self.factor = sites, factor
         self._cache: dict[tuple[Any, ...], Tensor] = {}
@@ -150,9 +152,9 @@ class Probe:
         """Run the call as far as maps are read, and differentiate the loss."""
         latent = call.input.requires_grad_(True)
         maps = RegionMaps(self.token_weights(call.context))
-        call.run(latent, reading_options(call.options, self.sites, self.factor, maps))
+        call.run(latent, self.reading(call, maps))
         self.forwards += latent.shape[0]
-        look = self.judge(maps.mean(), call)
+        look = self.judge(maps, call)
         (gradient,) = torch.autograd.grad(look.loss.sum() * scale_of(call), latent)
         self.backwards += latent.shape[0]
         return with_gradient(look, gradient, call)
@@ -181,8 +183,14 @@ class Probe:
         modules = [model.diffusion_model, *_patch_modules(entry)]
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-            copies = adds_in_place() or _others_add_in_place(args["c"], copies_skips)
-            with gradient_mode(), ordinary_weights(modules), saved_copies(modules, copies):
+            copies = adds_in_place() or add_in_place(self.sites)
+            copies = copies or _others_add_in_place(args["c"], copies_skips)
+            with (
+                gradient_mode(),
+                ordinary_weights(modules),
+                saved_copies(modules, copies),
+                one_pass(model.diffusion_model, self.sites),
+            ):
                 seen.append(work(ModelCall(apply_model, args, inner, x, area, model)))
             return torch.zeros_like(args["input"])
 
@@ -192,9 +200,24 @@ class Probe:
         comfy.samplers.calc_cond_batch(model, [[entry]], x, sigma, options)
         return seen[0] if seen else None
 
-    def judge(self, maps: Tensor, call: ModelCall) -> Look:
-        """Shares and losses of maps (B, R, h, w), in their graph; no gradient yet."""
-        shares = inside_share(maps, self._masks(maps, call.x, call.area))
+    def reading(self, call: ModelCall, maps: RegionMaps) -> dict[str, Any]:
+        """The call's options with readers that fill ``maps`` and then stop the pass."""
+        size = call.args["input"].shape[-2:]
+        return reading_options(call.options, self.sites, self.factor, maps, (size[0], size[1]))
+
+    def judge(self, maps: RegionMaps, call: ModelCall) -> Look:
+        """Shares and losses of the maps, in their graph; no gradient yet.
+
+        Raises RealCompoError when the pass came by no map.
+        """
+        if not maps.sites:
+            raise RealCompoError(
+                "balancer", "the model ran, but its attention to the prompt was not seen",
+                "Set the balancer's mode to fixed, or take out the node that replaces the"
+                " model's attention or its blocks.",
+            )  # fmt: skip
+        mean = maps.mean()
+        shares = inside_share(mean, self._masks(mean, call.x, call.area))
         weights, present = self._region_weights(shares)
         loss = realcompo_loss(shares, weights)
         left = (1.0 - shares.detach()) * present
@@ -246,7 +269,7 @@ def with_gradient(look: Look, gradient: Tensor, call: ModelCall) -> Look:
     if call.area is not None:
         height, width, top, left = call.area
         whole = torch.zeros_like(call.x, dtype=gradient.dtype)
-        whole[:, :, top : top + height, left : left + width] = gradient
+        whole[..., top : top + height, left : left + width] = gradient
         gradient = whole
     finite = torch.isfinite(gradient)
     gradient = torch.where(finite, gradient, 0.0)

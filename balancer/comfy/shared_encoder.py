@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from torch.nn import Module
 
@@ -88,7 +90,7 @@ def alters_encoder(control: dict[str, list[Any]] | None) -> bool:
 class CommonWork:
     """What the realism branch's predictions leave for the spatial branch's, within one step.
 
-    ``network`` is the U-Net behind both. Ask for options in this order: ``first`` for the branch
+    ``network`` stands behind both; only U-Nets have a common half. Ask for options in this order: ``first`` for the branch
     that computes, ``second`` for the one that takes over; what was not left is computed anew.
     Only the one batch that guidance asks for takes part: packs that run the model again by
     themselves, with other patches, are left alone. ``encoders`` and ``negatives`` count the
@@ -96,6 +98,8 @@ class CommonWork:
     """
 
     def __init__(self, network: Any, agreement: Agreement) -> None:
+        if not isinstance(network, UNetModel):
+            agreement = replace(agreement, encoder=frozenset())
         self._network, self.agreement = network, agreement
         self._blocks = len(_encoder(network)) if agreement.encoder else 0
         self.encoders = 0

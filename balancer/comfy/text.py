@@ -15,7 +15,7 @@ WORD_END = "</w>"
 _tokenizer: Any = None
 
 
-def _embedding_folders() -> list[str] | None:
+def embedding_folders() -> list[str] | None:
     """Where textual embeddings lie; None on a host without model folders."""
     try:
         import folder_paths
@@ -28,7 +28,7 @@ def clip_tokenizer() -> Any:
     """The host's CLIP-L tokenizer with the host's embedding folders, made once."""
     global _tokenizer
     if _tokenizer is None:
-        _tokenizer = comfy.sd1_clip.SDTokenizer(embedding_directory=_embedding_folders())
+        _tokenizer = comfy.sd1_clip.SDTokenizer(embedding_directory=embedding_folders())
     return _tokenizer
 
 
@@ -45,12 +45,17 @@ def _readable_bytes() -> dict[str, int]:
 _BYTES = _readable_bytes()
 
 
+def character_bytes(piece: str) -> bytes:
+    """The bytes that one piece of a byte-level vocabulary spells; others stay as they are."""
+    if not all(character in _BYTES for character in piece):
+        return piece.encode("utf-8")
+    return bytes(_BYTES[character] for character in piece)
+
+
 def _text(pieces: list[str]) -> str:
     """The word that byte-pair pieces spell; characters outside the vocabulary stay as they are."""
     joined = "".join(pieces).removesuffix(WORD_END)
-    if not all(character in _BYTES for character in joined):
-        return joined
-    return bytes(_BYTES[character] for character in joined).decode("utf-8", errors="replace")
+    return character_bytes(joined).decode("utf-8", errors="replace")
 
 
 def encoded(chunks: list[list[tuple[Any, ...]]], vocabulary: Mapping[int, str]) -> EncodedPrompt:

@@ -15,7 +15,7 @@ from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import BalancerSettings
 
-from . import pair, tiny
+from . import pair, tiny, tiny_dit
 
 PROMPT = "a red star and a blue circle"
 BOX = (0.1, 0.1, 0.5, 0.5)
@@ -161,11 +161,39 @@ def test_models_of_different_latents(models, monkeypatch) -> None:
         assert name in str(error)
 
 
-def test_models_without_cross_attention(models, monkeypatch) -> None:
+def test_models_whose_attention_cannot_be_read(models, monkeypatch) -> None:
+    pytest.importorskip("comfy.ldm.lumina.model")
+    lumina = tiny_dit.lumina2(1)
+    error = refuse(models, monkeypatch, realism_model=lumina, spatial_model=lumina)
+    assert error.where == "realism_model"
+    assert "Lumina2" in str(error)
+    assert "fixed" in error.remedy
+
+
+def test_a_host_that_lets_nobody_read_joint_attention(models, monkeypatch) -> None:
+    from realcompo.balancer.comfy import checks
+
+    if checks.has_attention_override():
+        monkeypatch.setattr(checks, "has_attention_override", lambda: False)
     flux = tiny.tiny_flux(1)
     error = refuse(models, monkeypatch, realism_model=flux, spatial_model=flux)
     assert error.where == "realism_model"
+    assert "Flux" in str(error)
     assert "fixed" in error.remedy
+    assert "update ComfyUI" in error.remedy
+
+
+def test_conditioning_whose_tokens_are_not_certain(models, monkeypatch) -> None:
+    """Encoded by another text encoder, or joined: wrong words would steer the picture."""
+    from realcompo.balancer.comfy import checks
+
+    if not checks.has_attention_override():
+        pytest.skip("this host cannot balance Flux")
+    flux = tiny.tiny_flux(1)
+    error = refuse(models, monkeypatch, realism_model=flux, spatial_model=flux)
+    assert error.where == "positive"
+    assert "not certain" in str(error)
+    assert "token positions" in error.remedy
 
 
 def test_prompt_longer_than_the_conditioning(models, monkeypatch) -> None:
@@ -211,3 +239,5 @@ def test_videos_are_refused_by_dynamic_only() -> None:
     check_latent(model, {"positive": []}, video, video, BalancerSettings(mode="fixed"))
     with pytest.raises(RealCompoError, match="fixed"):
         check_latent(model, {"positive": []}, video, video, BalancerSettings())
+    picture = video[:, :, :1]
+    check_latent(model, {"positive": []}, picture, picture, BalancerSettings())

@@ -1,0 +1,269 @@
+"""Where a layout's phrases stand in the conditioning that a model family is given.
+
+Flux and Chroma are told the text by T5, SD3 by CLIP, by T5 or by both in one row, Qwen-Image by a
+language model behind a template. Each family is known by the host's own class of the model, and
+its conditioning must look as the host's encoder makes it; where anything else comes, it is refused
+rather than guessed at, since positions that are wrong steer the picture by other words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+from ..errors import RealCompoError
+from ..layout import Layout
+from ..regions import Tokens
+from ..tokens import CHUNK, EncodedPrompt, resolve_tokens
+from .text import character_bytes, embedding_folders, encode_prompt
+
+T5_WIDTH, QWEN_WIDTH = 4096, 3584
+CLIP_WIDTH = 2048
+"""Channels that CLIP-L and CLIP-G fill in SD3's conditioning; the rest is zero in their rows."""
+
+_EXPLICIT = (
+    "Give every region its token positions ('tokens' in RealCompo Layout Editor's layout_json)"
+)
+_SPACE = b" "
+# Chinese and Japanese are written without spaces: there every character is a word of its own
+_UNSPACED = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text as words, and for each of them the positions of the tokens that spell it."""
+
+    prompt: EncodedPrompt
+    tokens: Tokens
+
+
+def split_words(pieces: list[tuple[int, bytes]]) -> Words:
+    """Words of a text that comes as (position, UTF-8 bytes) of its tokens, in order.
+
+    Upper and lower case are one, as they are to CLIP: these tokenizers have different pieces for
+    'Car', 'car' and ' car', so that phrases must be found by words, not by pieces. The prompt's
+    own ``positions`` count words.
+    """
+    owners = [position for position, piece in pieces for _ in piece]
+    text = b"".join(piece for _, piece in pieces).decode("utf-8", "surrogateescape")
+    starts = [0]
+    for character in text:
+        starts.append(starts[-1] + len(character.encode("utf-8", "surrogateescape")))
+    words: list[str] = []
+    tokens: list[tuple[int, ...]] = []
+    for match in _WORD.finditer(text):
+        words.append(unicodedata.normalize("NFKC", match.group()).casefold())
+        inside = owners[starts[match.start()] : starts[match.end()]]
+        tokens.append(tuple(dict.fromkeys(inside)))
+    ids = tuple(int.from_bytes(w.encode("utf-8", "surrogateescape"), "big") for w in words)
+    return Words(EncodedPrompt(ids, tuple(words), tuple(range(len(words)))), tuple(tokens))
+
+
+def _plain_words(text: str) -> Words:
+    """Words of a text as it is typed; every word is its own token."""
+    return split_words([(n, c.encode()) for n, c in enumerate(text)])
+
+
+def find_phrases(layout: Layout, words: Words, encode: Callable[[str], EncodedPrompt]) -> Tokens:
+    """Token positions of every region by word; explicit ones are taken as they are."""
+    found = resolve_tokens(layout, words.prompt, encode)
+    return tuple(
+        span if region.tokens is not None
+        else tuple(dict.fromkeys(t for word in span for t in words.tokens[word]))
+        for region, span in zip(layout.regions, found, strict=True)
+    )  # fmt: skip
+
+
+# -- T5 (Flux, Chroma, a part of SD3) -------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _t5() -> Any:
+    from comfy.text_encoders.flux import T5XXLTokenizer
+
+    return T5XXLTokenizer(embedding_directory=embedding_folders())
+
+
+def t5_words(text: str) -> tuple[Words, int]:
+    """Words of ``text`` with their positions in T5's output, and the number of tokens in use.
+
+    Weights such as ``(red car:1.2)`` are taken out, a textual embedding breaks words, what comes
+    after the text is padding.
+    """
+    tokenizer = _t5()
+    (chunk,) = tokenizer.tokenize_with_weights(text, return_word_ids=True)
+    special = set(tokenizer.tokenizer.all_special_ids)
+    pieces: list[tuple[int, bytes]] = []
+    for position, (token, _, word) in enumerate(chunk):
+        if word == 0:
+            continue
+        known = isinstance(token, int) and token not in special
+        # U+2581 is SentencePiece's space; an unknown character's token spells nothing
+        spelt = tokenizer.inv_vocab[token].replace("\u2581", " ").encode() if known else _SPACE
+        pieces.append((position, spelt))
+    used = sum(word != 0 for _, _, word in chunk)
+    return split_words(pieces), used
+
+
+def _t5_phrase(text: str) -> EncodedPrompt:
+    return t5_words(text)[0].prompt
+
+
+def _from_t5(layout: Layout, embedding: Tensor, where: str) -> Tokens:
+    words, used = t5_words(layout.prompt)
+    # more rows are padding, or tokens that another node appended
+    if embedding.shape[2] != T5_WIDTH or embedding.shape[1] < used:
+        raise _unlike(where, "T5's of this prompt")
+    return find_phrases(layout, words, _t5_phrase)
+
+
+# -- SD3 ------------------------------------------------------------------------------------------
+
+
+def _from_sd3(layout: Layout, embedding: Tensor, where: str) -> Tokens:
+    """CLIP's rows come first, 77 a chunk, then T5's; either may be missing.
+
+    Which of them are there is told by the upper channels, which CLIP leaves at zero.
+    """
+    if embedding.shape[2] != T5_WIDTH:
+        raise _unlike(where, "SD3's")
+    filled = (embedding[..., CLIP_WIDTH:] != 0).any(dim=-1).all(dim=0)
+    empty = (embedding[..., CLIP_WIDTH:] == 0).all(dim=-1).all(dim=0)
+    clip_rows = int(empty.sum())
+    t5_rows = embedding.shape[1] - clip_rows
+    words, used = t5_words(layout.prompt)
+    chunks = max(encode_prompt(layout.prompt).positions, default=0) // CHUNK + 1
+    in_order = bool(empty[:clip_rows].all()) and bool(filled[clip_rows:].all())
+    if not in_order or clip_rows not in (0, chunks * CHUNK) or (t5_rows and t5_rows < used):
+        raise _unlike(where, "SD3's of this prompt")
+    parts: list[Tokens] = []
+    if clip_rows:
+        parts.append(resolve_tokens(layout, encode_prompt(layout.prompt), encode_prompt))
+    if t5_rows:
+        moved = tuple(tuple(clip_rows + token for token in span) for span in words.tokens)
+        parts.append(find_phrases(layout, replace(words, tokens=moved), _t5_phrase))
+    # both encoders tell the model of the same words
+    return tuple(
+        tuple(dict.fromkeys(token for span in spans for token in span))
+        for spans in zip(*parts, strict=True)
+    )
+
+
+# -- Qwen-Image -----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _qwen() -> Any:
+    from comfy.text_encoders.qwen_image import QwenImageTokenizer
+
+    return QwenImageTokenizer(embedding_directory=embedding_folders())
+
+
+class _Numbered:
+    """In the language model's place: every token's embedding is its own index."""
+
+    def encode_token_weights(self, chunks: list[list[Any]]) -> tuple[Tensor, None, dict[str, Any]]:
+        count = len(chunks[0])
+        mask = torch.ones(1, count, dtype=torch.long)
+        return torch.arange(count).view(1, -1, 1), None, {"attention_mask": mask}
+
+
+def _kept(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of ``text`` that are in the conditioning: the host's own encoder cuts them.
+
+    The host drops its template's first part after the language model has run; asked with numbers
+    for embeddings, it says what is left.
+    """
+    from comfy.text_encoders.qwen_image import QwenImageTEModel
+
+    tokens = tokenizer.tokenize_with_weights(text)
+    encoder = QwenImageTEModel.__new__(QwenImageTEModel)
+    torch.nn.Module.__init__(encoder)
+    encoder.clip_name, encoder.clip = tokenizer.clip_name, tokenizer.clip
+    setattr(encoder, tokenizer.clip, _Numbered())
+    rows = encoder.encode_token_weights(tokens)[0]
+    (chunk,) = tokens[tokenizer.clip_name]
+    return [chunk[index][0] for index in rows.flatten().tolist()]
+
+
+def qwen_words(text: str) -> tuple[Words, int] | None:
+    """Words of ``text`` with their positions in Qwen-Image's conditioning, and its whole length.
+
+    This host's tokenizer knows no weights: ``(red car:1.2)`` is read as it stands. None if the
+    tokens do not spell the text, as with a template of the user's own.
+    """
+    tokenizer = _qwen()
+    kept, frame = _kept(tokenizer, text), _kept(tokenizer, "")
+    own = kept[: len(kept) - len(frame)]
+    vocabulary = getattr(tokenizer, tokenizer.clip).inv_vocab
+    pieces = [(position, character_bytes(vocabulary[token])) for position, token in enumerate(own)]
+    spelt = b"".join(piece for _, piece in pieces).decode("utf-8", "surrogateescape")
+    unescaped = text.replace("\\(", "(").replace("\\)", ")")
+    same = unicodedata.normalize("NFC", unescaped) == unicodedata.normalize("NFC", spelt)
+    if not same or kept[len(own) :] != frame:
+        return None
+    return split_words(pieces), len(kept)
+
+
+def _from_qwen(layout: Layout, embedding: Tensor, where: str) -> Tokens:
+    found = qwen_words(layout.prompt)
+    # pictures and other templates come before the text, and would move it by an unknown number
+    if found is None or tuple(embedding.shape[1:]) != (found[1], QWEN_WIDTH):
+        raise _unlike(where, "Qwen-Image's of this prompt alone")
+    return find_phrases(layout, found[0], lambda phrase: _plain_words(phrase).prompt)
+
+
+# -- the families ---------------------------------------------------------------------------------
+
+
+_BY_CLASS: dict[str, Callable[[Layout, Tensor, str], Tokens]] = {
+    "Flux": _from_t5,
+    "Chroma": _from_t5,
+    "SD3": _from_sd3,
+    "QwenImage": _from_qwen,
+}
+
+
+def locate(layout: Layout, model: Any, conditioning: Any, where: str) -> Tokens:
+    """Token positions of the layout's regions in ``conditioning``, encoded for ``model``.
+
+    ``model`` is the host's model object and ``where`` the name of the conditioning's input.
+    Raises RealCompoError for phrases that the prompt does not hold, and where the positions are
+    not certain: an unknown family, or conditioning that is not the encoded prompt. Regions with
+    explicit tokens need no certainty.
+    """
+    layout.require_regions()
+    if all(region.tokens is not None for region in layout.regions):
+        return tuple(region.tokens or () for region in layout.regions)
+    if isinstance(model.diffusion_model, UNetModel) or not layout.prompt.strip():
+        return resolve_tokens(layout, encode_prompt(layout.prompt), encode_prompt)
+    # the very class: later families are subclasses with text encoders of their own
+    kind = type(model)
+    known = _BY_CLASS.get(kind.__name__) if kind.__module__ == "comfy.model_base" else None
+    if known is None:
+        raise RealCompoError(
+            where, f"nobody knows how a '{kind.__name__}' model is told its prompt",
+            f"{_EXPLICIT}, or set the balancer's mode to fixed.",
+        )  # fmt: skip
+    if not conditioning:
+        raise RealCompoError(where, "the conditioning is empty", "Connect an encoded prompt.")
+    return known(layout, conditioning[0][0], where)
+
+
+def _unlike(where: str, what: str) -> RealCompoError:
+    return RealCompoError(
+        where, f"the conditioning is not {what}, so the phrases' tokens are not certain",
+        "Encode the very prompt that the layout carries with CLIP Text Encode, or"
+        f" {_EXPLICIT[0].lower()}{_EXPLICIT[1:]}.",
+    )  # fmt: skip
