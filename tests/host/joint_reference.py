@@ -119,12 +119,14 @@ def flow_run(
     sigmas: Tensor,
     cfg: float,
     rho: float,
+    told_next: bool = False,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Algorithm 1 with two flow models, in the flow's own terms.
 
     A flow's latent is x_s = (1 - s) x0 + s n and its prediction the velocity v = n - x0, so the
-    deterministic step of Eq. 12 is x + (s' - s) v. Returns the latent as a KSampler gives it, and
-    per step loss, both coefficient maps' gradients and the softmax weight of the first model.
+    deterministic step of Eq. 12 is x + (s' - s) v. ``told_next`` tells the models with the probe
+    latent its own noise level instead of this step's. Returns the latent as a KSampler gives it,
+    and per step loss, both coefficient maps' gradients and the softmax weight of the first model.
     """
     steps: list[dict[str, Any]] = []
     with torch.inference_mode(False), torch.enable_grad():
@@ -150,8 +152,10 @@ def flow_run(
             xi = torch.softmax(torch.stack(coe), dim=0)
             probe = x + (s_next - s) * (xi[0] * cond[0] + xi[1] * cond[1])
             loss = torch.zeros(x.shape[0])
+            lowest = float(sp.model_sampling.sigma_min)
+            told = max(s_next, lowest) if told_next else s
             for m, g in zip((text, sp), given["positive"], strict=True):
-                inside, _ = shares(m, family, probe, s, g, boxes, tokens)
+                inside, _ = shares(m, family, probe, told, g, boxes, tokens)
                 loss = loss + (1.0 - inside).sum(dim=1)
             gradients = torch.autograd.grad(loss.sum(), coe)
             with torch.no_grad():

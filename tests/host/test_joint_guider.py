@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,21 +28,24 @@ TEXTS = {"positive": tiny_dit.conditioning(3), "negative": tiny_dit.conditioning
 PAPER = preset("paper", spatial_only=0.0, rate=2e2, rate_end=2e2)
 
 
-@EVERY
-def test_a_run_equals_the_literal_algorithm(family) -> None:
+@pytest.mark.parametrize(
+    ("family", "timestep"), [*((name, "current") for name in FAMILIES), ("sd3", "next")]
+)
+def test_a_run_equals_the_literal_algorithm(family, timestep) -> None:
     """Two coefficient maps, velocities, full passes and autograd throughout; batch of two."""
     models = models_of(family)
     noise = tiny_dit.noise(family, 5, 2, 12, 16)
     rate = 1e3
     settings = BalancerSettings(
         rate=rate, rate_end=rate, normalize_rate=False, memory=1.0, smoothing=0, initial_mix=0.5,
-        region_prior=0.0, end=1.0, every=1,
+        region_prior=0.0, end=1.0, every=1, probe_timestep=timestep,
     )  # fmt: skip
     guider = pair.guider(*models, settings, **TEXTS)
     latent = pair.run(guider, noise, steps=STEPS)
     expected, steps = joint_reference.flow_run(
         models, FAMILIES[family], TEXTS["positive"], TEXTS["negative"], pair.BOXES,
         list(pair.TOKENS), noise, pair.sigmas_for(models[0], STEPS), pair.CFG, rate,
+        timestep == "next",
     )  # fmt: skip
     assert (latent - expected).abs().max() < 1e-3 * expected.std()
     assert [record.phase for record in guider.trace.steps] == ["balance"] * STEPS
@@ -86,6 +90,42 @@ def test_a_batch_equals_its_samples(family) -> None:
         single = pair.run(pair.guider(*models, settings, **TEXTS), one, STEPS)
         difference = (together[sample : sample + 1] - single).abs().max()
         assert difference < 1e-3 * single.std()
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen"])
+def test_every_sample_of_a_batch_may_have_its_own_layout(family) -> None:
+    models = models_of(family)
+    regions = pair.LAYOUT.regions
+    layouts = [pair.LAYOUT, Layout((replace(regions[0], tokens=(7, 8), box=(0.2, 0.1, 0.9, 0.4)),))]
+    tokens = [tuple(region.tokens for region in layout.regions) for layout in layouts]
+    noise = tiny_dit.noise(family, 5, 2)
+    settings = preset("equilibrium", every=1)
+    batch = pair.guider(*models, settings, layout=layouts, tokens=tokens, **TEXTS)
+    together = pair.run(batch, noise, STEPS)
+    for sample, layout in enumerate(layouts):
+        one = noise[sample : sample + 1]
+        single = pair.run(pair.guider(*models, settings, layout=layout, **TEXTS), one, STEPS)
+        difference = (together[sample : sample + 1] - single).abs().max()
+        assert difference < 1e-3 * single.std()
+
+
+@EVERY
+def test_half_precision_weights_are_balanced_too(family) -> None:
+    """bfloat16 as these models come; the maps are computed in float32 all the same."""
+    models = models_of(family)
+    full = pair.guider(*models, PAPER, **TEXTS)
+    noise = tiny_dit.noise(family)
+    pair.run(full, noise, STEPS)
+    with torch.inference_mode():
+        for model in models:
+            model.model.diffusion_model.to(torch.bfloat16).dtype = torch.bfloat16
+    half = pair.guider(*models, PAPER, **TEXTS)
+    assert torch.isfinite(pair.run(half, noise, STEPS)).all()
+    assert half.trace.skipped_gradients == 0
+    for name in ("shares_realism", "shares_spatial"):
+        exact, rough = (getattr(guider.trace.steps[0], name) for guider in (full, half))
+        torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.01)
+        assert not torch.equal(rough, exact)
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3", "qwen"])

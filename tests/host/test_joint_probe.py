@@ -284,6 +284,39 @@ def test_other_packs_block_patches_and_override_stay_in_force(family) -> None:
     assert one.gradient.abs().max() > 0
 
 
+@EVERY
+def test_a_controlnet_that_adds_in_place_leaves_the_gradient_exact(family) -> None:
+    """The usual spatial side of such a pair; its residuals are added to the image tokens."""
+    import comfy.controlnet
+
+    model = FAMILIES[family].build(1)
+    x = tiny_dit.noise(family)
+    width = 128 if family == "sd3" else 64
+    torch.manual_seed(2)
+    added = torch.randn(1, 64, width)
+
+    class Steering(comfy.controlnet.ControlBase):
+        def get_control(self, *args: Any, **kwargs: Any) -> dict[str, list[Tensor]]:
+            return {kind: [added.clone()] * 2 for kind in ("input", "output")}
+
+        def get_models(self) -> list[Any]:
+            return []
+
+    text = [[c, {**e, "control": Steering()}] for c, e in tiny_dit.conditioning(3)]
+    steered = look(model, x, text=text)
+    assert not torch.allclose(steered.shares, look(model, x).shares, rtol=1e-3)
+    with torch.inference_mode(False), torch.enable_grad():
+        copied = joint_reference.ordinary(model)
+        latent = x.clone().requires_grad_(True)
+        given = joint_reference.conditions(copied, tiny_dit.conditioning(3), latent)
+        given["control"] = {kind: [added.clone()] * 2 for kind in ("input", "output")}
+        found, _ = joint_reference.shares(
+            copied, FAMILIES[family], latent, SIGMA, given, pair.BOXES, list(pair.TOKENS)
+        )
+        (gradient,) = torch.autograd.grad((1.0 - found).sum(), latent)
+    agree(steered, found.detach(), gradient)
+
+
 def test_a_model_whose_blocks_are_gone_says_so() -> None:
     from realcompo.balancer.errors import RealCompoError
 
