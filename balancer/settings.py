@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import RealCompoError
 
-MODES = ("dynamic", "fixed")
+MODES = ("dynamic", "lagged", "fixed")
 MAP_LEVELS = ("auto", "1", "2", "4", "8")
 PROBE_TIMESTEPS = ("current", "next")
 
@@ -22,7 +22,8 @@ class BalancerSettings:
     ``logit(initial_mix)``, less ``region_prior`` inside the regions while noise is high, and then
     steps against the gradient of the loss (Eq. 6-7).
 
-    mode             ``dynamic`` probes the mixed latent, as the paper; ``fixed`` never balances
+    mode             ``dynamic`` probes the mixed latent, as the paper; ``lagged`` reads the step's
+                     own predictions, without passes beside them; ``fixed`` never balances
     rate, rate_end   step size at the first and the last step; the square falls linearly between
     normalize_rate   False: step = 2 * rate * dL/dd (two coefficient maps, Eq. 7).
                      True: gradient divided by its own RMS and weighted by the remaining loss,

@@ -97,6 +97,7 @@ def table(steps: int) -> list[Row]:
         Row("realcompo-official", preset("official")),
         Row("realcompo-paper", preset("paper")),
         Row("realcompo-equilibrium", main),
+        Row("realcompo-lagged", replace(main, preset="custom", mode="lagged")),
         Row("realcompo-equilibrium-layout", leaning("layout")),
         Row("realcompo-equilibrium-look", leaning("look")),
         Row("control", main, schedule_of=main),

@@ -216,8 +216,10 @@ class RealCompoBalancer:
                 }),
                 "mode": (list(MODES), {
                     "default": "dynamic",
-                    "tooltip": "dynamic: balance by both models' attention maps, as the paper does."
-                    " fixed: keep the starting mix (and the region prior).",
+                    "tooltip": "dynamic: balance by both models' attention maps one step ahead, as"
+                    " the paper does. lagged: by the maps of the step's own predictions, which"
+                    " needs no passes beside them. fixed: keep the starting mix (and the region"
+                    " prior).",
                 }),
                 "rate": number("rate", 0.0, 1e9, 0.1,
                     "Step size at the first step. In logits when normalize_rate is on."),

@@ -36,6 +36,11 @@ class StopProbe(BaseException):
     """
 
 
+def stop() -> None:
+    """What a reader does after the last map, unless told otherwise: end the forward."""
+    raise StopProbe
+
+
 @dataclass(frozen=True)
 class Site:
     """One transformer block with cross-attention: the host's key, and latent positions per cell."""
@@ -141,12 +146,14 @@ def reading_options(
     sites: tuple[Site, ...],
     factor: int,
     maps: RegionMaps,
+    at_last: Callable[[], None] = stop,
 ) -> dict[str, Any]:
     """A copy of ``transformer_options`` whose attention can be read and differentiated.
 
-    At the sites of level ``factor`` the maps go into ``maps``; after the last of them the forward
-    ends with StopProbe. Replacement patches that are there already stay in force: they are called
-    for the result, and the map is read beside them. The input dictionary is not changed.
+    At the sites of level ``factor`` the maps go into ``maps``; after the last of them
+    ``at_last`` is called, which ends the forward with StopProbe unless told otherwise.
+    Replacement patches that are there already stay in force: they are called for the result,
+    and the map is read beside them. The input dictionary is not changed.
     """
     wanted = [site for site in sites if site.factor == factor]
     options = transformer_options.copy()
@@ -158,8 +165,8 @@ def reading_options(
         for site in sites:
             other = existing.get(site.key, existing.get(site.key[:2]))
             if kind == "attn2" and site in wanted:
-                last = site is wanted[-1]
-                patches[site.key] = _reader(maps, factor, other, stop=last)
+                then = at_last if site is wanted[-1] else None
+                patches[site.key] = _reader(maps, factor, other, then)
             else:
                 patches[site.key] = other or differentiable_attention
         replaced[kind] = patches
@@ -167,15 +174,18 @@ def reading_options(
 
 
 def _reader(
-    maps: RegionMaps, factor: int, other: AttentionPatch | None, stop: bool
+    maps: RegionMaps,
+    factor: int,
+    other: AttentionPatch | None,
+    then: Callable[[], None] | None,
 ) -> AttentionPatch:
-    """Attention patch that adds its map to ``maps`` and goes on, or stops, as told."""
+    """Attention patch that adds its map to ``maps``, calls ``then`` and goes on."""
 
     def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         probabilities = attention_probabilities(query, key, extra["n_heads"])
         maps.add(probabilities, *_map_size(extra, query.shape[1], factor))
-        if stop:
-            raise StopProbe
+        if then is not None:
+            then()
         if other is not None:
             return other(query, key, value, extra)
         return attention_output(probabilities, value)

@@ -31,6 +31,7 @@ from .capture import choose_level
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
+from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
 from .probe import Look, Probe, Question
 from .shared_encoder import CommonWork
@@ -231,11 +232,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         appended = options.get(POST_CFG, [])[self._own_post_cfg :]
         record = StepRecord(step, sigma, phase.value, torch.empty(0))
 
+        own: list[OwnPass] = []
+        if opens and phase is Phase.BALANCE and self.settings.mode == "lagged":
+            own = self._own_passes()
         realism = spatial = None
         if whole != 0.0:
-            realism = self._predict(False, x, timestep, options, seed)
+            realism = self._predict(False, x, timestep, options, seed, own)
         if whole != 1.0:
-            spatial = self._predict(True, x, timestep, options, seed)
+            spatial = self._predict(True, x, timestep, options, seed, own)
         if spatial is None or realism is None:
             mixed = realism or spatial
             assert mixed is not None
@@ -243,7 +247,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         else:
             spatial = self._match_background(realism, spatial)
             if opens and phase is Phase.BALANCE:
-                self._balance(x, timestep, step, sigma, realism, spatial, options, record)
+                self._balance(x, timestep, step, sigma, realism, spatial, options, record, own)
             record.mix = self.balancer.mix(sigma)
             mixed = _mix(realism, spatial, record.mix)
         if opens:
@@ -259,10 +263,26 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.branch.activate(own, other)
         return self.inner_model, self.conds
 
+    def _own_passes(self) -> list[OwnPass]:
+        """What makes this step's predictions looks as well, one for each branch."""
+        assert self.probes is not None
+        if self.pair is not None:
+            self.pair.begin()
+        return [OwnPass(probe, self.pair) for probe in self.probes]
+
     def _predict(
-        self, spatial: bool, x: Tensor, timestep: Tensor, options: dict[str, Any], seed: int | None
+        self,
+        spatial: bool,
+        x: Tensor,
+        timestep: Tensor,
+        options: dict[str, Any],
+        seed: int | None,
+        own: Sequence[OwnPass] = (),
     ) -> Prediction:
-        """One model's predictions through the host's own function and that model's own options."""
+        """One model's predictions through the host's own function and that model's own options.
+
+        With ``own`` they are looks as well.
+        """
         model, conds = self._turn_to(spatial)
         mine = {**options, POST_CFG: options.get(POST_CFG, [])[: self._own_post_cfg]}
         if spatial:
@@ -276,8 +296,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             return args["denoised"]
 
         mine[POST_CFG] = [keep, *mine.get(POST_CFG, [])]
+        if own:
+            mine = own[int(spatial)].options(mine, model, conds.get("positive", []))
         if self.common is not None:
-            mine = self.common.second(mine) if spatial else self.common.first(mine)
+            mine = self.common.second(mine) if spatial else self.common.first(mine, bool(own))
         guided = comfy.samplers.sampling_function(
             model, x, timestep, conds.get("negative"), conds.get("positive"), self.cfg,
             model_options=mine, seed=seed,
@@ -308,15 +330,21 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial: Prediction,
         options: dict[str, Any],
         record: StepRecord,
+        own: Sequence[OwnPass] = (),
     ) -> None:
-        """One update of the logit map: probe, loss of both models, closed form (Alg. 1, 7-13)."""
+        """One update of the logit map: probe, loss of both models, closed form (Alg. 1, 7-13).
+
+        With ``own`` the looks were had at x itself, on the way to the predictions.
+        """
         mix = torch.sigmoid(self.balancer.restart(sigma))
         wide = _over_frames(mix, x)
         mixed = wide * realism.positive + (1.0 - wide) * spatial.positive
         sigma_next = self.clock.next_sigma(step)
-        latent = probe_latent(x, mixed, sigma, sigma_next)
-        ask = partial(self._question, latent, timestep, sigma, sigma_next, options)
-        looks = self._looks(partial(ask, False), partial(ask, True))
+        # lagged: where a look cannot ride on a prediction, it is had by itself at the same latent
+        to = sigma if own else sigma_next
+        latent = x if own else probe_latent(x, mixed, sigma, sigma_next)
+        ask = partial(self._question, latent, timestep, sigma, to, options)
+        looks = self._looks(partial(ask, False), partial(ask, True), own)
         record.shares_realism, record.loss_realism = _seen(looks[0])
         record.shares_spatial, record.loss_spatial = _seen(looks[1])
         seen = [look for look in looks if look is not None]
@@ -335,14 +363,21 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.balancer.update(gradient, remaining, step)
 
     def _looks(
-        self, first: Callable[[], Question | None], second: Callable[[], Question | None]
+        self,
+        first: Callable[[], Question | None],
+        second: Callable[[], Question | None],
+        own: Sequence[OwnPass] = (),
     ) -> list[Look | None]:
         """Probe both models; one after the other, since each must be made the active one."""
         assert self.probes is not None
+        had = [one.look for one in own]
         if self.pair is not None:
-            return self.pair.look(first, second)
+            return self.pair.finish(had) if all(had) and had else self.pair.look(first, second)
         looks: list[Look | None] = []
-        for probe, ask in zip(self.probes, (first, second), strict=True):
+        for number, (probe, ask) in enumerate(zip(self.probes, (first, second), strict=True)):
+            if own and had[number] is not None:
+                looks.append(had[number])
+                continue
             question = ask()
             looks.append(None if question is None else question.put_to(probe, probe.differentiate))
         return looks

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..attention_maps import RegionMaps
-from .capture import StopProbe
+from .capture import stop
 
 # (kind, number): the host's key for a transformer block's replacement patch
 JointKey = tuple[str, int]
@@ -102,13 +102,14 @@ def joint_reading_options(
     sites: tuple[JointSite, ...],
     maps: RegionMaps,
     size: tuple[int, int],
+    at_last: Callable[[], None] = stop,
 ) -> dict[str, Any]:
     """A copy of ``transformer_options`` whose joint attention can be read and differentiated.
 
     ``size`` is the height and width of the latent that will be given to the model. The maps of
-    ``sites`` go into ``maps``; after the last of them the forward ends with StopProbe. Block
-    patches and an attention override that are there already are called as before. The input
-    dictionary is not changed.
+    ``sites`` go into ``maps``; after the last of them ``at_last`` is called, which ends the
+    forward with StopProbe unless told otherwise. Block patches and an attention override that
+    are there already are called as before. The input dictionary is not changed.
     """
     options = transformer_options.copy()
     replaced = dict(options.get("patches_replace", {}))
@@ -118,7 +119,7 @@ def joint_reading_options(
     for site in sites:
         blocks[site.key] = _marked(site, blocks.get(site.key), last=site is sites[-1])
     grid = tuple(-(-length // sites[0].factor) for length in size)
-    options[OVERRIDE] = _reader(maps, (grid[0], grid[1]), options.get(OVERRIDE))
+    options[OVERRIDE] = _reader(maps, (grid[0], grid[1]), options.get(OVERRIDE), at_last)
     return options
 
 
@@ -154,13 +155,18 @@ def _marked(site: JointSite, other: BlockPatch | None, last: bool) -> BlockPatch
     return block
 
 
-def _reader(maps: RegionMaps, grid: tuple[int, int], other: Attention | None) -> Attention:
-    """Attention override that adds a marked block's maps to ``maps``; stops after the last."""
+def _reader(
+    maps: RegionMaps,
+    grid: tuple[int, int],
+    other: Attention | None,
+    at_last: Callable[[], None],
+) -> Attention:
+    """Attention override that adds marked blocks' maps to ``maps``; ``at_last`` after the last."""
 
     def attend(function: Attention, *args: Any, **kwargs: Any) -> Tensor:
         mark = (kwargs.get("transformer_options") or {}).get(MARK)
         if mark is not None and _read(maps, grid, mark, *args, **kwargs) and mark.last:
-            raise StopProbe
+            at_last()
         if other is None:
             return differentiable_attention(*args, **kwargs)
         # the other override may call the function that it is given: let autograd through that too

@@ -8,7 +8,6 @@ more activations are alive than in a look at one model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,19 +39,21 @@ class _Half:
         """Run one branch's second half, differentiate its loss, and keep the gradient here."""
         maps, total = self.maps.continued()
         leaves = [out.detach().requires_grad_(True) for out in self._outputs[: self._blocks]]
+        inputs = leaves if total is None else [*leaves, total]
+
+        def judge() -> Look:
+            look = probe.judge(maps, call)
+            loss = look.loss.sum() * scale_of(call)
+            gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+            for place, gradient in enumerate(gradients):
+                before = self._passed[place]
+                if gradient is not None:
+                    self._passed[place] = gradient if before is None else before + gradient
+            return without_graph(look)
+
         # a ControlNet adds in place to what the blocks give
         with replaying(self._network, [leaf.clone() for leaf in leaves]):
-            call.run(call.input, probe.reading(call, maps))
-        probe.forwards += self.latent.shape[0]
-        look = probe.judge(maps, call)
-        inputs = leaves if total is None else [*leaves, total]
-        gradients = torch.autograd.grad(look.loss.sum() * scale_of(call), inputs, allow_unused=True)
-        probe.backwards += self.latent.shape[0]
-        for place, gradient in enumerate(gradients):
-            before = self._passed[place]
-            if gradient is not None:
-                self._passed[place] = gradient if before is None else before + gradient
-        return without_graph(look)
+            return probe.read(call, call.input, maps, judge)
 
     def gradient(self) -> Tensor:
         """Gradient of the losses so far at the latent."""
@@ -77,46 +78,61 @@ class PairProbe:
     """Looks at one network as the realism and as the spatial branch see it.
 
     ``first`` and ``second`` are the branches' own probes, which keep count; ``halves`` counts the
-    samples whose first half served both.
+    samples whose first half served both. The gradient of both losses is in the first look, unless a
+    control that reaches into the first half (T2I-Adapter) forbids to share it: then each look has
+    its own.
     """
 
     def __init__(self, first: Probe, second: Probe) -> None:
         self._probes = (first, second)
         self.halves = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Before the looks of a step."""
+        self._half: _Half | None = None
+        self._followers = 0
+
+    def work(self, probe: Probe) -> Callable[[ModelCall], Look]:
+        """What to do in place of the model call, for the first branch and then for the second."""
+
+        def look(call: ModelCall) -> Look:
+            if alters_encoder(call.args["c"].get("control")):
+                return probe.differentiate(call)
+            if self._half is None:
+                self._half = _Half(probe, call)
+            self._followers += 1
+            return self._half.follow(probe, call)
+
+        return look
+
+    def finish(self, looks: list[Look | None], scale: float = 1.0) -> list[Look | None]:
+        """The looks with their gradient, times ``scale``, after both were had."""
+        half, followers = self._half, self._followers
+        self.begin()
+        if half is None:
+            return looks
+        self.halves += half.latent.shape[0] * (followers - 1)
+        with gradient_mode():
+            gradient = half.gradient()
+        for place, look in enumerate(looks):
+            if look is not None and look.gradient is None:
+                looks[place] = with_gradient(look, gradient * scale, half.call)
+                break
+        return looks
 
     def look(
         self, first: Callable[[], Question | None], second: Callable[[], Question | None]
     ) -> list[Look | None]:
-        """Both branches' looks at the same latent; the questions are asked for one by one.
-
-        The gradient of both losses is in the first look, unless a control that reaches into the
-        first half (T2I-Adapter) forbids to share it: then each look has its own.
-        """
-        half: _Half | None = None
-        followers, scale = 0, 1.0
-
-        def work(probe: Probe, call: ModelCall) -> Look:
-            nonlocal half, followers
-            if alters_encoder(call.args["c"].get("control")):
-                return probe.differentiate(call)
-            if half is None:
-                half = _Half(probe, call)
-            followers += 1
-            return half.follow(probe, call)
-
+        """Both branches' looks at the same latent; the questions are asked for one by one."""
+        self.begin()
         looks: list[Look | None] = []
+        scale = 1.0
         for probe, ask in zip(self._probes, (first, second), strict=True):
             question = ask()
             if question is None:
                 looks.append(None)
                 continue
             scale = question.scale
-            looks.append(question.put_to(probe, partial(work, probe), copies_skips=True))
-        if half is None:
-            return looks
-        self.halves += half.latent.shape[0] * (followers - 1)
-        with gradient_mode():
-            gradient = half.gradient()
-        place = next(n for n, one in enumerate(looks) if one is not None and one.gradient is None)
-        looks[place] = with_gradient(looks[place], gradient * scale, half.call)
-        return looks
+            looks.append(question.put_to(probe, self.work(probe), copies_skips=True))
+        return self.finish(looks, scale)

@@ -19,7 +19,7 @@ from ..attention_maps import RegionMaps, inside_share
 from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import RegionSet
-from .capture import StopProbe, grid_size
+from .capture import StopProbe, grid_size, stop
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .shared_encoder import alters_encoder
@@ -45,11 +45,12 @@ class Look:
     finite: Tensor | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelCall:
     """The model call that the host was about to make for a probe: run it with other options.
 
-    ``x`` is the whole latent of the probe, ``input`` what the call sees of it (``area``).
+    ``x`` is the whole latent of the probe, ``input`` what the call sees of it (``area``). A
+    ``whole`` call is wanted for its ``output`` too.
     """
 
     apply_model: Callable[..., Tensor]
@@ -58,6 +59,8 @@ class ModelCall:
     x: Tensor
     area: tuple[int, int, int, int] | None
     model: Any
+    whole: bool = False
+    output: Tensor | None = None
 
     @property
     def input(self) -> Tensor:
@@ -80,18 +83,17 @@ class ModelCall:
         dtype = getattr(self.model, "manual_cast_dtype", None) or self.model.get_dtype()
         return dtype == torch.float16
 
-    def run(self, latent: Tensor, transformer_options: dict[str, Any]) -> None:
-        """Run the model until it ends or a reader stops it."""
+    def run(self, latent: Tensor, transformer_options: dict[str, Any]) -> Tensor | None:
+        """The model's prediction; None if a reader stopped the run."""
         conditions = {**self.args["c"], "transformer_options": transformer_options}
         call = {**self.args, "input": latent, "c": conditions}
         call["timestep"] = self.args["timestep"].clone()
         try:
             if self.inner is not None:
-                self.inner(self.apply_model, call)
-            else:
-                self.apply_model(latent, call["timestep"], **conditions)
+                return self.inner(self.apply_model, call)
+            return self.apply_model(latent, call["timestep"], **conditions)
         except StopProbe:
-            pass
+            return None
 
 
 @dataclass(frozen=True)
@@ -152,12 +154,34 @@ class Probe:
         """Run the call as far as maps are read, and differentiate the loss."""
         latent = call.input.requires_grad_(True)
         maps = RegionMaps(self.token_weights(call.context))
-        call.run(latent, self.reading(call, maps))
-        self.forwards += latent.shape[0]
-        look = self.judge(maps, call)
-        (gradient,) = torch.autograd.grad(look.loss.sum() * scale_of(call), latent)
+
+        def judge() -> Look:
+            look = self.judge(maps, call)
+            (gradient,) = torch.autograd.grad(look.loss.sum() * scale_of(call), latent)
+            return with_gradient(look, gradient, call)
+
+        return self.read(call, latent, maps, judge)
+
+    def read(
+        self, call: ModelCall, latent: Tensor, maps: RegionMaps, judge: Callable[[], Look]
+    ) -> Look:
+        """Run the call from ``latent``, with readers that fill ``maps``, and then ``judge``.
+
+        A call that is a prediction as well goes on from there without a graph.
+        """
+        seen: list[Look] = []
+
+        def at_last() -> None:
+            if not call.whole:
+                raise StopProbe
+            seen.append(judge())
+            # gradient_mode puts it back when the call ends
+            torch.set_grad_enabled(False)
+
+        call.output = call.run(latent, self.reading(call, maps, at_last))
+        self.forwards += 0 if call.whole else latent.shape[0]
         self.backwards += latent.shape[0]
-        return with_gradient(look, gradient, call)
+        return seen[0] if seen else judge()
 
     def enter(
         self,
@@ -175,9 +199,30 @@ class Probe:
         ``copies_skips``: the work sees to it that ControlNets behind the encoder write to copies.
         Returns None when the host ran no model.
         """
-        seen: list[Look] = []
         throw_exception_if_processing_interrupted()
-        options = model_options.copy()
+        options, seen = self.looking_options(
+            model, entry, x, model_options, work, copies_skips=copies_skips
+        )
+        # a pack that samples in windows would split the one pass that is wanted here
+        options.pop("context_handler", None)
+        comfy.samplers.calc_cond_batch(model, [[entry]], x, sigma, options)
+        return seen[0] if seen else None
+
+    def looking_options(
+        self,
+        model: Any,
+        entry: dict[str, Any],
+        x: Tensor,
+        model_options: dict[str, Any],
+        work: Callable[[ModelCall], Look],
+        whole: bool = False,
+        copies_skips: bool = False,
+    ) -> tuple[dict[str, Any], list[Look]]:
+        """Options of a prediction in whose place ``work`` is done, and where its look will be.
+
+        See ``enter``. ``whole``: the prediction is wanted as well; else it comes out as zeros.
+        """
+        options, seen = model_options.copy(), []
         inner = options.get("model_function_wrapper")
         area = _area(entry, x)
         modules = [model.diffusion_model, *_patch_modules(entry)]
@@ -191,19 +236,19 @@ class Probe:
                 saved_copies(modules, copies),
                 one_pass(model.diffusion_model, self.sites),
             ):
-                seen.append(work(ModelCall(apply_model, args, inner, x, area, model)))
-            return torch.zeros_like(args["input"])
+                call = ModelCall(apply_model, args, inner, x, area, model, whole)
+                seen.append(work(call))
+            return torch.zeros_like(args["input"]) if call.output is None else call.output
 
         options["model_function_wrapper"] = wrapper
-        # a pack that samples in windows would split the one pass that is wanted here
-        options.pop("context_handler", None)
-        comfy.samplers.calc_cond_batch(model, [[entry]], x, sigma, options)
-        return seen[0] if seen else None
+        return options, seen
 
-    def reading(self, call: ModelCall, maps: RegionMaps) -> dict[str, Any]:
-        """The call's options with readers that fill ``maps`` and then stop the pass."""
-        size = call.args["input"].shape[-2:]
-        return reading_options(call.options, self.sites, self.factor, maps, (size[0], size[1]))
+    def reading(
+        self, call: ModelCall, maps: RegionMaps, at_last: Callable[[], None] = stop
+    ) -> dict[str, Any]:
+        """The call's options with readers that fill ``maps``, and ``at_last`` behind the last."""
+        high, wide = call.args["input"].shape[-2:]
+        return reading_options(call.options, self.sites, self.factor, maps, (high, wide), at_last)
 
     def judge(self, maps: RegionMaps, call: ModelCall) -> Look:
         """Shares and losses of the maps, in their graph; no gradient yet.

@@ -17,8 +17,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from torch.nn import Module
 
-from .agreement import NEGATIVE, Agreement
+from .agreement import NEGATIVE, POSITIVE, Agreement
 
+_BATCH = "sampler_calc_cond_batch_function"
 # patches that look at attention or stand between its layers; others may write to activations
 _READING = {"attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch"}
 _READING |= {"middle_patch"}
@@ -90,8 +91,9 @@ def alters_encoder(control: dict[str, list[Any]] | None) -> bool:
 class CommonWork:
     """What the realism branch's predictions leave for the spatial branch's, within one step.
 
-    ``network`` stands behind both; only U-Nets have a common half. Ask for options in this order: ``first`` for the branch
-    that computes, ``second`` for the one that takes over; what was not left is computed anew.
+    ``network`` stands behind both; only U-Nets have a common half. Ask for options in this order:
+    ``first`` for the branch that computes, ``second`` for the one that takes over; what was not
+    left is computed anew.
     Only the one batch that guidance asks for takes part: packs that run the model again by
     themselves, with other patches, are left alone. ``encoders`` and ``negatives`` count the
     samples that were spared.
@@ -108,24 +110,30 @@ class CommonWork:
 
     def forget(self) -> None:
         """Drop what was left; it belongs to one latent at one noise level."""
+        self._looking = False
         self._negative: Tensor | None = None
         # (marks of a call's rows, what each block gave)
         self._kept: list[tuple[list[int], list[Tensor]]] = []
 
-    def first(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of a prediction that leaves its common parts here."""
+    def first(self, options: dict[str, Any], looking: bool = False) -> dict[str, Any]:
+        """Options of a prediction that leaves its common parts here.
+
+        ``looking``: it is a look as well, and what its positive prompt has in common is seen to
+        elsewhere (see own_pass.py).
+        """
         self.forget()
-        return _once(options, self._leave)
+        self._looking = looking
+        return once(options, self._leave)
 
     def second(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of a prediction that takes over what is here."""
-        return _once(options, self._take)
+        return once(options, self._take)
 
     def _leave(self, args: dict[str, Any]) -> list[Tensor]:
         options = args["model_options"]
         if self.agreement.encoder:
             options = _around(options, self._record)
-        out = _host_batch(args, args["conds"], options)
+        out = host_batch(args, args["conds"], options)
         if self.agreement.negative and args["conds"][NEGATIVE] is not None:
             # functions before guidance may write to what they are given
             self._negative = out[NEGATIVE].clone()
@@ -138,7 +146,7 @@ class CommonWork:
         negative = None if conds[NEGATIVE] is None else self._negative
         if negative is not None:
             conds[NEGATIVE] = None
-        out = list(_host_batch(args, conds, options))
+        out = list(host_batch(args, conds, options))
         if negative is not None:
             out[NEGATIVE] = negative
             self.negatives += negative.shape[0]
@@ -148,6 +156,7 @@ class CommonWork:
     def _record(self, call: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
         conditions, marks = args["c"], list(args["cond_or_uncond"])
         fits = self.agreement.encoder.issuperset(marks)
+        fits = fits and not (self._looking and POSITIVE in marks)
         if not fits or alters_encoder(conditions.get("control")):
             return call(args)
         with recording(self._network, _writes(conditions)) as tensors:
@@ -183,20 +192,25 @@ class CommonWork:
         return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
 
-def _once(
+def once(
     options: dict[str, Any], function: Callable[[dict[str, Any]], list[Tensor]]
 ) -> dict[str, Any]:
-    """Options by which ``function`` answers the first batch asked for, and the host the others."""
+    """Options by which ``function`` answers the first batch asked for, and the host the others.
+
+    A function that is in the options already is the one that ``function`` reaches by
+    ``host_batch``. Hosts of 2024 never ask it.
+    """
+    inner = options.get(_BATCH)
     asked = False
 
     def answer(args: dict[str, Any]) -> list[Tensor]:
         nonlocal asked
         if asked:
-            return _host_batch(args, args["conds"], args["model_options"])
+            return host_batch({**args, _BATCH: inner}, args["conds"], args["model_options"])
         asked = True
-        return function(args)
+        return function({**args, _BATCH: inner})
 
-    return {**options, "sampler_calc_cond_batch_function": answer}
+    return {**options, _BATCH: answer}
 
 
 def _around(
@@ -217,7 +231,11 @@ def _around(
     return {**options, "model_function_wrapper": wrapper}
 
 
-def _host_batch(args: dict[str, Any], conds: list[Any], options: dict[str, Any]) -> list[Tensor]:
+def host_batch(args: dict[str, Any], conds: list[Any], options: dict[str, Any]) -> list[Tensor]:
+    """What a function given to ``once`` goes on with: other conditioning or options."""
+    inner = args.get(_BATCH)
+    if inner is not None:
+        return inner({**args, "conds": conds, "model_options": options})
     return comfy.samplers.calc_cond_batch(
         args["model"], conds, args["input"], args["sigma"], options
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -49,14 +50,16 @@ def reading_options(
     factor: int,
     maps: RegionMaps,
     size: tuple[int, int],
+    at_last: Callable[[], None] = capture.stop,
 ) -> dict[str, Any]:
     """A copy of ``transformer_options`` whose attention is read into ``maps``, differentiably.
 
-    Read are the sites of level ``factor``; after the last of them the forward ends with StopProbe.
+    Read are the sites of level ``factor``; after the last of them ``at_last`` is called, which ends
+    the forward with StopProbe unless told otherwise.
     ``size`` is the height and width of the latent that will be given to the model.
     """
     if is_joint(sites):
         joint = cast(tuple[JointSite, ...], sites)
-        return joint_reading_options(transformer_options, joint, maps, size)
+        return joint_reading_options(transformer_options, joint, maps, size, at_last)
     unet = cast(tuple[Site, ...], sites)
-    return capture.reading_options(transformer_options, unet, factor, maps)
+    return capture.reading_options(transformer_options, unet, factor, maps, at_last)

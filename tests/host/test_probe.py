@@ -53,8 +53,8 @@ def test_the_early_stop_changes_neither_maps_nor_gradient(models, monkeypatch) -
     stopped = look(models[0], x)
     reader = capture._reader
 
-    def without_stop(maps: Any, factor: int, other: Any, stop: bool) -> Any:
-        return reader(maps, factor, other, stop=False)
+    def without_stop(maps: Any, factor: int, other: Any, then: Any) -> Any:
+        return reader(maps, factor, other, None)
 
     monkeypatch.setattr(capture, "_reader", without_stop)
     whole = look(models[0], x)

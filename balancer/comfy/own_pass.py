@@ -1,0 +1,57 @@
+"""Looks without a pass of their own: the step's conditional prediction is read on its way.
+
+Mode ``lagged``: maps and gradient belong to the step's latent z_t instead of the probe latent,
+which is one DDIM step further. So no model runs for them; only the backward is extra.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .agreement import NEGATIVE, POSITIVE
+from .pair_probe import PairProbe
+from .probe import Look, Probe
+from .shared_encoder import host_batch, once
+
+
+class OwnPass:
+    """The guided prediction of one branch, which is its look as well.
+
+    ``probe`` is the branch's; with ``pair`` both branches' first halves are one. ``look`` is there
+    after the prediction, or None where the positive prompt has several entries: then the pass
+    cannot be told from the others' and the caller has to look by itself.
+    """
+
+    def __init__(self, probe: Probe, pair: PairProbe | None = None) -> None:
+        self._probe, self._pair = probe, pair
+        self.look: Look | None = None
+        self._model: Any = None
+        self._entry: dict[str, Any] = {}
+
+    def options(
+        self, options: dict[str, Any], model: Any, entries: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Options of a prediction of ``model`` by the positive conditioning ``entries``."""
+        if len(entries) != 1:
+            return options
+        self._model, self._entry = model, entries[0]
+        return once(options, self._answer)
+
+    def _answer(self, args: dict[str, Any]) -> list[Tensor]:
+        """The host's batch in two calls, since only the positive prompt's rows are differentiated.
+
+        A backward through both would cost twice as much.
+        """
+        conds, options = args["conds"], args["model_options"]
+        work = self._probe.differentiate if self._pair is None else self._pair.work(self._probe)
+        looking, seen = self._probe.looking_options(
+            self._model, self._entry, args["input"], options, work, whole=True,
+            copies_skips=self._pair is not None,
+        )  # fmt: skip
+        out = list(host_batch(args, [conds[POSITIVE], None], looking))
+        if conds[NEGATIVE] is not None:
+            out[NEGATIVE] = host_batch(args, [None, conds[NEGATIVE]], options)[NEGATIVE]
+        self.look = seen[0] if seen else None
+        return out
