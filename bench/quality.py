@@ -20,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..balancer.errors import RealCompoError
 from ..balancer.regions import RegionSet
+from ..shapes.control import draw_hints
 from ..shapes.host_models import weight_hashes
 from ..shapes.oracle import judge_scenes
 from ..shapes.style import features, reference_features, style_probability
@@ -31,7 +33,7 @@ from . import checkpoints
 from .figures import contact_sheet, trade_off
 from .pictures import STEPS, Asked, Drawn, Studio, layout_of
 from .report import claims, commit, markdown_table, write_json, write_whole
-from .rows import QUICK_ROWS, QUICK_STEPS, SHEET, Row, table
+from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
 from .statistics import Bootstrap, Gaussian, RowResult, summarise
 
@@ -266,7 +268,21 @@ def write_report(
     layouts = [layout_of(scene) for scene in job.scenes[:SHOWN]]
     prompts = [layout.prompt for layout in layouts]
     contact_sheet(sheet, prompts, layouts, out / "quality_sheet.png")
+    steered = _control_sheet(job, named)
+    if steered:
+        contact_sheet(steered, prompts, layouts, out / "control_sheet.png")
     trade_off(summaries, out / "quality_trade_off.png")
+
+
+def _control_sheet(job: Job, named: dict[str, Row]) -> list[tuple[str, Tensor]]:
+    """The first scenes by every ControlNet, each kind below its control pictures."""
+    sheet: list[tuple[str, Tensor]] = []
+    for kind in CONTROLS:
+        rows = [f"{kind}-{name}" for name in CONTROL_SHEET if f"{kind}-{name}" in named]
+        if rows:
+            sheet.append((kind, draw_hints(job.scenes[:SHOWN], kind)))
+            sheet += [(n, load_drawn(job.drawn(named[n])).pictures[:SHOWN]) for n in rows]
+    return sheet
 
 
 def main(argv: list[str]) -> int:

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 4
 OURS, CONTROL, EVEN_MIX = "realcompo-equilibrium", "control", "fixed-0.50"
 SWAP, ALONE, ABLATION = "style-", "realism-", "ablation-"
+CONTROLLED = ("segmentation-", "keypoints-")
 """``style-<name>`` is our row with that style's realism model, ``realism-<name>`` that model alone;
 ``realism`` without a name is the model of the target style of every other row. ``ablation-<name>``
 is our row with one of its numbers changed."""
@@ -40,6 +41,7 @@ GROUPS = {
     "The same with the background matched": lambda m: m.startswith("matched-"),
     "RealCompo": lambda m: m.startswith("realcompo") or m == CONTROL,
     "Other realism models": lambda m: m.startswith(SWAP),
+    "A ControlNet instead of boxes": lambda m: m.startswith(CONTROLLED),
     "One number of the equilibrium changed": lambda m: m.startswith(ABLATION),
     "Other methods": lambda m: True,
 }
@@ -130,6 +132,7 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
         told += _gradient_worth(bootstrap, ours, control)
     told += _both_at_once(bootstrap, named)
     told += _style_kept(bootstrap, named)
+    told += _masks_over_boxes(bootstrap, named)
     if ours is not None and even is not None:
         difference = ours.forwards_per_image - even.forwards_per_image
         told.append(Claim.judged(
@@ -195,6 +198,21 @@ def _style_kept(bootstrap: Bootstrap, named: Mapping[str, RowResult]) -> list[Cl
     smallest = Estimate.of(np.min(list(ratios.values()), axis=0))
     each = {name: estimate_dict(Estimate.of(values)) for name, values in ratios.items()}
     return [Claim.judged("style_kept", smallest, 0.95, ">=", "point", ratios=each)]
+
+
+def _masks_over_boxes(bootstrap: Bootstrap, named: Mapping[str, RowResult]) -> list[Claim]:
+    """What true masks of the objects give over their boxes, with a ControlNet as spatial branch."""
+    told: list[Claim] = []
+    for kind in CONTROLLED:
+        masks, boxes = named.get(f"{kind}masks"), named.get(f"{kind}boxes")
+        if masks is None or boxes is None or not _have(bootstrap, (masks, boxes), "right", "style"):
+            continue
+        style, right = (bootstrap.difference(masks, boxes, name) for name in ("style", "right"))
+        told.append(Claim.judged(
+            f"{kind}masks_over_boxes".replace("-", "_"), style, 0.0, ">=", metric="style",
+            right_difference=estimate_dict(right),
+        ))  # fmt: skip
+    return told
 
 
 def as_document(

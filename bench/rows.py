@@ -23,6 +23,8 @@ QUICK_ROWS = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-equilibrium", "control"
 )  # fmt: skip
 QUICK_STEPS = 15
+# Rows of the second contact sheet, below each kind's control pictures.
+CONTROL_SHEET = ("alone", "fixed-0.50", "boxes", "masks")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,15 @@ QUOTED = {
     "preset `equilibrium`": "realcompo-equilibrium",
     "its mean shares per step, without a gradient": "control",
     "spatial model for 60 % of the steps, background matched": "matched-switch-0.60",
+    "preset `equilibrium`, mode `lagged`": "realcompo-lagged",
+    "segmentation ControlNet alone": "segmentation-alone",
+    "segmentation, even mix": "segmentation-fixed-0.50",
+    "segmentation, `equilibrium` by boxes": "segmentation-boxes",
+    "segmentation, `equilibrium` by masks": "segmentation-masks",
+    "keypoint ControlNet alone": "keypoints-alone",
+    "keypoints, even mix": "keypoints-fixed-0.50",
+    "keypoints, `equilibrium` by boxes": "keypoints-boxes",
+    "keypoints, `equilibrium` by masks": "keypoints-masks",
 }
 DIGITS = {"right": 2, "count": 2, "style": 2, "realism_distance": 1}
 
