@@ -89,6 +89,10 @@ class RegionMaps:
             onward._sum = self._sum.detach().requires_grad_(True)
         return onward, onward._sum
 
+    def scratch(self) -> RegionMaps:
+        """Empty maps for the same tokens."""
+        return RegionMaps(self._weights)
+
     @property
     def total(self) -> Tensor | None:
         """Sum over the sites taken in so far, (B, R, height, width)."""

@@ -181,9 +181,15 @@ def _reader(
 ) -> AttentionPatch:
     """Attention patch that adds its map to ``maps``, calls ``then`` and goes on."""
 
+    seen = False
+
     def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        nonlocal seen
         probabilities = attention_probabilities(query, key, extra["n_heads"])
-        maps.add(probabilities, *_map_size(extra, query.shape[1], factor))
+        # a checkpointed block runs again in the backward: the same operations, counted once
+        target = maps.scratch() if seen else maps
+        target.add(probabilities, *_map_size(extra, query.shape[1], factor))
+        seen = True
         if then is not None:
             then()
         if other is not None:

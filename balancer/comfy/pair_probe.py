@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attention_maps import RegionMaps
 from .capture import Site, StopProbe
-from .gradients import gradient_mode
+from .gradients import gradient_mode, ordinary_weights
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
 from .shared_encoder import alters_encoder, recording, replaying
 
@@ -113,7 +113,8 @@ class PairProbe:
         if half is None:
             return looks
         self.halves += half.latent.shape[0] * (followers - 1)
-        with gradient_mode():
+        # checkpointed blocks run again in this
+        with gradient_mode(), ordinary_weights(half.call.modules):
             gradient = half.gradient()
         for place, look in enumerate(looks):
             if look is not None and look.gradient is None:

@@ -19,7 +19,8 @@ from ..attention_maps import RegionMaps, inside_share
 from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import RegionSet
-from .capture import StopProbe, grid_size, stop
+from .capture import Site, StopProbe, grid_size, stop
+from .checkpointing import checkpointed, last_site, must_be_frugal
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .shared_encoder import alters_encoder
@@ -60,6 +61,7 @@ class ModelCall:
     area: tuple[int, int, int, int] | None
     model: Any
     whole: bool = False
+    modules: tuple[torch.nn.Module, ...] = ()
     output: Tensor | None = None
 
     @property
@@ -125,7 +127,8 @@ class Probe:
     """Reads one model's maps of a layout's regions and differentiates RealCompo's loss.
 
     ``sites`` and ``factor`` say where maps are read. One object serves a whole run; masks and
-    token weights are built once per size.
+    token weights are built once per size. ``frugal``: keep little for the backward (see
+    checkpointing.py); None lets the first look decide by the memory that is free.
     """
 
     def __init__(self, regions: RegionSet, sites: Sites, factor: int) -> None:
@@ -134,6 +137,7 @@ class Probe:
         self._cache: dict[tuple[Any, ...], Tensor] = {}
         self.forwards = 0
         self.backwards = 0
+        self.frugal: bool | None = None
 
     def look(
         self,
@@ -225,7 +229,7 @@ class Probe:
         options, seen = model_options.copy(), []
         inner = options.get("model_function_wrapper")
         area = _area(entry, x)
-        modules = [model.diffusion_model, *_patch_modules(entry)]
+        modules = (model.diffusion_model, *_patch_modules(entry))
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
             copies = adds_in_place() or add_in_place(self.sites)
@@ -235,8 +239,9 @@ class Probe:
                 ordinary_weights(modules),
                 saved_copies(modules, copies),
                 one_pass(model.diffusion_model, self.sites),
+                checkpointed(model.diffusion_model, self._frugal(model, args["input"]), copies),
             ):
-                call = ModelCall(apply_model, args, inner, x, area, model, whole)
+                call = ModelCall(apply_model, args, inner, x, area, model, whole, modules)
                 seen.append(work(call))
             return torch.zeros_like(args["input"]) if call.output is None else call.output
 
@@ -249,6 +254,15 @@ class Probe:
         """The call's options with readers that fill ``maps``, and ``at_last`` behind the last."""
         high, wide = call.args["input"].shape[-2:]
         return reading_options(call.options, self.sites, self.factor, maps, (high, wide), at_last)
+
+    def _frugal(self, model: Any, latent: Tensor) -> Site | None:
+        """Where checkpointed blocks end, if memory is too short to do without; decided once."""
+        if self.frugal is None:
+            dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
+            self.frugal = must_be_frugal(
+                model.diffusion_model, self.sites, self.factor, latent, dtype
+            )
+        return last_site(self.sites, self.factor) if self.frugal else None
 
     def judge(self, maps: RegionMaps, call: ModelCall) -> Look:
         """Shares and losses of the maps, in their graph; no gradient yet.
