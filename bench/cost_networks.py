@@ -135,8 +135,8 @@ class Network:
 
 
 HALF = torch.float16
-_SMALL_SD15 = true.narrow(SD15, 32, 32)
-_SMALL_SDXL = true.shallow(true.narrow(SDXL_BASE, 64, 32))
+_SMALL_SD15 = true.small(SD15, 32, 32)
+_SMALL_SDXL = true.small(SDXL_BASE, 64, 32)
 _GROUNDED = lambda: grounded_pair(_SMALL_SD15, 16, torch.float32, seed=1)  # noqa: E731
 _PLAIN = lambda: plain_pair(_SMALL_SDXL, 16, torch.float32, seed=1)  # noqa: E731
 _CONTROLLED = lambda: controlled_pair(_SMALL_SDXL, 16, torch.float32, seed=1)  # noqa: E731

@@ -18,7 +18,7 @@ from .hollow import FlopCount, Kept, counted, kept_activations
 from .passes import Passes, counting
 
 STEPS = 50
-SHORT = 5
+SHORT = 3
 """Steps of a run on networks of true size. Every phase of a method occurs in them, a step of one
 phase always costs the same (which is checked), and a run of 50 steps says how often each occurs."""
 T0 = 0.4

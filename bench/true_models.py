@@ -80,12 +80,19 @@ def narrow(kind: Kind, channels: int, context: int) -> Kind:
     return replace(kind, name=f"{kind.name} with {channels} channels", unet=unet)
 
 
-def shallow(kind: Kind) -> Kind:
-    """The same sites with one transformer block each."""
-    depths = ("transformer_depth", "transformer_depth_output")
-    unet = {key: [min(n, 1) for n in kind.unet[key]] for key in depths}
-    unet = {**kind.unet, **unet, "transformer_depth_middle": 1}
-    return replace(kind, name=f"shallow {kind.name}", unet=unet)
+def small(kind: Kind, channels: int, context: int) -> Kind:
+    """The same levels of cross-attention with one residual block each: a model of a few million
+    parameters that goes through the same passes."""
+    levels, depths = len(kind.unet["channel_mult"]), kind.unet["transformer_depth"]
+    sites = [min(1, depth) for depth in depths[::2]]
+    unet = {
+        **narrow(kind, channels, context).unet,
+        "num_res_blocks": [1] * levels,
+        "transformer_depth": sites,
+        "transformer_depth_output": [site for site in sites for _ in range(2)],
+        "transformer_depth_middle": 1,
+    }
+    return replace(kind, name=f"small {kind.name}", unet=unet)
 
 
 def _empty(module: nn.Module) -> None:
