@@ -138,7 +138,9 @@ def alone(pair: Pair, which: str) -> _PlainGuider:
     spatial = which == "spatial"
     plain = _PlainGuider(pair.spatial if spatial else pair.realism)
     positive, negative = (
-        (pair.spatial_positive, pair.spatial_negative) if spatial else (pair.positive, pair.negative)
+        (pair.spatial_positive, pair.spatial_negative)
+        if spatial
+        else (pair.positive, pair.negative)
     )
     plain.set_conds(positive, negative)
     plain.set_cfg(CFG)
@@ -160,9 +162,7 @@ def make(pair: Pair, method: str) -> Any:
     return alone(pair, method) if method in ALONE else guider(pair, methods()[method])
 
 
-def measure(
-    pair: Pair, method: str, steps: int, flops: bool = True, hollow: bool = True
-) -> Run:
+def measure(pair: Pair, method: str, steps: int, flops: bool = True, hollow: bool = True) -> Run:
     """Run a row and meter it; without ``flops`` passes only, on networks that can be computed.
 
     Raises KeyError for an unknown method.
@@ -187,15 +187,15 @@ class Cost:
     """A method's cost: FLOPs of one step of each phase, and how many steps of it an image takes.
 
     ``passes`` per image by ``Passes``; ``trace`` likewise as the guider tells it. ``saved`` and
-    ``alive``: most bytes kept for one backward, see ``Kept``.
+    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``.
     """
 
     flops: dict[str, int]
     steps: dict[str, int]
     passes: dict[str, int]
     trace: dict[str, float] | None
-    saved: int
-    alive: int
+    saved: list[int]
+    alive: list[int]
 
     @property
     def total(self) -> int:
@@ -228,8 +228,8 @@ def compose(short: Run, whole: Run) -> Cost:
     }
     if told != expected:
         raise RuntimeError(f"passes of the whole run {told}, by the short run {expected}")
-    kept = short.kept
+    balanced = max(1, sum(step.passes["backward"] > 0 for step in short.steps))
+    each = len(short.kept.saved) // balanced
     return Cost(
-        flops, whole.phases, told, whole.trace, max(kept.saved, default=0),
-        max(kept.alive, default=0),
-    )  # fmt: skip
+        flops, whole.phases, told, whole.trace, short.kept.saved[:each], short.kept.alive[:each]
+    )

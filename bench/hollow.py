@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 _aten = torch.ops.aten
 
+
 def _as_registered(formula: Callable[..., int]) -> Callable[..., int]:
     """One of the registry's formulas, marked as one that takes tensors and need not be wrapped."""
 
@@ -185,9 +186,7 @@ class _Births(TorchDispatchMode):
         return out
 
 
-def _note(
-    store: dict[int, tuple[StorageWeakRef, int]], tensor: Tensor, weights: Set[int]
-) -> None:
+def _note(store: dict[int, tuple[StorageWeakRef, int]], tensor: Tensor, weights: Set[int]) -> None:
     storage = tensor.untyped_storage()
     if storage.data_ptr() in weights:
         return

@@ -250,9 +250,7 @@ def _adams_bashforth(noise: Tensor, history: list[Tensor]) -> Tensor:
     return total / sum(weights)
 
 
-def _second_map(
-    transformer: Any, h: Tensor, fuser: Any, index: int, context: Tensor
-) -> Tensor:
+def _second_map(transformer: Any, h: Tensor, fuser: Any, index: int, context: Tensor) -> Tensor:
     """The cross-attention map (B, heads, N, T) of a transformer applied to ``h`` (B, C, H, W)."""
     block = transformer.transformer_blocks[0]
     x = transformer.proj_in(transformer.norm(h))
