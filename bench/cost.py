@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REGIONS = 10
 TIMED = ("realism", "spatial", FLOOR, PAPER, EQUILIBRIUM, LAYOUT)
 REPETITIONS = 5
+QUICK_ROWS = ("realism", FLOOR, PAPER)
 ABOUT = (
     "FLOPs (2 per multiply-add; matrix products, convolutions, attention) of one image of 50 steps "
     "with guidance, t0 = 0.4. *forwards*: samples through a whole U-Net; *partial*: samples that "
@@ -71,8 +73,8 @@ def official(pair: Pair, name: str, steps: int) -> Cost:
     return Cost(flops, numbers, total, None, kept.saved[:1], kept.alive[:1])
 
 
-def rows_of(name: str, network: Network, steps: int) -> list[Row]:
-    """All rows of a pair of networks, printed as they come."""
+def rows_of(name: str, network: Network, steps: int, only: Sequence[str] = ()) -> list[Row]:
+    """All rows of a pair of networks (or the guider's rows named), printed as they come."""
     small, pair = network.small(), network.true_size()
     chosen = methods()
     rows = []
@@ -81,7 +83,7 @@ def rows_of(name: str, network: Network, steps: int) -> list[Row]:
         rows.append(Row(name, network.title, method, chosen.get(method), cost))
         print(f"{name:22} {method:26} {cost.total / 1e12:10.3f} TFLOP", flush=True)
 
-    for method in (*ALONE, *chosen):
+    for method in only or (*ALONE, *chosen):
         if name.endswith("1024") and method == "spatial":
             continue  # two models of one kind: the same as the realism model alone
         whole = measure(small, method, steps, flops=False)
@@ -99,7 +101,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench cost", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--quick", action="store_true",
-                        help="small networks and runs of five steps, into out/bench-cost")  # fmt: skip
+                        help="small networks, short runs, fewer rows; out/bench-cost")  # fmt: skip
     choice = parser.parse_args(argv)
     if choice.quick and choice.out == parser.get_default("out"):
         choice.out = ROOT / "out" / "bench-cost"
@@ -111,7 +113,8 @@ def main(argv: list[str]) -> int:
     try:
         rows: list[Row] = []
         for name, network in (QUICK if choice.quick else NETWORKS).items():
-            rows += rows_of(name, network, SHORT + 2 if choice.quick else STEPS)
+            quick = (SHORT + 2, QUICK_ROWS) if choice.quick else (STEPS, ())
+            rows += rows_of(name, network, *quick)
         table = Table(rows)
         (step,) = {
             row.cost.flops["balance"] for row in rows

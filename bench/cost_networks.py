@@ -1,4 +1,4 @@
-"""The pairs of networks that the cost table is about, with prompts and layout as a user wires them."""
+"""The pairs of networks in the cost table, with prompts and layout as a user wires them."""
 
 from __future__ import annotations
 

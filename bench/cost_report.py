@@ -135,7 +135,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "partial_forwards_per_image": cost.passes["entered"] - cost.passes["finished"],
         "backwards_per_image": cost.passes["backward"],
         "control_forwards_per_image": cost.passes["control"],
-        "told_by_trace": None if trace is None else {k: v for k, v in trace.items() if k != "seconds"},
+        "told_by_trace": trace and {k: v for k, v in trace.items() if k != "seconds"},
         "steps": cost.steps,
         "tflop_per_step": {phase: rounded(flops / TERA) for phase, flops in cost.flops.items()},
         "activation_gib": [rounded(size / GIB) for size in cost.saved],
