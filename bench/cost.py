@@ -120,9 +120,9 @@ def main(argv: list[str]) -> int:
             row.cost.flops["balance"] for row in rows
             if row.method == PAPER and row.network == rows[0].network
         }  # fmt: skip
-        share = balancer_share(REGIONS, step, 16 if choice.quick else 64)
-        narrow, count = ((32, 8), 1) if choice.quick else ((32, 32), REPETITIONS)
-        times = timing(timed_pair(*narrow), TIMED, count)
+        share = balancer_share(REGIONS, step, choice.quick)
+        repetitions = 1 if choice.quick else REPETITIONS
+        times = timing(timed_pair(choice.quick), TIMED, repetitions)
     finally:
         torch.set_num_threads(before)
         logging.getLogger().setLevel(level)

@@ -41,9 +41,12 @@ _FREE = {
 }  # fmt: skip
 
 
-def timed_pair(channels: int, size: int) -> Pair:
-    """SD1.5's topology and GLIGEN with fewer channels, on latents of side ``size``."""
-    return grounded_pair(true.narrow(true.SD15, channels, 128), size, torch.float32, seed=1)
+def timed_pair(quick: bool = False) -> Pair:
+    """SD1.5's topology and GLIGEN with a tenth of the channels, on latents of 32x32; ``quick``: a
+    residual block per level and 8x8."""
+    if quick:
+        return grounded_pair(true.small(true.SD15, 32, 32), 8, torch.float32, seed=1)
+    return grounded_pair(true.narrow(true.SD15, 32, 128), 32, torch.float32, seed=1)
 
 
 def _runner(pair: Pair, method: str, steps: int) -> Callable[[], Any]:
@@ -267,13 +270,15 @@ class Share:
         return self.seconds / (self.seconds + self.network_seconds)
 
 
-def balancer_share(regions: int, step_flops: int, size: int = 64) -> Share:
-    """Measure ``Share`` with ``regions`` regions on latents of side ``size``.
+def balancer_share(regions: int, step_flops: int, quick: bool = False) -> Share:
+    """Measure ``Share`` with ``regions`` regions.
 
     The networks are narrow, since their time is not asked; latents and maps are SD1.5's at 512 px
-    (5 sites, 8 heads, 16x16 cells, 77 tokens). ``step_flops``: FLOPs of a step of true size.
+    (5 sites, 8 heads, 16x16 cells, 77 tokens; ``quick``: fewer and smaller). ``step_flops``: FLOPs
+    of a step of true size.
     """
-    kind = true.narrow(true.SD15, 32, 32)
+    shrink = true.small if quick else true.narrow
+    kind, size = shrink(true.SD15, 32, 32), 16 if quick else 64
     pair = grounded_pair(kind, size, torch.float32, seed=1, regions=regions)
     steps = _charged(pair, PAPER, operations=False)
     own = statistics.median(step.seconds["balancer"] for step in steps)
