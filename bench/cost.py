@@ -42,8 +42,9 @@ QUICK_ROWS = ("realism", FLOOR, PAPER)
 ABOUT = (
     "FLOPs (2 per multiply-add; matrix products, convolutions, attention) of one image of 50 steps "
     "with guidance, t0 = 0.4. *forwards*: samples through a whole U-Net; *partial*: samples that "
-    "stop at the last map they need; *kept*: what autograd keeps for each backward, weights left "
-    "out, in float16. `static-floor`: the spatial model alone for 40 % of the steps, then both, "
+    "stop at the last map they need; *first halves*: down paths that were computed, fewer than "
+    "forwards where one checkpoint in both branches shares them; *kept*: what autograd holds as "
+    "each backward begins, weights left out, in float16. `static-floor`: the spatial model alone for 40 % of the steps, then both, "
     "without a balancer; `fixed-0.50`: both in all steps. `official-`: the released procedures, "
     "rebuilt from their description (`-plain`: without the second computing of GLIGEN's maps)."
 )

@@ -120,8 +120,19 @@ def _metric(value: float | None) -> dict[str, float | None]:
     return {"mean": told, "low": told, "high": told}
 
 
+def told_passes(cost: Cost) -> dict[str, float]:
+    """Forwards, partial forwards and backwards per image: as the guider tells them, or counted
+    where it was not the guider, none of whose passes stop early or are shared."""
+    if cost.trace is not None:
+        return {name: cost.trace[name] for name in ("forwards", "partial_forwards", "backwards")}
+    counted = cost.passes
+    return {
+        "forwards": counted["finished"], "partial_forwards": 0, "backwards": counted["backward"]
+    }  # fmt: skip
+
+
 def _row(table: Table, row: Row) -> dict[str, Any]:
-    cost, trace = row.cost, row.cost.trace
+    cost, told = row.cost, told_passes(row.cost)
     return {
         "method": row.method,
         "network": row.network,
@@ -131,11 +142,10 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
             "vs_one_model": _metric(table.ratio(row.network, row.method, BASE)),
             "vs_static_floor": _metric(table.ratio(row.network, row.method, FLOOR)),
         },
-        "forwards_per_image": cost.passes["finished"],
-        "partial_forwards_per_image": cost.passes["entered"] - cost.passes["finished"],
-        "backwards_per_image": cost.passes["backward"],
-        "control_forwards_per_image": cost.passes["control"],
-        "told_by_trace": trace and {k: v for k, v in trace.items() if k != "seconds"},
+        "forwards_per_image": told["forwards"],
+        "partial_forwards_per_image": told["partial_forwards"],
+        "backwards_per_image": told["backwards"],
+        "counted": cost.passes,
         "steps": cost.steps,
         "tflop_per_step": {phase: rounded(flops / TERA) for phase, flops in cost.flops.items()},
         "activation_gib": [rounded(size / GIB) for size in cost.saved],
@@ -177,9 +187,8 @@ def _cells(table: Table, row: Row) -> list[str]:
     kept = " / ".join(f"{size / GIB:.2f}" for size in cost.saved) or "-"
     return [
         f"`{row.method}`",
-        f"{cost.passes['finished']}",
-        f"{cost.passes['entered'] - cost.passes['finished']}",
-        f"{cost.passes['backward']}",
+        *(f"{count}" for count in told_passes(cost).values()),
+        f"{cost.passes['entered']}",
         f"{cost.total / TERA:.1f}",
         "-" if one is None else f"{one:.2f}",
         "-" if floor is None else f"{floor:.2f}",
@@ -189,8 +198,8 @@ def _cells(table: Table, row: Row) -> list[str]:
     ]
 
 
-HEADS = ("method", "forwards", "partial", "backwards", "TFLOP", "x one model", "x static floor",
-         "kept, GiB", "with checkpointing", "steps x TFLOP (phase)")  # fmt: skip
+HEADS = ("method", "forwards", "partial", "backwards", "first halves", "TFLOP", "x one model",
+         "x static floor", "kept, GiB", "with checkpointing", "steps x TFLOP (phase)")  # fmt: skip
 
 
 def markdown(

@@ -158,10 +158,10 @@ def counted(hollow: bool = True, largest: float = LARGEST) -> Iterator[FlopCount
 class Kept:
     """Activations that were kept for backward passes.
 
-    ``saved``: bytes of the distinct storages that autograd had saved when each backward began,
-    weights left out. ``alive``: bytes of everything that was made since the last backward and was
-    still alive when this one began, however it was held (a checkpoint's inputs, for instance, are
-    not told to autograd's hooks). One number per backward.
+    ``saved``: bytes of the distinct storages that autograd was given to save and that were alive
+    when each backward began, weights left out. ``alive``: bytes of everything that was made during
+    the run and was alive then, however it was held (a checkpoint's inputs, for instance, are not
+    told to autograd's hooks). One number per call of ``torch.autograd.grad``.
     """
 
     saved: list[int] = field(default_factory=list)
@@ -195,8 +195,11 @@ def _note(store: dict[int, tuple[StorageWeakRef, int]], tensor: Tensor, weights:
         store[reference.cdata] = (reference, storage.nbytes())
 
 
-def _bytes(store: dict[int, tuple[StorageWeakRef, int]]) -> int:
-    return sum(size for reference, size in store.values() if not reference.expired())
+def _living_bytes(store: dict[int, tuple[StorageWeakRef, int]]) -> int:
+    """Bytes of what is still held by somebody; the rest is forgotten."""
+    for key in [key for key, (reference, _) in store.items() if reference.expired()]:
+        del store[key]
+    return sum(size for _, size in store.values())
 
 
 @contextmanager
@@ -227,13 +230,9 @@ def kept_activations(modules: Iterable[torch.nn.Module]) -> Iterator[Kept]:
             super().__init__(lambda tensor: noted(pack(tensor)), unpack)
 
     def grad(*args: Any, **kwargs: Any) -> Any:
-        kept.saved.append(_bytes(saved))
-        kept.alive.append(_bytes(births.born))
-        try:
-            return original_grad(*args, **kwargs)
-        finally:
-            saved.clear()
-            births.born.clear()
+        kept.saved.append(_living_bytes(saved))
+        kept.alive.append(_living_bytes(births.born))
+        return original_grad(*args, **kwargs)
 
     torch.autograd.graph.saved_tensors_hooks = Hooks  # type: ignore[misc]
     torch.autograd.grad = grad
