@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .cost_networks import NETWORKS, QUICK, Network, Pair, steady_host
-from .cost_report import LAYOUT, Row, Table, chart, claims, markdown, write
+from .cost_report import GLIGEN_512, LAYOUT, Row, Table, chart, claims, markdown, write
 from .cost_runs import (
     ALONE,
     EQUILIBRIUM,
@@ -39,12 +39,14 @@ REGIONS = 10
 TIMED = ("realism", "spatial", FLOOR, PAPER, EQUILIBRIUM, LAYOUT)
 REPETITIONS = 5
 QUICK_ROWS = ("realism", FLOOR, PAPER)
+QUICK_TIMED = ("realism", FLOOR, PAPER)
 ABOUT = (
     "FLOPs (2 per multiply-add; matrix products, convolutions, attention) of one image of 50 steps "
     "with guidance, t0 = 0.4. *forwards*: samples through a whole U-Net; *partial*: samples that "
     "stop at the last map they need; *first halves*: down paths that were computed, fewer than "
     "forwards where one checkpoint in both branches shares them; *kept*: what autograd holds as "
-    "each backward begins, weights left out, in float16. `static-floor`: the spatial model alone for 40 % of the steps, then both, "
+    "each backward begins, weights left out, in float16. `static-floor`: the spatial model alone "
+    "for 40 % of the steps, then both, "
     "without a balancer; `fixed-0.50`: both in all steps. `official-`: the released procedures, "
     "rebuilt from their description (`-plain`: without the second computing of GLIGEN's maps)."
 )
@@ -89,7 +91,7 @@ def rows_of(name: str, network: Network, steps: int, only: Sequence[str] = ()) -
             continue  # two models of one kind: the same as the realism model alone
         whole = measure(small, method, steps, flops=False)
         add(method, compose(measure(pair, method, SHORT), whole))
-    if pair.grounding is not None and not name.endswith("768"):
+    if name == GLIGEN_512:
         for procedure in ("official-layout", "official-layout-plain"):
             add(procedure, official(pair, procedure, steps))
     if pair.control is not None:
@@ -122,8 +124,8 @@ def main(argv: list[str]) -> int:
             if row.method == PAPER and row.network == rows[0].network
         }  # fmt: skip
         share = balancer_share(REGIONS, step, choice.quick)
-        repetitions = 1 if choice.quick else REPETITIONS
-        times = timing(timed_pair(choice.quick), TIMED, repetitions)
+        which = (QUICK_TIMED, 1) if choice.quick else (TIMED, REPETITIONS)
+        times = timing(timed_pair(choice.quick), *which)
     finally:
         torch.set_num_threads(before)
         logging.getLogger().setLevel(level)

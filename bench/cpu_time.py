@@ -73,6 +73,10 @@ class Timing:
     seconds: dict[str, list[float]]
     flops: dict[str, int]
 
+    def known(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of ``pairs`` whose methods were both timed."""
+        return [pair for pair in pairs if set(pair) <= set(self.seconds)]
+
     def times(self, method: str, other: str) -> float:
         """Median over repetitions of the ratio of two methods' CPU times."""
         pairs = zip(self.seconds[method], self.seconds[other], strict=True)
