@@ -306,8 +306,13 @@ def markdown_table(rows: Sequence[Summary], told: Sequence[Claim] = ()) -> str:
             cells = [_cell(row.metrics.get(m), 1 if m == DISTANCE else 2) for m in shown]
             costs = [f"{row.forwards_per_image:g}", f"{row.backwards_per_image:g}"]
             lines.append(f"| {' | '.join([f'`{row.method}`', *cells, *costs])} |")
-    if told:
-        lines += ["", "| claim | value | 95 % interval | bar | met |", "|---|---:|---:|---:|---|"]
+    text = "\n".join(lines) + "\n"
+    return text + "\n" + markdown_table_of_claims(told) if told else text
+
+
+def markdown_table_of_claims(told: Sequence[Claim]) -> str:
+    """Claims with their bars in GitHub's Markdown; ends with a newline."""
+    lines = ["| claim | value | 95 % interval | bar | met |", "|---|---:|---:|---:|---|"]
     for claim in told:
         value = "not defined" if claim.value is None else f"{claim.value:.3f}"
         interval = "-"
