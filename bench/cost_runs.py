@@ -6,11 +6,13 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..balancer.comfy import probe
 from ..balancer.comfy.guider import RealCompoGuider
 from ..balancer.settings import MODES, BalancerSettings, preset
 from .cost_networks import CFG, Pair, steady_host
@@ -162,15 +164,20 @@ def make(pair: Pair, method: str) -> Any:
     return alone(pair, method) if method in ALONE else guider(pair, methods()[method])
 
 
-def measure(pair: Pair, method: str, steps: int, flops: bool = True, hollow: bool = True) -> Run:
+def measure(
+    pair: Pair, method: str, steps: int, flops: bool = True, hollow: bool = True,
+    frugal: bool = False,
+) -> Run:  # fmt: skip
     """Run a row and meter it; without ``flops`` passes only, on networks that can be computed.
 
-    Raises KeyError for an unknown method.
+    ``frugal``: looks are checkpointed, as where memory is short. Raises KeyError for an unknown
+    method.
     """
     one = make(pair, method)
     kept = Kept()
     with ExitStack() as stack:
         stack.enter_context(steady_host())
+        stack.enter_context(patch.object(probe, "must_be_frugal", lambda *about: frugal))
         passes = stack.enter_context(counting(pair.networks, pair.controls))
         count = stack.enter_context(counted(hollow)) if flops else None
         if flops:
@@ -187,7 +194,8 @@ class Cost:
     """A method's cost: FLOPs of one step of each phase, and how many steps of it an image takes.
 
     ``passes`` per image by ``Passes``; ``trace`` likewise as the guider tells it. ``saved`` and
-    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``.
+    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``; ``frugal``: those
+    saved by checkpointed looks.
     """
 
     flops: dict[str, int]
@@ -196,6 +204,7 @@ class Cost:
     trace: dict[str, float] | None
     saved: list[int]
     alive: list[int]
+    frugal: list[int] = field(default_factory=list)
 
     @property
     def total(self) -> int:
