@@ -8,7 +8,7 @@ of one level without disturbing other packs' patches.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -101,7 +101,19 @@ def grid_size(height: int, width: int, factor: int) -> tuple[int, int]:
     return height, width
 
 
-def _map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
+def entry_area(entry: dict[str, Any], height: int, width: int) -> tuple[int, int, int, int] | None:
+    """Height, width, top and left of a conditioning entry's part of a latent, clipped as the host
+    clips; None for all of it."""
+    area = entry.get("area")
+    if area is None:
+        return None
+    half = len(area) // 2
+    rows, columns = (int(size) for size in area[half - 2 : half])
+    top, left = (int(offset) for offset in area[-2:])
+    return min(height - top, rows), min(width - left, columns), top, left
+
+
+def map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
     """Height and width of a site's map, from what the host says of the activations."""
     shape = extra.get("activations_shape")
     if shape is not None:
@@ -154,26 +166,36 @@ def reading_options(
         for site in sites:
             other = existing.get(site.key, existing.get(site.key[:2]))
             if kind == "attn2" and site in wanted:
-                last = site is wanted[-1]
-                patches[site.key] = _reader(maps, factor, other, stop=last)
+                patches[site.key] = MapReader(maps, factor, other, stop=site is wanted[-1])
             else:
                 patches[site.key] = other or differentiable_attention
         replaced[kind] = patches
     return options
 
 
-def _reader(
-    maps: RegionMaps, factor: int, other: AttentionPatch | None, stop: bool
-) -> AttentionPatch:
-    """Attention patch that adds its map to ``maps`` and goes on, or stops, as told."""
+def _plain_map(query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor:
+    return attention_probabilities(query, key, extra["n_heads"])
 
-    def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        probabilities = attention_probabilities(query, key, extra["n_heads"])
-        maps.add(probabilities, *_map_size(extra, query.shape[1], factor))
-        if stop:
+
+@dataclass(frozen=True)
+class MapReader:
+    """Attention patch that adds its map to ``maps`` and goes on, or stops, as told.
+
+    ``other`` is a replacement to be called for the result; ``look`` gives the map (B, heads, N, T)
+    that the site really uses, where something bends it.
+    """
+
+    maps: RegionMaps
+    factor: int
+    other: AttentionPatch | None
+    stop: bool
+    look: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=_plain_map)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        probabilities = self.look(query, key, extra)
+        self.maps.add(probabilities, *map_size(extra, query.shape[1], self.factor))
+        if self.stop:
             raise StopProbe
-        if other is not None:
-            return other(query, key, value, extra)
+        if self.other is not None:
+            return self.other(query, key, value, extra)
         return attention_output(probabilities, value)
-
-    return read

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..attention_maps import RegionMaps, inside_share
 from ..losses import realcompo_loss
 from ..regions import RegionSet
-from .capture import Site, StopProbe, grid_size, reading_options
+from .capture import Site, StopProbe, entry_area, grid_size, reading_options
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 
@@ -86,7 +86,7 @@ class Probe:
         inner: Callable[..., Tensor] | None,
         seen: list[Look],
     ) -> Callable[..., Tensor]:
-        area = _area(entry, x)
+        area = entry_area(entry, *x.shape[-2:])
         modules = [model.diffusion_model, *_patch_modules(entry)]
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
@@ -172,17 +172,6 @@ class Probe:
         out = torch.zeros(*grid.shape[:-2], height, width)
         out[..., : part.shape[-2], : part.shape[-1]] = part
         return out
-
-
-def _area(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
-    """Height, width, top and left of the entry's part of the latent, clipped as the host clips."""
-    area = entry.get("area")
-    if area is None:
-        return None
-    half = len(area) // 2
-    height, width = (int(size) for size in area[half - 2 : half])
-    top, left = (int(offset) for offset in area[-2:])
-    return min(x.shape[-2] - top, height), min(x.shape[-1] - left, width), top, left
 
 
 def _others_add_in_place(conditions: dict[str, Any]) -> bool:
