@@ -17,6 +17,8 @@ from .capture import AttentionPatch, MapReader, differentiable_attention, find_s
 from .compat import attend
 
 NODE = "Dense Attention (DenseDiffusion)"
+SMALL = 1024
+"""Keys up to which doing the bent rows' plain attention in vain costs next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class DensePatch:
         other, plain = self._other, _plain
         whole = None if other is None else other(query, key, value, extra)
         kept = [self._amount(bend, size, query.device) for _, bend in self._rows.chunks]
-        if not any(kept):
-            return plain(query, key, value, extra) if whole is None else whole
+        if whole is None and (not any(kept) or not all(kept) and _small(key)):
+            whole = plain(query, key, value, extra)
+        if whole is not None and not any(kept):
+            return whole
         parts = []
         for (at, bend), amount in zip(self._rows.chunks, kept, strict=True):
             q, k, v = query[at], key[at], value[at]
@@ -114,7 +118,7 @@ class DensePatch:
                 parts.append(plain(q, k, v, extra) if whole is None else whole[at])
                 continue
             bent = self._bent(q, k, v, extra, bend, size)
-            if whole is not None:
+            if other is not None and whole is not None:
                 bent = whole[at] + (bent - plain(q, k, v, extra))
             parts.append(bent)
         return torch.cat(parts)
@@ -184,6 +188,15 @@ class DensePatch:
             plan.positive(*size, bend.view, device, tokens),
             plan.words(tokens, device),
         )
+
+
+def _small(key: Tensor) -> bool:
+    """Whether rows that are not bent go through the host's attention together with those that are.
+
+    The last bit of a small matrix product can depend on how many there are in one call, and those
+    rows must come out as if nothing were bent. Kernels for large ones work block by block.
+    """
+    return key.shape[1] <= SMALL
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
