@@ -52,10 +52,11 @@ def function_wrapper(inner: Callable[..., Tensor] | None) -> Callable[..., Tenso
         if found is not None and model is not None:
             sigma, size = float(args["timestep"][0]), (x.shape[-2], x.shape[-1])
             bends = [bend_of(plan, model.model_sampling, sigma, size, None) for plan in found.plans]
-            conditions["transformer_options"] = bent_options(
-                model.diffusion_model, conditions["transformer_options"],
-                Rows.of(bends, found.batch, x),
-            )  # fmt: skip
+            if any(bend is not None for bend in bends):
+                rows = Rows.of(bends, found.batch, x)
+                conditions["transformer_options"] = bent_options(
+                    model.diffusion_model, conditions["transformer_options"], rows
+                )
         if inner is not None:
             return inner(apply_model, {**args, "c": conditions})
         return apply_model(x, args["timestep"], **conditions)

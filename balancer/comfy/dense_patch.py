@@ -138,7 +138,10 @@ class DensePatch:
 
     def _size(self, query: Tensor, extra: dict[str, Any]) -> tuple[int, int]:
         """Height and width of the site's grid, which must be the query's."""
-        height, width = map_size(extra, query.shape[1], self._factor)
+        try:
+            height, width = map_size(extra, query.shape[1], self._factor)
+        except RuntimeError:
+            height = width = 0
         if query.shape[:2] != (self._rows.batch, height * width):
             raise RealCompoError(
                 "model",

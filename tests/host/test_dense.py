@@ -27,6 +27,12 @@ def new_host() -> bool:
     return hasattr(comfy.samplers.CFGGuider, "outer_sample")
 
 
+def same(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit. Hosts of 2024 run a marked prompt apart from the others, which may turn the last
+    bit of a matrix product."""
+    return torch.equal(one, other) if new_host() else torch.allclose(one, other, 1e-3, 1e-3)
+
+
 def dense(model, positive=None, settings=STRONG, layout=pair.LAYOUT):
     """The model and the prompt that the node gives; the layouts name tokens, so no CLIP."""
     from realcompo.balancer.comfy.dense_apply import apply_dense
@@ -130,11 +136,11 @@ def test_only_the_nodes_entry_is_bent(models) -> None:
             if number == at:
                 torch.testing.assert_close(one, alone, rtol=1e-4, atol=1e-4)
             else:
-                assert torch.equal(one, reference)
+                assert same(one, reference)
     # two entries of one list: the mean of both, of which one is bent
     both = predictions(model, [marked + other, negative], x)
     reference = predictions(models[0], [plain + other, negative], x)
-    assert torch.equal(both[1], reference[1])
+    assert same(both[1], reference[1])
     torch.testing.assert_close(
         2 * (both[0] - reference[0]), alone - unbent, rtol=1e-3, atol=1e-3
     )
@@ -148,13 +154,13 @@ def test_nothing_to_do_changes_no_bit(models, noise) -> None:
         (DenseSettings(end_fraction=1.0), WHOLE),
     ):
         model, positive = dense(models[0], settings=settings, layout=layout)
-        assert torch.equal(pair.run_alone(model, noise, positive=positive), plain)
+        assert same(pair.run_alone(model, noise, positive=positive), plain)
     model, positive = dense(models[0])
     # the node's model without its prompt, and the prompt without its model
     assert torch.equal(pair.run_alone(model, noise), plain)
-    assert torch.equal(pair.run_alone(models[0], noise, positive=positive), plain)
+    assert same(pair.run_alone(models[0], noise, positive=positive), plain)
     assert models[0].model_options["transformer_options"] == {}
-    assert not torch.equal(pair.run_alone(model, noise, positive=positive), plain)
+    assert not same(pair.run_alone(model, noise, positive=positive), plain)
 
 
 def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
@@ -245,7 +251,7 @@ def test_a_longer_negative_prompt(models) -> None:
     plain = predictions(
         models[0], [tiny.conditioning(3, length=154), tiny.conditioning(4, length=231)], x
     )
-    assert torch.equal(negative, plain[1])
+    assert same(negative, plain[1])
 
 
 def test_an_area_sees_its_part_of_the_layout(models) -> None:
@@ -267,7 +273,7 @@ def test_an_area_sees_its_part_of_the_layout(models) -> None:
     # the host's counterpart of the area for the negative is the positive's entry otherwise
     plain = tiny.conditioning(3)
     plain[0][1]["area"] = (16, 8, 0, 8)
-    assert torch.equal(out[1], predictions(models[0], [plain, tiny.conditioning(4)], x)[1])
+    assert same(out[1], predictions(models[0], [plain, tiny.conditioning(4)], x)[1])
 
 
 def adapter(query, key, value, extra):
@@ -300,7 +306,7 @@ def test_another_packs_replacement_adds_up(models, order) -> None:
     adapted = models[0].clone()
     adapted.set_model_attn2_replace(adapter, "input", 1)
     plain = predictions(adapted, [tiny.conditioning(3), tiny.conditioning(4)], x)
-    assert torch.equal(got[1], plain[1])
+    assert same(got[1], plain[1])
 
 
 def test_a_pack_that_merges_positions_is_refused(models) -> None:
@@ -357,16 +363,21 @@ def test_weight_hooks_on_the_entry(models, noise) -> None:
     group = comfy.hooks.HookGroup()
     group.add(hook)
     hooked = [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(3)]
+    x = SIGMA * tiny.latent_noise(5)
     model, positive = dense(models[0], hooked)
-    bent = pair.run_alone(model, noise, positive=positive, steps=3)
+    (bent,) = predictions(model, [positive], x)
     patched = models[0].clone()
     patched.add_patches({key: (0.5 * delta,)})
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([patched])
     model, positive = dense(patched)
-    expected = pair.run_alone(model, noise, positive=positive, steps=3,
-                              negative=tiny.conditioning(4))  # fmt: skip
-    unhooked = pair.run_alone(*dense(models[0])[:1], noise, positive=dense(models[0])[1], steps=3)
-    assert (bent - unhooked).abs().max() > 1e-2 * bent.std()
-    assert torch.isfinite(expected).all()
+    (expected,) = predictions(model, [positive], x)
+    comfy.model_management.unload_all_models()
+    torch.testing.assert_close(bent, expected, rtol=1e-4, atol=1e-3)
+    model, positive = dense(models[0])
+    (unhooked,) = predictions(model, [positive], x)
+    assert (bent - unhooked).abs().max() > 1e-3 * bent.std()
 
 
 def test_sdxl_v_prediction_and_float32_attention(noise) -> None:
@@ -390,7 +401,7 @@ def test_twice_through_the_node_is_once(models, noise) -> None:
     # the last settings count
     off = dense(model, positive, DenseSettings(cross_strength=0.0, self_strength=0.0))
     plain = pair.run_alone(models[0], noise, steps=3)
-    assert torch.equal(pair.run_alone(off[0], noise, positive=off[1], steps=3), plain)
+    assert same(pair.run_alone(off[0], noise, positive=off[1], steps=3), plain)
 
 
 def test_a_transformer_is_refused() -> None:
