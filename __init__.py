@@ -15,13 +15,14 @@ from .nodes import (
     layout_editor,
     layout_tools,
     layouts,
+    modulation,
     planner,
     sampling,
 )
 
 _AREAS = (
-    sampling, layout_editor, layouts, planner, layout_converters, layout_tools, inspection_layout,
-    inspection, demo,
+    sampling, layout_editor, layouts, planner, layout_converters, layout_tools, modulation,
+    inspection_layout, inspection, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
