@@ -52,7 +52,7 @@ class RealCompoDenseAttention:
             "optional": {
                 "replace_phrases": ("BOOLEAN", {
                     "default": True,
-                    "tooltip": "Give every phrase's words the vectors that it has when it is encoded"
+                    "tooltip": "Give every phrase's words the vectors that it has when encoded"
                     " alone, as the released code does.",
                 }),
                 "outside": (list(OUTSIDE), {

@@ -79,7 +79,7 @@ def _encoded(
             for name, chunks in tokens.items()
         }
     if hasattr(clip, "encode_from_tokens_scheduled"):
-        versions = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)
+        versions = clip.encode_from_tokens_scheduled(tokens)
     else:
         versions = [[clip.encode_from_tokens(tokens), {}]]
     return [
