@@ -213,9 +213,7 @@ def run_seconds(repeats: int) -> dict[str, list[float]]:
     model, clip, _, _ = load_demo("realistic", "realism")
     prompt = "a red star and a blue circle and a green square"
     layout = Layout(tuple(Region(r.phrase, r.box) for r in LAYOUT.regions), prompt)
-    encoded = [
-        [[clip.encode_from_tokens(clip.tokenize(text)), {}]] for text in (prompt, "")
-    ]
+    encoded = [[[clip.encode_from_tokens(clip.tokenize(text)), {}]] for text in (prompt, "")]
     dense, marked = apply_dense(model, clip, encoded[0], layout, DenseSettings())
     empty = torch.zeros(8, 16, 16, 16)
     noise = comfy.sample.prepare_noise(empty, 7)

@@ -49,8 +49,7 @@ def inputs(seed: int, positions: int, keys: int, batch: int = 2, size: float = 2
     generator = torch.Generator().manual_seed(seed)
     shapes = (positions, keys, keys)
     q, k, v = (
-        torch.randn(batch, n, HEADS * DIM, generator=generator, dtype=torch.float64)
-        for n in shapes
+        torch.randn(batch, n, HEADS * DIM, generator=generator, dtype=torch.float64) for n in shapes
     )
     return q * size, k * size, v
 
@@ -129,9 +128,7 @@ def test_half_precision_is_closer_than_the_printed_form(dtype) -> None:
         about = related, literal.area_share(masks), 0.9
         exact = literal.attention(q.double(), k.double(), v.double(), HEADS, *about)
         printed = literal.attention(q, k, v, HEADS, *about)
-        got = cross_attention(
-            q, k, v, HEADS, *cross_terms(masks.float(), DenseSettings()), 0.9
-        )
+        got = cross_attention(q, k, v, HEADS, *cross_terms(masks.float(), DenseSettings()), 0.9)
         mine, theirs = ((out - exact).abs() for out in (got, printed))
         assert float(mine.mean()) < float(theirs.mean())
     assert worse < 1.0
@@ -195,9 +192,7 @@ def test_gradients_are_the_equations(kind) -> None:
         else:
             related = literal.pairs_with_tokens(masks, TOKENS, LENGTH)
             got = cross_attention(q, k, v, HEADS, *cross_terms(masks, DenseSettings()), 0.4)
-        wanted = literal.attention(
-            q, k, v, HEADS, related, literal.area_share(masks), 0.4
-        )
+        wanted = literal.attention(q, k, v, HEADS, related, literal.area_share(masks), 0.4)
         weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(6)).double()
         mine = torch.autograd.grad((got * weights).sum(), (q, k, v))
         theirs = torch.autograd.grad((wanted * weights).sum(), (q, k, v))
@@ -292,9 +287,7 @@ def test_tokens_of_no_segment_may_be_left_alone() -> None:
     factor[sorted({token for tokens in TOKENS for token in tokens})] = 0.7
     wanted = literal.attention(q, k, v, HEADS, related, literal.area_share(masks), factor)
     strength, positive, _ = cross_terms(masks, DenseSettings())
-    got = cross_attention(
-        q, k, v, HEADS, strength, positive, (factor > 0).double()[None], 0.7
-    )
+    got = cross_attention(q, k, v, HEADS, strength, positive, (factor > 0).double()[None], 0.7)
     assert float((got - wanted).abs().max()) < 1e-12
 
 
@@ -303,9 +296,7 @@ def test_area_and_repeated_prompts() -> None:
     q, k, v = inputs(11, HEIGHT * WIDTH, LENGTH, 1)
     related = literal.pairs_with_tokens(masks, TOKENS, LENGTH)
     for area in (0.0, 0.5):
-        wanted = literal.attention(
-            q, k, v, HEADS, related, area * literal.area_share(masks), 0.6
-        )
+        wanted = literal.attention(q, k, v, HEADS, related, area * literal.area_share(masks), 0.6)
         strength, positive, words = cross_terms(masks, DenseSettings(area=area))
         got = cross_attention(q, k, v, HEADS, strength, positive, words, 0.6)
         assert float((got - wanted).abs().max()) < 1e-12

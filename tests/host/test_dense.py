@@ -141,9 +141,7 @@ def test_only_the_nodes_entry_is_bent(models) -> None:
     both = predictions(model, [marked + other, negative], x)
     reference = predictions(models[0], [plain + other, negative], x)
     assert same(both[1], reference[1])
-    torch.testing.assert_close(
-        2 * (both[0] - reference[0]), alone - unbent, rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(2 * (both[0] - reference[0]), alone - unbent, rtol=1e-3, atol=1e-3)
 
 
 def test_nothing_to_do_changes_no_bit(models, noise) -> None:
