@@ -15,13 +15,14 @@ from .nodes import (
     layout_editor,
     layout_tools,
     layouts,
+    modulation,
     planner,
     pose,
     sampling,
 )
 
 _AREAS = (
-    sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools,
+    sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
     inspection_layout, inspection, demo,
 )  # fmt: skip
 

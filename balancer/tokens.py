@@ -203,10 +203,10 @@ def match_regions(
     return tuple(result[index] for index in range(len(layout.regions)))
 
 
-def resolve_tokens(
+def phrase_spans(
     layout: Layout, prompt: EncodedPrompt, encode: Callable[[str], EncodedPrompt]
 ) -> tuple[tuple[int, ...], ...]:
-    """Token positions of every region, to be averaged over, in the layout's order.
+    """Token positions of every region's whole wording, function words too, in the layout's order.
 
     ``prompt`` is the encoded text of the conditioning and ``encode`` the tokenizer it came from.
     Explicit ``tokens`` of a region are taken as they are. Raises RealCompoError for a phrase or
@@ -238,5 +238,19 @@ def resolve_tokens(
                 "Choose an occurrence that is there, or word the prompt accordingly",
             )
         else:
-            result.append(content_positions(prompt, match.positions))
+            result.append(match.positions)
     return tuple(result)
+
+
+def resolve_tokens(
+    layout: Layout, prompt: EncodedPrompt, encode: Callable[[str], EncodedPrompt]
+) -> tuple[tuple[int, ...], ...]:
+    """Token positions of every region, to be averaged over, in the layout's order.
+
+    As ``phrase_spans``, without the function words of a phrase that was searched.
+    """
+    spans = phrase_spans(layout, prompt, encode)
+    return tuple(
+        span if region.tokens is not None else content_positions(prompt, span)
+        for region, span in zip(layout.regions, spans, strict=True)
+    )

@@ -15,10 +15,13 @@ from ..balancer.errors import RealCompoError
 from ..balancer.layout import Layout
 from .checkpoint_studio import LATENT_CELL, ModelFiles
 from .pictures import STEPS
-from .rows import QUICK_ROWS, QUICK_STEPS, Row, table
+from .published_layouts import read_published
+from .rows import QUICK_ROWS, QUICK_STEPS, Row, dense_rows, own_rows
 
 OWN = ("realism", "spatial", "gligen", "layouts")
 EXTRA = ("vae", "clip_model", "detector", "seeds", "size", "cfg", "steps")
+# DenseDiffusion places things with no model but the one for the look.
+ONE_MODEL = ("realism", *(row.method for row in dense_rows() if row.method != "dense-released"))
 SEEDS, SIZE, CFG = 2, (512, 512), 7.5
 
 
@@ -26,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the table on own checkpoints takes; see ``wanted``."""
     group = parser.add_argument_group(
         "own checkpoints",
-        "the same rows on your models and layouts; the first four belong together. --work, --out, "
+        "the same rows on your models and layouts; the first four belong together, but for rows of "
+        "the realism model alone (realism, dense, ...). --work, --out, "
         "--quick and --rows hold as well (a report is written of the named rows), --scenes and "
         "--threads do not. Pictures are kept by name, size and time of change of the model files.",
     )
@@ -34,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--realism", metavar="PATH", help=f"checkpoint for the look: {model}")
     group.add_argument("--spatial", metavar="PATH", help="checkpoint that GLIGEN was made for")
     group.add_argument("--gligen", metavar="PATH", help="GLIGEN text box model")
-    group.add_argument("--layouts", metavar="FILE", help="JSON list of layouts, each as the layout "
-                       "nodes write it, with its prompt")  # fmt: skip
+    group.add_argument("--layouts", metavar="PATH", help="JSON list of layouts, each as the layout "
+                       "nodes write it, with its prompt; or a folder with captions.json and "
+                       "colour pictures as DenseDiffusion's benchmark")  # fmt: skip
     group.add_argument("--vae", metavar="PATH", help="VAE in place of the realism checkpoint's own")
     group.add_argument(
         "--clip-model",
@@ -79,15 +84,17 @@ class Plan:
 def plan_of(choice: argparse.Namespace) -> Plan:
     """Check the arguments, files and layouts. Raises RealCompoError; loads no model."""
     missing = [f"--{name}" for name in OWN if getattr(choice, name) is None]
-    if missing:
+    alone = missing == ["--spatial", "--gligen"] and _needs_one_model(choice.rows)
+    if missing and not alone:
         raise RealCompoError(
             missing[0], f"{' and '.join(missing)} not given",
-            "Own checkpoints need --realism, --spatial, --gligen and --layouts together",
+            "Own checkpoints need --realism, --spatial, --gligen and --layouts together; only "
+            f"--rows {' '.join(ONE_MODEL)} do without --spatial and --gligen",
         )  # fmt: skip
     files = ModelFiles(
         _file(choice.realism, "--realism", "checkpoints"),
-        _file(choice.spatial, "--spatial", "checkpoints"),
-        _file(choice.gligen, "--gligen", "gligen"),
+        None if alone else _file(choice.spatial, "--spatial", "checkpoints"),
+        None if alone else _file(choice.gligen, "--gligen", "gligen"),
         None if choice.vae is None else _file(choice.vae, "--vae", "vae"),
     )
     usual = QUICK_STEPS if choice.quick else STEPS
@@ -100,7 +107,7 @@ def plan_of(choice: argparse.Namespace) -> Plan:
     if not (math.isfinite(cfg) and 0 <= cfg <= 100):
         raise RealCompoError("--cfg", f"{cfg} is outside 0 to 100", "7.5 is usual for SD1.5")
     size = SIZE if choice.size is None else parse_size(choice.size)
-    rows = [row for row in table(steps) if row.style == "realistic" and not row.control]
+    rows = own_rows(steps)
     if choice.quick:
         rows = [row for row in rows if row.method in QUICK_ROWS]
     if choice.rows:
@@ -113,8 +120,10 @@ def plan_of(choice: argparse.Namespace) -> Plan:
     work = Path(choice.work) / "checkpoints"
     shared = Path(__file__).resolve().parent / "results"
     out = work / "report" if Path(choice.out) == shared else Path(choice.out)
-    given = {"realism": files.realism.name, "spatial": files.spatial.name,
-             "gligen": files.gligen.name, "layouts": Path(choice.layouts).name,
+    given = {"realism": files.realism.name,
+             "spatial": files.spatial.name if files.spatial else None,
+             "gligen": files.gligen.name if files.gligen else None,
+             "layouts": Path(choice.layouts).name,
              "vae": files.vae.name if files.vae else None,
              "clip-model": choice.clip_model, "detector": choice.detector, "seeds": seeds,
              "size": f"{size[0]}x{size[1]}", "cfg": f"{cfg:g}", "steps": steps}  # fmt: skip
@@ -123,6 +132,11 @@ def plan_of(choice: argparse.Namespace) -> Plan:
     words += ["--rows", *(row.method for row in rows)] if choice.rows else []
     command = shlex.join(["python", "dev.py", "bench", "quality", *words])
     return Plan(files, layouts, tuple(rows), seeds, size, steps, cfg, work, out, command)
+
+
+def _needs_one_model(named: list[str] | None) -> bool:
+    """Whether rows were named, and all of them by the realism model alone."""
+    return bool(named) and set(named or ()) <= set(ONE_MODEL)
 
 
 def _file(given: str, option: str, kind: str) -> Path:
@@ -154,7 +168,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_layouts(path: Path) -> tuple[Layout, ...]:
-    """The layouts of a JSON list, every one with a prompt that names its regions' phrases.
+    """The layouts of a JSON list, or of a folder in DenseDiffusion's published form, every one with
+    a prompt that names its regions' phrases.
 
     Raises RealCompoError naming the layout by its number, from 1.
     """
@@ -163,7 +178,12 @@ def read_layouts(path: Path) -> tuple[Layout, ...]:
         return RealCompoError("--layouts", problem, remedy)
 
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        if path.is_dir():
+            values = [layout.to_dict() for layout in read_published(path)]
+        else:
+            values = json.loads(path.read_text(encoding="utf-8"))
+    except RealCompoError:
+        raise
     except (OSError, ValueError) as error:
         raise refuse(f"'{path}' cannot be read ({error})", "Give a JSON file") from error
     if not isinstance(values, list) or not values:

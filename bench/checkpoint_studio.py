@@ -38,11 +38,12 @@ LOOK_PERCENT, LOOK_SEED = 0.5, 20_261_122
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where the models lie; without ``vae`` the realism checkpoint's own is used."""
+    """Where the models lie. Without ``vae`` the realism checkpoint's own is used; without
+    ``spatial`` and ``gligen`` the realism checkpoint stands in their place, with no boxes."""
 
     realism: Path
-    spatial: Path
-    gligen: Path
+    spatial: Path | None
+    gligen: Path | None
     vae: Path | None = None
 
 
@@ -102,7 +103,7 @@ class CheckpointStudio:
     @torch.inference_mode()
     def __init__(self, files: ModelFiles) -> None:
         self.realism, self.clip, vae = _load_checkpoint(files.realism, "--realism")
-        if files.spatial.samefile(files.realism):
+        if files.spatial is None or files.spatial.samefile(files.realism):
             # one checkpoint in both places is one model: half the memory, and shared work
             self.spatial, self.spatial_clip = self.realism, self.clip
         else:
@@ -112,7 +113,7 @@ class CheckpointStudio:
         if getattr(self.vae, "first_stage_model", self.vae) is None:
             option, path = ("--vae", files.vae) if files.vae else ("--realism", files.realism)
             raise RealCompoError(option, f"'{path.name}' has no VAE", "Name one with --vae")
-        self.gligen = _load_gligen(files.gligen)
+        self.gligen = None if files.gligen is None else _load_gligen(files.gligen)
         self._negative = _encode(self.clip, "")
         self._spatial_negative = _encode(self.spatial_clip, "")
 
@@ -121,7 +122,9 @@ class CheckpointStudio:
         """Encode a layout's prompt for both models, with its boxes for the spatial one."""
         positive = _encode(self.clip, layout.prompt)
         plain = _encode(self.spatial_clip, layout.prompt)
-        grounded = apply_gligen(plain, self.spatial_clip, self.gligen, layout)
+        grounded = plain
+        if self.gligen is not None:
+            grounded = apply_gligen(plain, self.spatial_clip, self.gligen, layout)
         return Prompted(layout, resolve(layout), positive, grounded)
 
     def guider(

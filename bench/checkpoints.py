@@ -38,6 +38,7 @@ from .checkpoint_report import (
     write_report,
 )
 from .checkpoint_studio import CheckpointStudio, Prompted, Shot
+from .dense_pictures import dense_guider
 from .picture_judges import Judge, find_judges
 from .report import write_whole
 from .rows import Row, table
@@ -103,6 +104,8 @@ class Album:
         if row.schedule_of is not None:
             teachers = [self.entry(*other) for other in self._teachers(row, number)]
             more = {"make": ScheduledGuider, "schedule": taught(teachers)}
+        if row.dense is not None:
+            more = {"make": dense_guider(studio.realism, studio.clip, row.dense, row.beside)}
         shot = studio.draw(one, seed, row.settings, plan.size, plan.steps, plan.cfg, **more)
         found = measured(one, shot, studio.shares(one, shot.latent))
         _save_png(shot.pixels, picture)

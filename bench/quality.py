@@ -30,10 +30,11 @@ from ..shapes.oracle import judge_scenes
 from ..shapes.style import features, reference_features, style_probability
 from ..shapes.world import Scene, make_scenes
 from . import checkpoints
+from .dense_pictures import dense_guider
 from .figures import contact_sheet, trade_off
 from .pictures import STEPS, Asked, Drawn, Studio, layout_of
 from .report import claims, commit, markdown_table, write_json, write_whole
-from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, table
+from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, known_rows, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
 from .statistics import Bootstrap, Gaussian, RowResult, summarise
 
@@ -117,6 +118,9 @@ class Studios:
     def draw(self, row: Row) -> Drawn:
         """The row's pictures."""
         studio, asked = self.of(row)
+        if row.dense is not None:
+            make = dense_guider(studio.realism, studio.clip, row.dense, row.beside)
+            return studio.draw(asked, row.settings, make, steps=self.job.steps)
         if row.schedule_of is None:
             return studio.draw(asked, row.settings, steps=self.job.steps)
         return studio.draw(
@@ -315,10 +319,11 @@ def main(argv: list[str]) -> int:
     job = Job(make_scenes(scenes, generator), choice.work, steps, others)
     rows = [row for row in table(steps) if not choice.quick or row.method in QUICK_ROWS]
     if choice.rows:
-        unknown = set(choice.rows) - {row.method for row in rows}
+        known = known_rows(steps)
+        unknown = set(choice.rows) - {row.method for row in known}
         if unknown:
             parser.error(f"there is no row {', '.join(sorted(unknown))}")
-        make_rows(job, [row for row in rows if row.method in choice.rows])
+        make_rows(job, [row for row in known if row.method in choice.rows])
         return 0
     make_rows(job, rows)
     wait_for(job, rows)

@@ -27,6 +27,7 @@ from .statistics import (
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = 4
 OURS, CONTROL, EVEN_MIX = "realcompo-equilibrium", "control", "fixed-0.50"
+DENSE = "dense"
 SWAP, ALONE, ABLATION = "style-", "realism-", "ablation-"
 CONTROLLED = ("segmentation-", "keypoints-")
 """``style-<name>`` is our row with that style's realism model, ``realism-<name>`` that model alone;
@@ -42,6 +43,7 @@ GROUPS = {
     "RealCompo": lambda m: m.startswith("realcompo") or m == CONTROL,
     "Other realism models": lambda m: m.startswith(SWAP),
     "A ControlNet instead of boxes": lambda m: m.startswith(CONTROLLED),
+    "DenseDiffusion": lambda m: m.startswith(DENSE),
     "One number of the equilibrium changed": lambda m: m.startswith(ABLATION),
     "Other methods": lambda m: True,
 }
@@ -133,6 +135,7 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
     told += _both_at_once(bootstrap, named)
     told += _style_kept(bootstrap, named)
     told += _masks_over_boxes(bootstrap, named)
+    told += _dense(bootstrap, named)
     if ours is not None and even is not None:
         difference = ours.forwards_per_image - even.forwards_per_image
         told.append(Claim.judged(
@@ -213,6 +216,26 @@ def _masks_over_boxes(bootstrap: Bootstrap, named: Mapping[str, RowResult]) -> l
             right_difference=estimate_dict(right),
         ))  # fmt: skip
     return told
+
+
+def _dense(bootstrap: Bootstrap, named: Mapping[str, RowResult]) -> list[Claim]:
+    """What modulation puts right in the realism model's pictures, and what it costs their look."""
+    dense, realism = named.get(DENSE), named.get("realism")
+    if dense is None or realism is None:
+        return []
+    if not _have(bootstrap, (dense, realism), "right", "place", "style"):
+        return []
+    kept = Estimate.of(bootstrap.ratio_values(dense, realism, "style"))
+    return [
+        *(
+            Claim.judged(
+                f"dense_{metric}_gain", bootstrap.difference(dense, realism, metric), bar, ">=",
+                metric=metric,
+            )
+            for metric, bar in (("right", 0.15), ("place", 0.05))
+        ),
+        Claim.judged("dense_style_kept", kept, 0.90, ">=", "point", metric="style"),
+    ]  # fmt: skip
 
 
 def as_document(

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..balancer.modulation import DenseSettings
 from ..balancer.settings import BalancerSettings, preset
 
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
@@ -14,6 +15,11 @@ MASK_SWITCH = (0.4,)
 MATCHED_SWITCH = (0.6,)
 STYLES = ("sketch", "neon")
 CONTROLS = ("segmentation", "keypoints")
+# Whether the committed table has the rows of ``dense_rows``; set together with that table.
+DENSE_IN_TABLE = False
+# Chosen on the tuning scenes (see docs/how_it_works.md): the demo's models settle places later
+# than SD does, and have four attention sites at half the latent's sides where SD has sixteen.
+SHAPES_DENSE = DenseSettings(cross_strength=1.0, self_strength=1.0, end_fraction=0.6, power=1.0)
 # Rows of the contact sheet, and of the quick table with its number of steps.
 SHEET = (
     "realism", "spatial", "fixed-0.50", "switch-0.20", "realcompo-paper",
@@ -34,6 +40,8 @@ class Row:
     ``schedule_of``: the row replays the mean shares of these settings without a gradient.
     ``control``: the spatial branch is steered by this kind of ControlNet instead of boxes, and
     ``regions`` says what the layout's regions are then, 'boxes' or the objects' true 'masks'.
+    ``dense``: the realism model is modulated by these settings: as itself, or, ``beside`` the
+    plain one, as the spatial branch, which then needs no model of its own.
     """
 
     method: str
@@ -42,6 +50,8 @@ class Row:
     schedule_of: BalancerSettings | None = None
     control: str | None = None
     regions: str = "boxes"
+    dense: DenseSettings | None = None
+    beside: bool = False
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the row's pictures, as JSON values."""
@@ -50,6 +60,8 @@ class Row:
             shown["schedule_of"] = asdict(self.schedule_of)
         if self.control is not None:
             shown |= {"control": self.control, "regions": self.regions}
+        if self.dense is not None:
+            shown["dense"] = {**asdict(self.dense), "beside": self.beside}
         return shown
 
 
@@ -113,7 +125,27 @@ def table(steps: int) -> list[Row]:
         rows.append(Row(f"{kind}-fixed-0.50", fixed(0.5), control=kind))
         rows.append(Row(f"{kind}-boxes", main, control=kind))
         rows.append(Row(f"{kind}-masks", main, control=kind, regions="masks"))
-    return rows
+    return rows + (dense_rows() if DENSE_IN_TABLE else [])
+
+
+def dense_rows(dense: DenseSettings = SHAPES_DENSE) -> list[Row]:
+    """DenseDiffusion on the realism model, its parts left out one by one, the released code's
+    numbers, and the modulated model as the spatial branch of the pair."""
+    alone = fixed(1.0)
+    return [
+        Row("dense", alone, dense=dense),
+        Row("dense-cross-only", alone, dense=replace(dense, self_strength=0.0)),
+        Row("dense-self-only", alone, dense=replace(dense, cross_strength=0.0)),
+        Row("dense-no-area", alone, dense=replace(dense, area=0.0)),
+        Row("dense-released", alone, dense=DenseSettings()),
+        Row("dense+realcompo", preset("equilibrium"), dense=dense, beside=True),
+    ]
+
+
+def known_rows(steps: int) -> list[Row]:
+    """The table's rows, and those that may be named though the table does not have them yet."""
+    rows = table(steps)
+    return rows + [row for row in dense_rows() if row not in rows]
 
 
 def ablations() -> list[tuple[str, BalancerSettings]]:
@@ -128,3 +160,11 @@ def ablations() -> list[tuple[str, BalancerSettings]]:
         ("mix-to-the-end", replace(main, realism_only=0.0)),
         ("no-matching", replace(main, match_background=0.0)),
     ]
+
+
+def own_rows(steps: int) -> list[Row]:
+    """The rows for a user's own checkpoints: one look, DenseDiffusion by the paper's numbers."""
+    rows = [row for row in table(steps) if row.style == "realistic"]
+    rows = [row for row in rows if row.dense is None and row.control is None]
+    paper = dense_rows(DenseSettings())
+    return rows + [row for row in paper if row.method != "dense-released"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from control_workflows import CONTROL_CLASSES, CONTROL_GRAPHS, PHRASES, PROMPT
+from dense_workflows import DENSE_CLASSES, DENSE_GRAPHS
 from execute import InProcess, host_from_environment
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
@@ -293,13 +294,13 @@ def main() -> None:
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
         "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
         "RealCompoShapesHint", "ControlNetApplyAdvanced", *CONTROL_CLASSES,
-        *LAYOUT_CLASSES,
+        *LAYOUT_CLASSES, *DENSE_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
-        "realcompo_style_swap": style_swap, **CONTROL_GRAPHS, **LAYOUT_GRAPHS,
+        "realcompo_style_swap": style_swap, **CONTROL_GRAPHS, **LAYOUT_GRAPHS, **DENSE_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

@@ -26,6 +26,8 @@ SHOWN = {
     "realcompo_style_swap": ("swap_realistic", "swap_sketch", "swap_neon"),
     "realcompo_planner": ("by_the_plan",),
     "realcompo_masks": ("segmentation", "merged", "mirrored"),
+    "realcompo_dense": ("plain", "dense", "checked"),
+    "realcompo_dense_pair": ("dense_pair",),
     "realcompo_sd15_gligen": ("layout",),  # see layout_alone
     "realcompo_segmentation": ("segmentation_picture", "segmentation_mask", "segmentation_box"),
     "realcompo_sdxl_pose": ("Skeletons and regions",),

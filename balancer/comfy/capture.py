@@ -8,7 +8,7 @@ of one level without disturbing other packs' patches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,7 +110,19 @@ def grid_size(height: int, width: int, factor: int) -> tuple[int, int]:
     return height, width
 
 
-def _map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
+def entry_area(entry: dict[str, Any], height: int, width: int) -> tuple[int, int, int, int] | None:
+    """Height, width, top and left of a conditioning entry's part of a latent, clipped as the host
+    clips; None for all of it."""
+    area = entry.get("area")
+    if area is None:
+        return None
+    half = len(area) // 2
+    rows, columns = (int(size) for size in area[half - 2 : half])
+    top, left = (int(offset) for offset in area[-2:])
+    return min(height - top, rows), min(width - left, columns), top, left
+
+
+def map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
     """Height and width of a site's map, from what the host says of the activations."""
     shape = extra.get("activations_shape")
     if shape is not None:
@@ -166,34 +178,40 @@ def reading_options(
             other = existing.get(site.key, existing.get(site.key[:2]))
             if kind == "attn2" and site in wanted:
                 then = at_last if site is wanted[-1] else None
-                patches[site.key] = _reader(maps, factor, other, then)
+                patches[site.key] = MapReader(maps, factor, other, then)
             else:
                 patches[site.key] = other or differentiable_attention
         replaced[kind] = patches
     return options
 
 
-def _reader(
-    maps: RegionMaps,
-    factor: int,
-    other: AttentionPatch | None,
-    then: Callable[[], None] | None,
-) -> AttentionPatch:
-    """Attention patch that adds its map to ``maps``, calls ``then`` and goes on."""
+def _plain_map(query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor:
+    return attention_probabilities(query, key, extra["n_heads"])
 
-    seen = False
 
-    def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        nonlocal seen
-        probabilities = attention_probabilities(query, key, extra["n_heads"])
+@dataclass
+class MapReader:
+    """Attention patch that adds its map to ``maps``, calls ``then`` and goes on.
+
+    ``other`` is a replacement to be called for the result; ``look`` gives the map (B, heads, N, T)
+    that the site really uses, where something bends it.
+    """
+
+    maps: RegionMaps
+    factor: int
+    other: AttentionPatch | None
+    then: Callable[[], None] | None
+    look: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=_plain_map)
+    seen: bool = field(default=False, init=False)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        probabilities = self.look(query, key, extra)
         # a checkpointed block runs again in the backward: the same operations, counted once
-        target = maps.scratch() if seen else maps
-        target.add(probabilities, *_map_size(extra, query.shape[1], factor))
-        seen = True
-        if then is not None:
-            then()
-        if other is not None:
-            return other(query, key, value, extra)
+        target = self.maps.scratch() if self.seen else self.maps
+        target.add(probabilities, *map_size(extra, query.shape[1], self.factor))
+        self.seen = True
+        if self.then is not None:
+            self.then()
+        if self.other is not None:
+            return self.other(query, key, value, extra)
         return attention_output(probabilities, value)
-
-    return read

@@ -12,6 +12,7 @@ import comfy.model_patcher
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
+from torch import Tensor
 
 
 @lru_cache(maxsize=1)
@@ -46,6 +47,32 @@ def has_attention_override() -> bool:
         return attention(one, one, one, 1, transformer_options=options) is taken
     except Exception:  # kernels that know nothing of it complain, each in its own way
         return False
+
+
+def has_wrappers() -> bool:
+    """Whether the host lets functions be laid around its model calls (late 2024 on)."""
+    return hasattr(comfy.model_patcher.ModelPatcher, "add_wrapper_with_key")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+    """The host's own attention, as its transformer block calls it; (B, N, heads * dim) each.
+
+    Taken from the module at every call: the host, and tests, exchange it there.
+    """
+    function = comfy.ldm.modules.attention.optimized_attention
+    options: dict[str, Any] = {"attn_precision": extra.get("attn_precision")}
+    if _takes_options(function):
+        options["transformer_options"] = extra
+    return function(query, key, value, extra["n_heads"], **options)
+
+
+@lru_cache(maxsize=8)
+def _takes_options(function: Any) -> bool:
+    """Whether an attention function takes ``transformer_options`` (mid-2025 on)."""
+    return any(
+        parameter.kind is parameter.VAR_KEYWORD or parameter.name == "transformer_options"
+        for parameter in inspect.signature(function).parameters.values()
+    )
 
 
 def clone_model_options(options: dict[str, Any]) -> dict[str, Any]:

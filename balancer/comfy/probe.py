@@ -19,7 +19,7 @@ from ..attention_maps import RegionMaps, inside_share
 from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import RegionSet
-from .capture import Site, StopProbe, grid_size, stop
+from .capture import Site, StopProbe, entry_area, grid_size, stop
 from .checkpointing import checkpointed, last_site, must_be_frugal
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
@@ -228,7 +228,7 @@ class Probe:
         """
         options, seen = model_options.copy(), []
         inner = options.get("model_function_wrapper")
-        area = _area(entry, x)
+        area = entry_area(entry, *x.shape[-2:])
         modules = (model.diffusion_model, *_patch_modules(entry))
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
@@ -338,17 +338,6 @@ def with_gradient(look: Look, gradient: Tensor, call: ModelCall) -> Look:
 def without_graph(look: Look) -> Look:
     """``look`` with its tensors detached."""
     return replace(look, shares=look.shares.detach(), loss=look.loss.detach())
-
-
-def _area(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
-    """Height, width, top and left of the entry's part of the latent, clipped as the host clips."""
-    area = entry.get("area")
-    if area is None:
-        return None
-    half = len(area) // 2
-    height, width = (int(size) for size in area[half - 2 : half])
-    top, left = (int(offset) for offset in area[-2:])
-    return min(x.shape[-2] - top, height), min(x.shape[-1] - left, width), top, left
 
 
 def _others_add_in_place(conditions: dict[str, Any], copies_skips: bool) -> bool:

@@ -101,3 +101,14 @@ def encode_prompt(text: str) -> EncodedPrompt:
     """
     tokenizer = clip_tokenizer()
     return encoded(tokenizer.tokenize_with_weights(text, return_word_ids=True), tokenizer.inv_vocab)
+
+
+def prompt_weights(text: str) -> dict[int, float]:
+    """Weight of every text token of ``text`` by its position, as ``(red car:1.2)`` sets it."""
+    chunks = clip_tokenizer().tokenize_with_weights(text, return_word_ids=True)
+    return {
+        number * CHUNK + index: float(weight)
+        for number, chunk in enumerate(chunks)
+        for index, (_, weight, word) in enumerate(chunk)
+        if word != 0
+    }

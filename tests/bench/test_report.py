@@ -217,7 +217,7 @@ def test_the_json_has_every_promised_field(tmp_path: Path) -> None:
 def test_markdown_groups_rows_and_tells_intervals() -> None:
     rows = table()
     rows.insert(0, row("fixed-0.20", 0.8, 0.5))
-    rows += [row("mask-switch-0.30", 0.6, 0.8), row("dense", 0.5, 0.7),
+    rows += [row("mask-switch-0.30", 0.6, 0.8), row("sepen", 0.5, 0.7), row("dense", 0.5, 0.7),
              row("ablation-no-prior", 0.6, 0.7)]  # fmt: skip
     bootstrap = Bootstrap(OBJECTS, REFERENCES, 40)
     figures, decided = summarise(bootstrap, rows), claims(bootstrap, rows)
@@ -229,7 +229,8 @@ def test_markdown_groups_rows_and_tells_intervals() -> None:
         "RealCompo": ["realcompo-equilibrium", "control"],
         "Other realism models": ["style-sketch", "style-neon"],
         "One number of the equilibrium changed": ["ablation-no-prior"],
-        "Other methods": ["dense"],
+        "DenseDiffusion": ["dense"],
+        "Other methods": ["sepen"],
     }
     text = markdown_table(figures, decided)
     assert text == markdown_table(figures, decided) and text.endswith("|\n")

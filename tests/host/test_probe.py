@@ -51,12 +51,12 @@ def test_the_early_stop_changes_neither_maps_nor_gradient(models, monkeypatch) -
 
     x = SIGMA * tiny.latent_noise(5, batch=2)
     stopped = look(models[0], x)
-    reader = capture._reader
+    reader = capture.MapReader
 
     def without_stop(maps: Any, factor: int, other: Any, then: Any) -> Any:
         return reader(maps, factor, other, None)
 
-    monkeypatch.setattr(capture, "_reader", without_stop)
+    monkeypatch.setattr(capture, "MapReader", without_stop)
     whole = look(models[0], x)
     assert torch.equal(stopped.shares, whole.shares)
     torch.testing.assert_close(stopped.gradient, whole.gradient, rtol=1e-6, atol=1e-12)
