@@ -378,7 +378,7 @@ def test_weight_hooks_on_the_entry(models, noise) -> None:
     assert (bent - unhooked).abs().max() > 1e-3 * bent.std()
 
 
-def test_sdxl_v_prediction_and_float32_attention(noise) -> None:
+def test_sdxl_and_v_prediction(noise) -> None:
     texts = tiny.conditioning(3, pooled=1280), tiny.conditioning(4, pooled=1280)
     sdxl = tiny.tiny_sdxl(1)
     model, positive = dense(sdxl, texts[0])
