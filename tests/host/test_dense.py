@@ -331,6 +331,8 @@ def test_a_pack_that_cuts_tiles_is_refused(models) -> None:
 
 def test_company(models, noise) -> None:
     """ControlNet, GLIGEN and a weight patch beside it: finite, and not without effect."""
+    import comfy.model_management
+
     control = tiny.with_control(tiny.conditioning(3), tiny.tiny_controlnet(6), 7)
     gligen = tiny.tiny_gligen(models[0], 7)
     boxes = tiny.with_gligen(tiny.conditioning(3), gligen, [(tiny.pooled_phrase(8), 8, 8, 0, 0)])
@@ -346,6 +348,8 @@ def test_company(models, noise) -> None:
         plain = pair.run_alone(start, noise, positive=text, steps=3)
         assert (bent - plain).abs().max() > 1e-2 * plain.std()
         assert torch.equal(bent, pair.run_alone(model, noise, positive=positive, steps=3))
+    # the weight patch stays in the weights until the host unloads them
+    comfy.model_management.unload_all_models()
 
 
 def test_weight_hooks_on_the_entry(models, noise) -> None:
