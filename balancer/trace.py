@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+MAPS_KEPT = 4
+"""Samples of a batch whose attention maps are kept: a picture shows one of them."""
+
 
 @dataclass
 class StepRecord:
     """One outer step. Tensors stay on the run's device until the run ends.
 
     phase is ``spatial``, ``balance``, ``mix`` or ``realism``; mix (B, 1, H, W) is the realism share
-    used; shares and losses exist at balanced steps: shares (B, R), losses (B,), one of each per
-    model.
+    used; shares, losses and maps exist at balanced steps: shares (B, R), losses (B,), mean
+    attention maps (up to ``MAPS_KEPT`` samples, R, h, w) as float16, one of each per model.
     """
 
     step: int
@@ -26,12 +29,20 @@ class StepRecord:
     shares_spatial: Tensor | None = None
     loss_realism: Tensor | None = None
     loss_spatial: Tensor | None = None
+    maps_realism: Tensor | None = None
+    maps_spatial: Tensor | None = None
 
     def to_cpu(self) -> None:
-        """Move every tensor to the CPU as float32."""
+        """Move every tensor to the CPU: maps as float16, the others as float32."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Tensor):
-                setattr(self, name, value.detach().to("cpu", torch.float32).clone())
+                dtype = torch.float16 if name.startswith("maps") else torch.float32
+                setattr(self, name, value.detach().to("cpu", dtype).clone())
+
+
+def kept_maps(maps: Tensor | None) -> Tensor | None:
+    """What a record keeps of attention maps (B, R, h, w), on their own device."""
+    return None if maps is None else maps[:MAPS_KEPT].detach().half()
 
 
 @dataclass

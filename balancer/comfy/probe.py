@@ -34,6 +34,8 @@ class Look:
     ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
     ``finite`` (0-dim bool) is False when some gradient was not; those entries are zero then.
     Both are None for a look whose gradient is part of its partner's (see pair_probe.py).
+    ``maps`` (B, R, h, w) are the regions' mean attention maps of the whole latent, out of any
+    graph.
     """
 
     shares: Tensor
@@ -41,6 +43,7 @@ class Look:
     remaining: Tensor
     gradient: Tensor | None
     finite: Tensor | None
+    maps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,8 @@ class Probe:
         weights, present = self._region_weights(shares)
         loss = realcompo_loss(shares, weights)
         left = (1.0 - shares.detach()) * present
-        return Look(shares, loss, left.sum(dim=-1) / present.sum(dim=-1), None, None)
+        remaining = left.sum(dim=-1) / present.sum(dim=-1)
+        return Look(shares, loss, remaining, None, None, self._in_whole(maps.detach(), call))
 
     def token_weights(self, context: Tensor) -> Tensor:
         """What averages each region's tokens, for an encoded prompt (B, T, width)."""
@@ -218,6 +222,17 @@ class Probe:
         if key not in self._cache:
             self._cache[key] = self._build_masks(maps, x, area).to(maps.device)
         return self._cache[key]
+
+    def _in_whole(self, maps: Tensor, call: ModelCall) -> Tensor:
+        """Maps of a part of the latent (``area``) in their place, nothing elsewhere."""
+        if call.area is None:
+            return maps
+        height, width = grid_size(call.x.shape[-2], call.x.shape[-1], self.factor)
+        top, left = call.area[2] // self.factor, call.area[3] // self.factor
+        whole = maps.new_zeros(*maps.shape[:-2], height, width)
+        part = whole[..., top : top + maps.shape[-2], left : left + maps.shape[-1]]
+        part.copy_(maps[..., : part.shape[-2], : part.shape[-1]])
+        return whole
 
     def _build_masks(
         self, maps: Tensor, x: Tensor, area: tuple[int, int, int, int] | None
