@@ -10,6 +10,7 @@ from .balancer.comfy import routes
 from .nodes import (
     demo,
     inspection,
+    inspection_attention,
     inspection_layout,
     layout_converters,
     layout_editor,
@@ -17,11 +18,12 @@ from .nodes import (
     layouts,
     planner,
     sampling,
+    trace_files,
 )
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, layout_tools, inspection_layout,
-    inspection, demo,
+    inspection, inspection_attention, trace_files, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .errors import RealCompoError
+
 MAPS_KEPT = 4
 """Samples of a batch whose attention maps are kept: a picture shows one of them."""
 
@@ -100,3 +102,27 @@ class Trace:
             "shared_halves": self.shared_halves,
             "seconds": round(self.seconds, 3),
         }
+
+
+def require_trace(value: object) -> Trace:
+    """``value`` if it is a trace; RealCompoError otherwise."""
+    if not isinstance(value, Trace):
+        raise RealCompoError(
+            "trace", f"got a {type(value).__name__}, not a REALCOMPO_TRACE",
+            "Connect a RealCompo sampler's trace.",
+        )  # fmt: skip
+    return value
+
+
+def require_steps(trace: Trace, sample: int = 0) -> None:
+    """Raise RealCompoError when the trace is empty or has no such sample of the batch."""
+    if not trace.steps:
+        raise RealCompoError(
+            "trace", "the trace is empty, nothing was sampled yet",
+            "Connect the sampler's latent to this node too, so that it waits for it.",
+        )  # fmt: skip
+    batch = trace.steps[0].mix.shape[0]
+    if not 0 <= sample < batch:
+        raise RealCompoError(
+            "sample", f"there is no sample {sample} in a batch of {batch}", f"Use 0 to {batch - 1}."
+        )

@@ -101,7 +101,7 @@ def grid_size(height: int, width: int, factor: int) -> tuple[int, int]:
     return height, width
 
 
-def _map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
+def map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
     """Height and width of a site's map, from what the host says of the activations."""
     shape = extra.get("activations_shape")
     if shape is not None:
@@ -169,7 +169,7 @@ def _reader(
 
     def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         probabilities = attention_probabilities(query, key, extra["n_heads"])
-        maps.add(probabilities, *_map_size(extra, query.shape[1], factor))
+        maps.add(probabilities, *map_size(extra, query.shape[1], factor))
         if stop:
             raise StopProbe
         if other is not None:

@@ -359,7 +359,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             at = torch.full_like(timestep, level)
         # the models see z' scaled for its own noise level, also when told the timestep of z_t
         scale = _input_scale(sampling, sigma_next) / _input_scale(sampling, level)
-        entry = _active_entry(conds.get("positive", []), level)
+        entry = active_entry(conds.get("positive", []), level)
         if entry is None:
             return None
         mine = self.branch.options if spatial else options
@@ -413,7 +413,7 @@ def _input_scale(sampling: Any, sigma: float) -> float:
     return float(sampling.calculate_input(torch.tensor([sigma], dtype=torch.float32), one))
 
 
-def _active_entry(entries: list[dict[str, Any]], sigma: float) -> dict[str, Any] | None:
+def active_entry(entries: list[dict[str, Any]], sigma: float) -> dict[str, Any] | None:
     """The first conditioning entry in force at this noise level: the layout's prompt.
 
     Further entries take part in the prediction, not in the loss; their tokens are another text's.

@@ -180,7 +180,7 @@ class Probe:
         throw_exception_if_processing_interrupted()
         options = model_options.copy()
         inner = options.get("model_function_wrapper")
-        area = _area(entry, x)
+        area = area_of(entry, x)
         modules = [model.diffusion_model, *_patch_modules(entry)]
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
@@ -202,7 +202,8 @@ class Probe:
         loss = realcompo_loss(shares, weights)
         left = (1.0 - shares.detach()) * present
         remaining = left.sum(dim=-1) / present.sum(dim=-1)
-        return Look(shares, loss, remaining, None, None, self._in_whole(maps.detach(), call))
+        seen = in_whole(maps.detach(), call.x, call.area, self.factor)
+        return Look(shares, loss, remaining, None, None, seen)
 
     def token_weights(self, context: Tensor) -> Tensor:
         """What averages each region's tokens, for an encoded prompt (B, T, width)."""
@@ -222,17 +223,6 @@ class Probe:
         if key not in self._cache:
             self._cache[key] = self._build_masks(maps, x, area).to(maps.device)
         return self._cache[key]
-
-    def _in_whole(self, maps: Tensor, call: ModelCall) -> Tensor:
-        """Maps of a part of the latent (``area``) in their place, nothing elsewhere."""
-        if call.area is None:
-            return maps
-        height, width = grid_size(call.x.shape[-2], call.x.shape[-1], self.factor)
-        top, left = call.area[2] // self.factor, call.area[3] // self.factor
-        whole = maps.new_zeros(*maps.shape[:-2], height, width)
-        part = whole[..., top : top + maps.shape[-2], left : left + maps.shape[-1]]
-        part.copy_(maps[..., : part.shape[-2], : part.shape[-1]])
-        return whole
 
     def _build_masks(
         self, maps: Tensor, x: Tensor, area: tuple[int, int, int, int] | None
@@ -273,7 +263,21 @@ def without_graph(look: Look) -> Look:
     return replace(look, shares=look.shares.detach(), loss=look.loss.detach())
 
 
-def _area(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
+def in_whole(
+    maps: Tensor, x: Tensor, area: tuple[int, int, int, int] | None, factor: int
+) -> Tensor:
+    """Maps (B, R, h, w) of a part of the latent ``x`` in their place, nothing elsewhere."""
+    if area is None:
+        return maps
+    height, width = grid_size(x.shape[-2], x.shape[-1], factor)
+    top, left = area[2] // factor, area[3] // factor
+    whole = maps.new_zeros(*maps.shape[:-2], height, width)
+    part = whole[..., top : top + maps.shape[-2], left : left + maps.shape[-1]]
+    part.copy_(maps[..., : part.shape[-2], : part.shape[-1]])
+    return whole
+
+
+def area_of(entry: dict[str, Any], x: Tensor) -> tuple[int, int, int, int] | None:
     """Height, width, top and left of the entry's part of the latent, clipped as the host clips."""
     area = entry.get("area")
     if area is None:
