@@ -14,7 +14,7 @@ from .trace import Trace, require_steps
 
 COLOURS = "cividis"
 OPACITY = 0.7
-TITLE = "Realism share of the mix (dark blue: spatial model, yellow: realism model)"
+TITLE = "Realism share (blue: spatial model, yellow: realism model): step, phase, median"
 
 
 def draw_mix(
@@ -61,6 +61,6 @@ def draw_mix(
         if layout is not None:
             outlines(picture, layout)
         middle = float(torch.median(values))
-        caption = f"step {record.step + 1}, {record.phase}: median {middle:.2f}"
+        caption = f"{record.step + 1}  {record.phase}  {middle:.2f}"
         cells.append(Cell(picture, caption))
     return draw_sheet(cells, columns, TITLE)

@@ -58,7 +58,8 @@ def _cells(reading: Reading, layout: Layout, ground: Tensor, sample: int) -> lis
                 share = float(column.shares[sample, number])
                 name = region.phrase or f"region {number + 1}"
                 # the share comes first: it must stay readable where the cell is narrow
-                caption = f"{share:.0%} in place: {name}, at {level:g}, {column.name}"
+                place = f"{level:g}" if len(columns) == 1 else f"{level:g}, {column.name}"
+                caption = f"{share:.0%}  {name} ({place})"
                 cells.append(Cell(picture, caption, PALETTE[number % len(PALETTE)]))
     return cells
 

@@ -13,9 +13,11 @@ from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.trace import StepRecord, Trace
 from realcompo.balancer.trace_file import SUFFIX, load_trace, save_trace
 
+BEETLE = "ein gr\u00fcner K\u00e4fer"
+
 
 def example() -> Trace:
-    trace = Trace(phrases=("a red star", "ein gr\u00fcner K\u00e4fer"), settings={"rate": 0.5, "mode": "x"})
+    trace = Trace(phrases=("a red star", BEETLE), settings={"rate": 0.5, "mode": "x"})
     trace.forwards, trace.backwards, trace.seconds, trace.shared_halves = 20, 6, 1.25, 3
     trace.skipped_gradients, trace.partial_forwards = 1, 6
     for step in range(4):
@@ -54,7 +56,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
                 assert now == value, name
     numbers = json.loads(readable.read_text(encoding="utf-8"))
     assert readable.name == "run.trace.json"
-    assert numbers["phrases"][1] == "ein gr\u00fcner K\u00e4fer"
+    assert numbers["phrases"][1] == BEETLE
     assert numbers["steps"][3]["loss_spatial"] == pytest.approx(
         trace.steps[3].loss_spatial.tolist(),
         abs=1e-6,  # type: ignore[union-attr]
