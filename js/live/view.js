@@ -12,7 +12,7 @@ import { follow, MODELS } from "./state.js";
 /** @typedef {import("./state.js").ModelName} ModelName */
 /** @typedef {import("./words.js").Words} Words */
 
-export const LOWEST = 340;
+export const LOWEST = 420;
 const LOSS_HEIGHT = 62;
 
 /** The host's own variables, so that its themes are followed. */
