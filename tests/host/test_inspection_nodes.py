@@ -93,7 +93,7 @@ def refused(call: Any, node: str, where: str) -> RealCompoError:
         ({"model": None}, "model"),
         ({"positive": "a star"}, "positive"),
         ({"latent_image": None}, "latent_image"),
-        ({"latent_image": {"samples": torch.zeros(1, 16, 8, 8)}}, "latent_image"),
+        ({"latent_image": {"samples": torch.ones(1, 16, 8, 8)}}, "latent_image"),
         ({"layout": Layout((), "a prompt")}, "layout"),
         ({"layout": None}, "layout"),
         ({"map_level": "8"}, "map_level"),
@@ -101,7 +101,8 @@ def refused(call: Any, node: str, where: str) -> RealCompoError:
     ],
 )
 def test_attention_maps_says_what_is_wrong(models, changes, where) -> None:
-    refused(lambda: look(models[0], **changes), "RealCompo Attention Maps", where)
+    inputs = {"model": models[0], **changes}
+    refused(lambda: look(**inputs), "RealCompo Attention Maps", where)
 
 
 def test_attention_maps_of_a_model_without_any() -> None:
@@ -112,6 +113,10 @@ def test_a_trace_is_saved_and_loaded_and_drawn_the_same(folders, trace) -> None:
     from realcompo.nodes.inspection import RealCompoMixPreview, RealCompoTracePlot
     from realcompo.nodes.trace_files import RealCompoLoadTrace, RealCompoSaveTrace
 
+    def drawn(value: Trace) -> list[torch.Tensor]:
+        mix = RealCompoMixPreview().draw(value, 0, 4, 2, 128)[0]
+        return [mix, RealCompoTracePlot().plot(value)[0]]
+
     done = RealCompoSaveTrace().save(trace, "folder/run")
     (name,) = done["result"]
     assert name == "folder/run_00001_.trace.safetensors [output]"
@@ -121,22 +126,11 @@ def test_a_trace_is_saved_and_loaded_and_drawn_the_same(folders, trace) -> None:
     ]  # fmt: skip
     choices = RealCompoLoadTrace.INPUT_TYPES()["required"]["trace_file"][0]
     assert choices == ["newest in output", name]
-    for given in (
-        {"trace_file": choices[0]},
-        {"trace_file": name},
-        {"trace_file": "", "file": name},
-    ):
+    ways = ({"trace_file": choices[0]}, {"trace_file": name}, {"trace_file": "", "file": name})
+    for given in ways:
         (back,) = RealCompoLoadTrace().load(**given)
-        for node, extra in ((RealCompoMixPreview().draw, (0, 4, 2, 128)), (plot, ())):
-            assert torch.equal(node(back, *extra)[0], node(trace, *extra)[0])
+        assert all(map(torch.equal, drawn(back), drawn(trace)))
         assert torch.equal(back.steps[1].maps_spatial, trace.steps[1].maps_spatial)
-    assert RealCompoTracePlot is not None
-
-
-def plot(trace: Trace) -> Any:
-    from realcompo.nodes.inspection import RealCompoTracePlot
-
-    return RealCompoTracePlot().plot(trace)
 
 
 def test_the_newest_is_the_last_saved_and_a_new_one_is_noticed(folders, trace) -> None:
@@ -200,14 +194,10 @@ def test_what_is_no_trace(folders) -> None:
     from realcompo.nodes.inspection import RealCompoMixPreview
     from realcompo.nodes.trace_files import RealCompoSaveTrace
 
+    save, draw = RealCompoSaveTrace().save, RealCompoMixPreview().draw
     for bad in (None, Trace()):
-        refused(
-            lambda bad=bad: RealCompoSaveTrace().save(bad, "x"), "RealCompo Save Trace", "trace"
-        )
-        draw = RealCompoMixPreview().draw
-        refused(
-            lambda bad=bad, draw=draw: draw(bad, 0, 8, 4, 256), "RealCompo Mix Preview", "trace"
-        )
+        refused(lambda bad=bad: save(bad, "x"), "RealCompo Save Trace", "trace")
+        refused(lambda bad=bad: draw(bad, 0, 8, 4, 256), "RealCompo Mix Preview", "trace")
     assert not list(folders.output.iterdir())
 
 
