@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from base64 import b64decode
 from collections import Counter
 from types import SimpleNamespace
@@ -95,6 +96,35 @@ def test_one_transfer_a_step_and_none_where_nobody_looks(models, monkeypatch) ->
     unshown = Server()
     assert run(models, unshown, monkeypatch, node=None)[2] == alone
     assert unshown.sent == []
+
+
+def test_watching_costs_next_to_nothing(models, monkeypatch) -> None:
+    """Below 2 % of a balanced step of even these models; processor time, so that it can be held
+    on a busy machine."""
+    from realcompo.balancer.comfy.live import Watch
+
+    spent = [0.0]
+    show = Watch.show
+
+    def timed(self: Watch, record: Any) -> None:
+        start = time.thread_time()
+        show(self, record)
+        spent[0] += time.thread_time() - start
+
+    monkeypatch.setattr(Watch, "show", timed)
+    instance = SimpleNamespace(PromptServer=SimpleNamespace(instance=Server()))
+    monkeypatch.setitem(sys.modules, "server", instance)
+    shares = {}
+    for node in ("7", None):
+        guider = pair.guider(*models, preset("paper", spatial_only=0.0))
+        guider.shown_on = node
+        pair.run(guider, tiny.latent_noise(5), steps=2)
+        spent[0], start = 0.0, time.thread_time()
+        pair.run(guider, tiny.latent_noise(5), steps=12)
+        shares[node] = spent[0] / (time.thread_time() - start)
+    print(shares)
+    assert 0.0 < shares[None] < 0.001
+    assert shares["7"] < 0.02
 
 
 def test_a_page_that_comes_back_gets_the_rest_of_the_run(models, monkeypatch) -> None:
