@@ -10,6 +10,7 @@ from .balancer.comfy import routes
 from .nodes import (
     demo,
     inspection,
+    inspection_attention,
     inspection_layout,
     layout_converters,
     layout_editor,
@@ -19,11 +20,12 @@ from .nodes import (
     planner,
     pose,
     sampling,
+    trace_files,
 )
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    inspection_layout, inspection, demo,
+    inspection_layout, inspection, inspection_attention, trace_files, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}

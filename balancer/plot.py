@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import RealCompoError
-from .trace import StepRecord, Trace
+from .trace import StepRecord, Trace, require_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette: told apart with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("", "o", "s", "^", "D", "v")
 MAPS = 6
 
 
@@ -24,16 +24,7 @@ def plot_trace(trace: Trace, width: int = 1024, height: int = 768, sample: int =
 
     Raises RealCompoError when the trace is empty or has no such sample.
     """
-    if not trace.steps:
-        raise RealCompoError(
-            "trace", "the trace is empty, nothing was sampled yet",
-            "Connect the sampler's latent to this node too, so that it waits for it.",
-        )  # fmt: skip
-    batch = trace.steps[0].mix.shape[0]
-    if not 0 <= sample < batch:
-        raise RealCompoError(
-            "sample", f"there is no sample {sample} in a batch of {batch}", f"Use 0 to {batch - 1}."
-        )
+    require_steps(trace, sample)
     # the object-oriented interface: pyplot would keep global state and look for a display
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,7 +35,11 @@ def plot_trace(trace: Trace, width: int = 1024, height: int = 768, sample: int =
     loss, shares, mix = rows[0].subplots(1, 3)
     for axis in (loss, shares, mix):
         axis.xaxis.get_major_locator().set_params(integer=True)
-    balanced = [record for record in trace.steps if record.loss_realism is not None]
+    balanced = [
+        record
+        for record in trace.steps
+        if record.loss_realism is not None or record.loss_spatial is not None
+    ]
     _draw_losses(loss, balanced, sample)
     _draw_shares(shares, balanced, trace.phrases, sample)
     _draw_mix(mix, trace.steps, sample)
@@ -68,14 +63,14 @@ def plot_trace(trace: Trace, width: int = 1024, height: int = 768, sample: int =
 def _draw_losses(axis: Axes, records: list[StepRecord], sample: int) -> None:
     axis.set_title("Loss (Eq. 6)", fontsize=10)
     axis.set_xlabel("step")
-    for name, label, colour in (
-        ("loss_realism", "realism model", COLOURS[0]),
-        ("loss_spatial", "spatial model", COLOURS[1]),
+    for name, label, colour, style in (
+        ("loss_realism", "realism model", COLOURS[0], "-"),
+        ("loss_spatial", "spatial model", COLOURS[1], ":"),
     ):
         points = [(r.step + 1, value) for r in records if (value := getattr(r, name)) is not None]
         axis.plot(
             [step for step, _ in points], [float(value[sample]) for _, value in points],
-            marker="o", markersize=3, color=colour, label=label,
+            style, marker="o", markersize=3, color=colour, label=label,
         )  # fmt: skip
     if records:
         # room above the curves: a loss that hardly moves must still be seen against zero
@@ -91,16 +86,25 @@ def _draw_shares(
     axis.set_title("Attention inside its region", fontsize=10)
     axis.set_xlabel("step")
     axis.set_ylim(0, 1)
-    for region, phrase in enumerate(phrases):
+    seen = [s for r in records for s in (r.shares_realism, r.shares_spatial) if s is not None]
+    count = max((shares.shape[-1] for shares in seen), default=0)
+    for region in range(count):
+        # a batch of layouts has no phrases in common
+        phrase = phrases[region] if region < len(phrases) else f"region {region + 1}"
         colour = COLOURS[region % len(COLOURS)]
+        marker = MARKERS[region // len(COLOURS) % len(MARKERS)]
         for name, style in (("shares_realism", "-"), ("shares_spatial", ":")):
             points = [(r.step + 1, s) for r in records if (s := getattr(r, name)) is not None]
             axis.plot(
                 [step for step, _ in points], [float(s[sample, region]) for _, s in points],
-                style, color=colour, label=phrase if style == "-" else None,
+                style, color=colour, marker=marker, markersize=4,
+                label=phrase if style == "-" else None,
             )  # fmt: skip
     if records:
-        axis.legend(fontsize=7, title="solid: realism, dotted: spatial", title_fontsize=7)
+        axis.legend(
+            fontsize=7, title="solid: realism, dotted: spatial", title_fontsize=7,
+            ncols=1 + count // 9,
+        )  # fmt: skip
 
 
 def _draw_mix(axis: Axes, records: list[StepRecord], sample: int) -> None:
@@ -109,7 +113,11 @@ def _draw_mix(axis: Axes, records: list[StepRecord], sample: int) -> None:
     axis.set_ylim(0, 1)
     steps = [record.step + 1 for record in records]
     flat = torch.stack([record.mix[sample].flatten() for record in records])
-    low, middle, high = (flat.quantile(q, dim=1).numpy() for q in (0.1, 0.5, 0.9))
-    axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.25, label="10 to 90 %")
+    # numpy's: torch's refuses a long run at a large size
+    lowest, low, middle, high, highest = np.quantile(
+        flat.numpy(), (0.1, 0.25, 0.5, 0.75, 0.9), axis=1
+    )
+    axis.fill_between(steps, lowest, highest, color=COLOURS[0], alpha=0.2, label="10 to 90 %")
+    axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.3, label="25 to 75 %")
     axis.plot(steps, middle, color=COLOURS[0], label="median")
     axis.legend(fontsize=8)

@@ -73,14 +73,14 @@ def backdrop(image: Tensor | None, width: int, height: int) -> Tensor:
     return sized[0].permute(1, 2, 0).clamp(0, 1)
 
 
-def _pixels(region: Region, width: int, height: int) -> Rect:
+def pixel_box(region: Region, width: int, height: int) -> Rect:
     """left, top, right, bottom in whole pixels, both ends inclusive."""
     x0, y0, x1, y1 = region.box
     left, top = min(width - 1, round(x0 * width)), min(height - 1, round(y0 * height))
     return left, top, max(left, round(x1 * width) - 1), max(top, round(y1 * height) - 1)
 
 
-def _thickness(width: int, height: int) -> int:
+def thickness(width: int, height: int) -> int:
     """Pixels of a frame that reads well at this size."""
     return max(2, round(min(width, height) / 170))
 
@@ -90,7 +90,7 @@ def _tint(canvas: Tensor, region: Region, colour: Rgb) -> None:
     height, width = canvas.shape[:2]
     paint = torch.tensor(colour) / 255.0
     if region.mask is None:
-        left, top, right, bottom = _pixels(region, width, height)
+        left, top, right, bottom = pixel_box(region, width, height)
         part = canvas[top : bottom + 1, left : right + 1]
         part.lerp_(paint, BOX_TINT)
         return
@@ -98,12 +98,12 @@ def _tint(canvas: Tensor, region: Region, colour: Rgb) -> None:
     cover = interpolate(plane, (height, width), mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
     canvas.lerp_(paint, (MASK_TINT * cover)[..., None])
     inside = (cover >= 0.5).float()
-    rim = _thickness(width, height)
+    rim = thickness(width, height)
     eroded = 1 - max_pool2d(1 - inside[None], 2 * rim + 1, stride=1, padding=rim)[0]
     canvas[(inside > 0) & (eroded == 0)] = paint
 
 
-def _font_file() -> str:
+def font_file() -> str:
     """DejaVu Sans as matplotlib carries it: Pillow's own font knows ASCII only."""
     from matplotlib import get_data_path
 
@@ -117,7 +117,7 @@ def _label(number: int, region: Region) -> str:
     return text if region.weight == 1.0 else f"{text}  x{region.weight:g}"
 
 
-def _fitted(text: str, font: FreeTypeFont, room: float) -> str:
+def fitted_text(text: str, font: FreeTypeFont, room: float) -> str:
     """``text`` cut with dots so that it is at most ``room`` pixels wide."""
     if font.getlength(text) <= room:
         return text
@@ -144,7 +144,7 @@ def _draw_label(
     pad = max(2, round(font.size * 0.25))
     line = round(font.size * 1.25) + 2 * pad
     # A narrow box at the right edge may push its label to the left, but not far from itself.
-    text = _fitted(text, font, max(size[0] - 1 - box[0], 0.4 * size[0]) - 2 * pad)
+    text = fitted_text(text, font, max(size[0] - 1 - box[0], 0.4 * size[0]) - 2 * pad)
     wide = round(font.getlength(text)) + 2 * pad
     left = max(0, min(box[0], size[0] - 1 - wide))
     top = max(0, min(box[1], size[1] - 1 - line))
@@ -178,10 +178,10 @@ def draw_layout(layout: Layout, width: int, height: int, image: Tensor | None = 
         _tint(canvas, region, colour)
     picture = Image.fromarray((canvas * 255.0).round().to(torch.uint8).numpy())
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.truetype(_font_file(), max(11, round(min(width, height) / 34)))
-    thick = _thickness(width, height)
+    font = ImageFont.truetype(font_file(), max(11, round(min(width, height) / 34)))
+    thick = thickness(width, height)
     for region, colour in zip(layout.regions, colours, strict=True):
-        left, top, right, bottom = _pixels(region, width, height)
+        left, top, right, bottom = pixel_box(region, width, height)
         if region.mask is None:
             # The dark hairline keeps the frame visible on a backdrop of its own colour.
             frame = (left - 1, top - 1, right + 1, bottom + 1)
@@ -191,7 +191,7 @@ def draw_layout(layout: Layout, width: int, height: int, image: Tensor | None = 
             draw.rectangle((left, top, right, bottom), outline=colour, width=1)
     taken: list[Rect] = []
     for number, (region, colour) in enumerate(zip(layout.regions, colours, strict=True), 1):
-        corner = _pixels(region, width, height)
+        corner = pixel_box(region, width, height)
         text = _label(number, region)
         _draw_label(draw, corner, text, colour, font, (width, height), taken)
     if not layout.regions:

@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .errors import RealCompoError
+
+MAPS_KEPT = 4
+"""Samples of a batch whose attention maps are kept: a picture shows one of them."""
+
 
 @dataclass
 class StepRecord:
     """One outer step. Tensors stay on the run's device until the run ends.
 
     phase is ``spatial``, ``balance``, ``mix`` or ``realism``; mix (B, 1, H, W) is the realism share
-    used; shares and losses exist at balanced steps: shares (B, R), losses (B,), one of each per
-    model.
+    used; shares, losses and maps exist at balanced steps: shares (B, R), losses (B,), mean
+    attention maps (up to ``MAPS_KEPT`` samples, R, h, w) as float16, one of each per model.
     """
 
     step: int
@@ -26,12 +31,20 @@ class StepRecord:
     shares_spatial: Tensor | None = None
     loss_realism: Tensor | None = None
     loss_spatial: Tensor | None = None
+    maps_realism: Tensor | None = None
+    maps_spatial: Tensor | None = None
 
     def to_cpu(self) -> None:
-        """Move every tensor to the CPU as float32."""
+        """Move every tensor to the CPU: maps as float16, the others as float32."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Tensor):
-                setattr(self, name, value.detach().to("cpu", torch.float32).clone())
+                dtype = torch.float16 if name.startswith("maps") else torch.float32
+                setattr(self, name, value.detach().to("cpu", dtype).clone())
+
+
+def kept_maps(maps: Tensor | None) -> Tensor | None:
+    """What a record keeps of attention maps (B, R, h, w), on their own device."""
+    return None if maps is None else maps[:MAPS_KEPT].detach().half()
 
 
 @dataclass
@@ -89,3 +102,27 @@ class Trace:
             "shared_halves": self.shared_halves,
             "seconds": round(self.seconds, 3),
         }
+
+
+def require_trace(value: object) -> Trace:
+    """``value`` if it is a trace; RealCompoError otherwise."""
+    if not isinstance(value, Trace):
+        raise RealCompoError(
+            "trace", f"got a {type(value).__name__}, not a REALCOMPO_TRACE",
+            "Connect a RealCompo sampler's trace.",
+        )  # fmt: skip
+    return value
+
+
+def require_steps(trace: Trace, sample: int = 0) -> None:
+    """Raise RealCompoError when the trace is empty or has no such sample of the batch."""
+    if not trace.steps:
+        raise RealCompoError(
+            "trace", "the trace is empty, nothing was sampled yet",
+            "Connect the sampler's latent to this node too, so that it waits for it.",
+        )  # fmt: skip
+    batch = trace.steps[0].mix.shape[0]
+    if not 0 <= sample < batch:
+        raise RealCompoError(
+            "sample", f"there is no sample {sample} in a batch of {batch}", f"Use 0 to {batch - 1}."
+        )

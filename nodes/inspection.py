@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PLOT = "RealCompo Trace Plot"
+PLOT, MIX = "RealCompo Trace Plot", "RealCompo Mix Preview"
 
 
 class RealCompoTracePlot:
@@ -51,18 +51,98 @@ class RealCompoTracePlot:
         """Draw the trace."""
         from ..balancer.errors import RealCompoError
         from ..balancer.plot import plot_trace
-        from ..balancer.trace import Trace
+        from ..balancer.trace import require_trace
 
         try:
-            if not isinstance(trace, Trace):
-                raise RealCompoError(
-                    "trace", f"got a {type(trace).__name__}, not a REALCOMPO_TRACE",
-                    "Connect a RealCompo sampler's trace.",
-                )  # fmt: skip
+            require_trace(trace)
             return (plot_trace(trace, width, height, sample),)
         except RealCompoError as error:
             raise error.at(PLOT) from None
 
 
-NODE_CLASS_MAPPINGS = {"RealCompoTracePlot": RealCompoTracePlot}
-NODE_DISPLAY_NAME_MAPPINGS = {"RealCompoTracePlot": PLOT}
+class RealCompoMixPreview:
+    """The mix of a run's steps, alone or over a picture."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "trace": ("REALCOMPO_TRACE", {
+                    "tooltip": "From RealCompo Dual Sampler, RealCompo Guider or RealCompo Load"
+                    " Trace.",
+                }),
+                "step": ("INT", {
+                    "default": 0, "min": 0, "max": 10000,
+                    "tooltip": "The step to show, counted from 1. 0 = several over the run.",
+                }),
+                "maps": ("INT", {
+                    "default": 8, "min": 1, "max": 100,
+                    "tooltip": "How many steps to show when step is 0.",
+                }),
+                "columns": ("INT", {
+                    "default": 4, "min": 1, "max": 20, "tooltip": "Maps side by side.",
+                }),
+                "side": ("INT", {
+                    "default": 256, "min": 64, "max": 2048, "step": 8,
+                    "tooltip": "Longer side of one map in pixels.",
+                }),
+            },
+            "optional": {
+                "latent": ("LATENT", {
+                    "tooltip": "With RealCompo Guider: connect the sampler's latent, so that the"
+                    " picture waits until it is done. It is not looked at.",
+                }),
+                "image": ("IMAGE", {
+                    "tooltip": "A picture to lay the maps over, such as the result.",
+                }),
+                "layout": ("REALCOMPO_LAYOUT", {
+                    "tooltip": "Regions to outline.",
+                }),
+                "sample": ("INT", {
+                    "default": 0, "min": 0, "max": 4095,
+                    "tooltip": "Which picture of the batch to show, counted from 0.",
+                }),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The maps. Connect to Preview Image or Save Image.",)
+    FUNCTION = "draw"
+    CATEGORY = "RealCompo/inspect"
+    DESCRIPTION = (
+        "Shows which model had the say where: the mix of one step or of several, alone or over the"
+        " result."
+    )
+
+    def draw(
+        self,
+        trace: Any,
+        step: int,
+        maps: int,
+        columns: int,
+        side: int,
+        latent: Any = None,
+        image: Any = None,
+        layout: Any = None,
+        sample: int = 0,
+    ) -> tuple[Any]:
+        """Draw the maps."""
+        from ..balancer.errors import RealCompoError
+        from ..balancer.layout import require_layout
+        from ..balancer.mix_picture import draw_mix
+        from ..balancer.trace import require_trace
+
+        try:
+            require_trace(trace)
+            if layout is not None:
+                require_layout(layout)
+            return (draw_mix(trace, step, maps, columns, side, sample, image, layout),)
+        except RealCompoError as error:
+            raise error.at(MIX) from None
+
+
+NODE_CLASS_MAPPINGS = {
+    "RealCompoTracePlot": RealCompoTracePlot, "RealCompoMixPreview": RealCompoMixPreview,
+}  # fmt: skip
+NODE_DISPLAY_NAME_MAPPINGS = {"RealCompoTracePlot": PLOT, "RealCompoMixPreview": MIX}

@@ -42,6 +42,8 @@ _OPTIONAL_INPUTS = {
         "tooltip": "How the two are balanced. Left open: the default preset.",
     }),
 }  # fmt: skip
+# so that the run is shown on this node, also when another node (SamplerCustomAdvanced) does it
+_HIDDEN = {"unique_id": "UNIQUE_ID"}
 _TRACE_TOOLTIP = "Losses, attention shares and mix at every step, for RealCompo Trace Plot."
 
 
@@ -56,8 +58,12 @@ def build_guider(
     spatial_positive: Any = None,
     spatial_negative: Any = None,
     balancer: Any = None,
+    unique_id: str | None = None,
 ) -> Any:
-    """A guider from a node's inputs; every complaint names ``node``. Returns a RealCompoGuider."""
+    """A guider from a node's inputs; every complaint names ``node``. Returns a RealCompoGuider.
+
+    ``unique_id`` is the node's id in the graph: its runs are shown there.
+    """
     from ..balancer.comfy.checks import check_pair
     from ..balancer.comfy.encoders import locate
     from ..balancer.comfy.guider import RealCompoGuider
@@ -86,12 +92,14 @@ def build_guider(
             spatial_tokens = locate(
                 layout, spatial_model.model, spatial_positive, "spatial_positive"
             )
-        return RealCompoGuider(
+        guider = RealCompoGuider(
             realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
             layout, tokens, cfg, settings, spatial_tokens=spatial_tokens,
         )  # fmt: skip
     except RealCompoError as error:
         raise error.at(node) from None
+    guider.shown_on = unique_id
+    return guider
 
 
 class RealCompoGuider:
@@ -99,7 +107,8 @@ class RealCompoGuider:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {**_MODEL_INPUTS, "cfg": _CFG_INPUT}, "optional": _OPTIONAL_INPUTS}
+        required = {**_MODEL_INPUTS, "cfg": _CFG_INPUT}
+        return {"required": required, "optional": _OPTIONAL_INPUTS, "hidden": _HIDDEN}
 
     RETURN_TYPES = ("GUIDER", "REALCOMPO_TRACE")
     RETURN_NAMES = ("guider", "trace")
@@ -152,6 +161,7 @@ class RealCompoDualSampler:
                 }),
             },
             "optional": _OPTIONAL_INPUTS,
+            "hidden": _HIDDEN,
         }  # fmt: skip
 
     RETURN_TYPES = ("LATENT", "REALCOMPO_TRACE")

@@ -244,6 +244,48 @@ def style_swap(graph: Graph) -> None:
         _decode_and_save(graph, (1520, height), latent, given["vae"], f"swap_{style}")
 
 
+def inspect(graph: Graph) -> None:
+    """Every way of looking at a run, and a look at a model's attention."""
+    given = _shapes(graph)
+    latent, trace = graph.add(
+        "RealCompoDualSampler", (760, 0), latent_image=given["latent"], **_pair(given), **SAMPLING
+    )
+    latent.node["size"] = [340, 900]
+    (image,) = graph.add("VAEDecode", (760, 960), samples=latent, vae=given["vae"])
+    (plot,) = graph.add("RealCompoTracePlot", (1160, 0), trace=trace)
+    (over,) = graph.add(
+        "RealCompoMixPreview", (1160, 260), trace=trace, image=image, layout=given["layout"]
+    )
+    (saved,) = graph.add(
+        "RealCompoSaveTrace", (1160, 560), trace=trace, filename_prefix="realcompo_demo/inspect"
+    )
+    (loaded,) = graph.add("RealCompoLoadTrace", (1160, 720), file=saved)
+    (last,) = graph.add(
+        "RealCompoMixPreview", (1160, 860), "RealCompo Mix Preview: step 10 of the saved trace",
+        trace=loaded, step=10,
+    )  # fmt: skip
+    shown = [("Trace", plot), ("mix", over), ("Step 10, from the file", last)]
+    for row, (name, model, positive) in enumerate(
+        (("realism", "realism", "positive"), ("spatial", "spatial", "grounded"))
+    ):
+        maps, _, _ = graph.add(
+            "RealCompoAttentionMaps", (1160, 1180 + 420 * row),
+            f"RealCompo Attention Maps: {name} model", model=given[model],
+            positive=given[positive], latent_image=latent, layout=given["layout"], image=image,
+            seed=SEED,
+        )  # fmt: skip
+        shown.append((f"attention_{name}", maps))
+    for row, (title, source) in enumerate(shown):
+        graph.add("PreviewImage", (1560, row * 420), title, images=source)
+        graph.nodes[-1]["size"] = [560, 380]
+    graph.note((0, 1180), (
+        "## Look inside\n\nWhile it runs, RealCompo Dual Sampler shows the mix and where both"
+        " models' attention is; afterwards, drag its slider through the steps.\n\nThe same as"
+        " pictures on the right. A saved trace can be drawn another day; *Attention Maps* looks"
+        " at any U-Net model, also without RealCompo."
+    ), (420, 260))  # fmt: skip
+
+
 def sd15(graph: Graph) -> None:
     """A stylised SD1.5 checkpoint with GLIGEN on plain SD1.5: the user's own files."""
     realism, clip, vae = graph.add(
@@ -293,14 +335,16 @@ def main() -> None:
         "RealCompoLayout", "RealCompoLayoutFromBoxes", "RealCompoApplyGLIGEN", "RealCompoBalancer",
         "RealCompoDualSampler", "RealCompoGuider", "RealCompoTracePlot", "RealCompoLayoutPreview",
         "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
-        "RealCompoShapesHint", "ControlNetApplyAdvanced", *CONTROL_CLASSES,
+        "RealCompoShapesHint", "ControlNetApplyAdvanced", "RealCompoAttentionMaps",
+        "RealCompoMixPreview", "RealCompoSaveTrace", "RealCompoLoadTrace", *CONTROL_CLASSES,
         *LAYOUT_CLASSES, *DENSE_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
-        "realcompo_style_swap": style_swap, **CONTROL_GRAPHS, **LAYOUT_GRAPHS, **DENSE_GRAPHS,
+        "realcompo_style_swap": style_swap, "realcompo_inspect": inspect, **CONTROL_GRAPHS,
+        **LAYOUT_GRAPHS, **DENSE_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

@@ -13,8 +13,8 @@ import hostpack
 from execute import host_from_environment, object_info
 
 FILE = hostpack.ROOT / "tests" / "static" / "node_snapshot.json"
-# Their choices belong to the host and differ between its releases.
-HOST_CHOICES = {"sampler_name", "scheduler"}
+# Their choices belong to the host and differ between its releases, or are the user's files.
+HOST_CHOICES = {"sampler_name", "scheduler", "trace_file"}
 
 
 def _inputs(info: dict[str, Any], section: str) -> list[dict[str, Any]]:

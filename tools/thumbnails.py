@@ -24,6 +24,7 @@ SHOWN = {
     "realcompo_controlnet": ("controlnet_hint", "controlnet"),
     "realcompo_layout_editor": ("Result and regions",),
     "realcompo_style_swap": ("swap_realistic", "swap_sketch", "swap_neon"),
+    "realcompo_inspect": ("mix", "attention_realism"),
     "realcompo_planner": ("by_the_plan",),
     "realcompo_masks": ("segmentation", "merged", "mirrored"),
     "realcompo_dense": ("plain", "dense", "checked"),

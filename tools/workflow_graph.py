@@ -60,7 +60,8 @@ class Graph:
     ) -> float:
         """Add one input; returns the lines that it takes on the node."""
         kind, options = spec[0], (spec[1] if len(spec) > 1 else {})
-        widget = isinstance(kind, list) or kind in WIDGET_TYPES
+        typed = isinstance(kind, list) or kind in WIDGET_TYPES
+        widget = typed and not options.get("forceInput", False)
         value = values.pop(name, None)
         if isinstance(value, Slot) or not widget:
             entry: dict[str, Any] = {"name": name, "type": kind, "link": None}

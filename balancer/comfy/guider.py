@@ -24,13 +24,14 @@ from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
 from ..layout import Layout
 from ..regions import RegionSet, Tokens
 from ..settings import BalancerSettings
-from ..trace import StepRecord, Trace
+from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement
 from .branch import KEY, SpatialBranch, separate
 from .capture import choose_level
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
+from .live import Watch
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
 from .probe import Look, Probe, Question
@@ -89,6 +90,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         if len(self.regions.layouts) == 1:
             self.trace.phrases = tuple(r.phrase for r in self.regions.layouts[0].regions)
         self.trace.settings = settings.to_dict()
+        # id of the node that shows the run while it goes on; None: nobody watches
+        self.shown_on: str | None = None
         self.branch = SpatialBranch(first, second, spatial_positive, spatial_negative)
         if has_outer_sample() and not self.branch.shared:
             # the host clones additional models with the patcher; this one must stay the branch's
@@ -156,6 +159,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         settings = self.settings
         coverage = self.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
         self.outside = 1.0 - coverage
+        self.watch = Watch(self.shown_on, self.regions.layouts[0], self.clock.steps)
         self.probes: tuple[Probe, Probe] | None = None
         self.common: CommonWork | None = None
         self.pair: PairProbe | None = None
@@ -209,6 +213,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.trace.shared_halves += self.pair.halves
         self.trace.finish()
         del self.balancer, self.clock, self.probes, self.outside, self.common, self.pair
+        del self.watch
 
     # -- one prediction -------------------------------------------------------------------------
 
@@ -252,6 +257,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             mixed = _mix(realism, spatial, record.mix)
         if opens:
             self.trace.steps.append(record)
+            self.watch.show(record)
         return self._finish(mixed, appended, x, timestep, options)
 
     def _turn_to(self, spatial: bool) -> tuple[Any, dict[str, list[dict[str, Any]]]]:
@@ -347,6 +353,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         looks = self._looks(partial(ask, False), partial(ask, True), own)
         record.shares_realism, record.loss_realism = _seen(looks[0])
         record.shares_spatial, record.loss_spatial = _seen(looks[1])
+        record.maps_realism, record.maps_spatial = map(_maps, looks)
         seen = [look for look in looks if look is not None]
         if not seen:
             return
@@ -400,7 +407,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             at = torch.full_like(timestep, level)
         # the models see z' scaled for its own noise level, also when told the timestep of z_t
         scale = _input_scale(sampling, sigma_next) / _input_scale(sampling, level)
-        entry = _active_entry(conds.get("positive", []), level)
+        entry = active_entry(conds.get("positive", []), level)
         if entry is None:
             return None
         mine = self.branch.options if spatial else options
@@ -450,13 +457,17 @@ def _seen(look: Look | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if look is None else (look.shares, look.loss)
 
 
+def _maps(look: Look | None) -> Tensor | None:
+    return None if look is None else kept_maps(look.maps)
+
+
 def _input_scale(sampling: Any, sigma: float) -> float:
     """Factor by which a model scales its input at this noise level (1 for flow models)."""
     one = torch.ones(1, 1, 1, 1)
     return float(sampling.calculate_input(torch.tensor([sigma], dtype=torch.float32), one))
 
 
-def _active_entry(entries: list[dict[str, Any]], sigma: float) -> dict[str, Any] | None:
+def active_entry(entries: list[dict[str, Any]], sigma: float) -> dict[str, Any] | None:
     """The first conditioning entry in force at this noise level: the layout's prompt.
 
     Further entries take part in the prediction, not in the loss; their tokens are another text's.

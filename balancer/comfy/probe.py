@@ -37,6 +37,8 @@ class Look:
     ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
     ``finite`` (0-dim bool) is False when some gradient was not; those entries are zero then.
     Both are None for a look whose gradient is part of its partner's (see pair_probe.py).
+    ``maps`` (B, R, h, w) are the regions' mean attention maps of the whole latent, out of any
+    graph.
     """
 
     shares: Tensor
@@ -44,6 +46,7 @@ class Look:
     remaining: Tensor
     gradient: Tensor | None
     finite: Tensor | None
+    maps: Tensor | None = None
 
 
 @dataclass
@@ -280,7 +283,9 @@ class Probe:
         weights, present = self._region_weights(shares)
         loss = realcompo_loss(shares, weights)
         left = (1.0 - shares.detach()) * present
-        return Look(shares, loss, left.sum(dim=-1) / present.sum(dim=-1), None, None)
+        remaining = left.sum(dim=-1) / present.sum(dim=-1)
+        seen = in_whole(mean.detach(), call.x, call.area, self.factor)
+        return Look(shares, loss, remaining, None, None, seen)
 
     def token_weights(self, context: Tensor) -> Tensor:
         """What averages each region's tokens, for an encoded prompt (B, T, width)."""
@@ -338,6 +343,20 @@ def with_gradient(look: Look, gradient: Tensor, call: ModelCall) -> Look:
 def without_graph(look: Look) -> Look:
     """``look`` with its tensors detached."""
     return replace(look, shares=look.shares.detach(), loss=look.loss.detach())
+
+
+def in_whole(
+    maps: Tensor, x: Tensor, area: tuple[int, int, int, int] | None, factor: int
+) -> Tensor:
+    """Maps (B, R, h, w) of a part of the latent ``x`` in their place, nothing elsewhere."""
+    if area is None:
+        return maps
+    height, width = grid_size(x.shape[-2], x.shape[-1], factor)
+    top, left = area[2] // factor, area[3] // factor
+    whole = maps.new_zeros(*maps.shape[:-2], height, width)
+    part = whole[..., top : top + maps.shape[-2], left : left + maps.shape[-1]]
+    part.copy_(maps[..., : part.shape[-2], : part.shape[-1]])
+    return whole
 
 
 def _others_add_in_place(conditions: dict[str, Any], copies_skips: bool) -> bool:

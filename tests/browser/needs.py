@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import hostpack
-from live_server import ROOT
+from live_server import ROOT, LiveServer
 
+SECONDS = 3600
 NEWER = "build/frontend-*/comfyui_frontend_package/static"
 
 
@@ -39,3 +41,21 @@ def missing() -> str | None:
             "no Chromium: install it (Debian: apt-get install chromium) or set REALCOMPO_CHROMIUM"
         )
     return None
+
+
+def run_page_tests(file: str, server: LiveServer, renderer: str) -> None:
+    """Run a file of tests beside this one with Node.js; fails as they do."""
+    values = {
+        **os.environ,
+        "REALCOMPO_SERVER": server.url,
+        "REALCOMPO_RENDERER": renderer,
+        "REALCOMPO_CHROMIUM": chromium() or "",
+    }
+    command = ["node", "--test", "--test-reporter=spec", f"tests/browser/{file}"]
+    result = subprocess.run(
+        command, cwd=ROOT, env=values, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    # A run that found no test would pass, too.
+    assert "pass 0" not in result.stdout and "fail 0" in result.stdout

@@ -33,6 +33,30 @@ def test_plot_of_a_run_without_balancing() -> None:
     assert plot_trace(example(balanced=False)).shape == (1, 768, 1024, 3)
 
 
+def test_regions_without_common_phrases_are_drawn_too() -> None:
+    """A batch of layouts: nothing to call the regions by, but their shares are there."""
+    named, nameless = example(), example()
+    nameless.phrases, nameless.steps = (), named.steps
+    bare = Trace(steps=example(balanced=False).steps)
+    pictures = [plot_trace(one, width=800, height=600) for one in (named, nameless, bare)]
+    assert not torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[1], pictures[2])
+
+
+def test_more_regions_than_colours_stay_apart() -> None:
+    """Two runs whose 1st and 8th region change places: the same colour, another marker."""
+    trace = example()
+    for record in trace.steps:
+        record.shares_realism, record.shares_spatial = torch.rand(2, 9), torch.rand(2, 9)
+    first = plot_trace(trace, width=800, height=600)
+    for record in trace.steps:
+        for name in ("shares_realism", "shares_spatial"):
+            value = getattr(record, name).clone()
+            value[:, [0, 7]] = value[:, [7, 0]]
+            setattr(record, name, value)
+    assert not torch.equal(first, plot_trace(trace, width=800, height=600))
+
+
 def test_an_empty_trace_says_what_to_connect() -> None:
     with pytest.raises(RealCompoError, match="Connect the sampler's latent"):
         plot_trace(Trace())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import threading
@@ -139,6 +140,64 @@ def test_a_stop_in_the_middle_of_a_run_does_no_harm(
     again = _pictures(server.run_prompt(short, seconds=300), server)
     assert len(before) == len(again) == 1
     assert _pixels(before[0]) == _pixels(again[0])
+
+
+@pytest.mark.parametrize(
+    ("through", "workflow"),
+    [
+        ("RealCompoDualSampler", "realcompo_layout_editor"),
+        ("RealCompoGuider", "realcompo_guider"),
+    ],
+)
+def test_each_step_arrives_at_the_page_that_started_the_run(
+    through: str, workflow: str, server: LiveServer, object_info: dict[str, Any]
+) -> None:
+    """Over the websocket, for the RealCompo node, and with what the saved trace says."""
+    steps = 6
+    text = (ROOT / "workflows" / f"{workflow}.json").read_text(encoding="utf-8")
+    graph = to_api(json.loads(text), object_info)
+    for node in graph.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = steps
+    shown = next(key for key, node in graph.items() if node["class_type"] == through)
+    waits = next(
+        (key for key, node in graph.items() if node["class_type"] == "SamplerCustomAdvanced"), shown
+    )
+    graph["save trace"] = {
+        "class_type": "RealCompoSaveTrace",
+        "inputs": {
+            "trace": [shown, 1], "latent": [waits, 0], "filename_prefix": f"live/{through}",
+        },
+    }  # fmt: skip
+    messages: list[dict[str, Any]] = []
+    told: list[str] = []
+
+    def listen(kind: str, data: dict[str, Any]) -> None:
+        if kind == "realcompo.progress":
+            messages.append(data)
+        # in what order: the host tells of each step when the sampler has made it
+        if kind in ("realcompo.progress", "progress") and len(messages) <= steps:
+            told.append(kind)
+
+    server.run_prompt(graph, listen, seconds=300)
+    assert [message["step"] for message in messages] == list(range(steps))
+    assert {(message["node"], message["steps"]) for message in messages} == {(shown, steps)}
+    assert len({message["run"] for message in messages}) == 1
+    assert all(len(json.dumps(message)) < 16_000 for message in messages)
+    assert told.index("progress") < len(told) - told[::-1].index("realcompo.progress")
+    numbers = json.loads(
+        (server.base / "output" / "live" / f"{through}_00001_.trace.json").read_text("utf-8")
+    )
+    assert any(message["models"] for message in messages)
+    for message, step in zip(messages, numbers["steps"], strict=True):
+        assert message["phase"] == step["phase"]
+        assert message["sigma"] == pytest.approx(step["sigma"], abs=1e-4)
+        mix = base64.b64decode(message["mix"]["data"])
+        assert len(mix) == message["mix"]["width"] * message["mix"]["height"] == 16 * 16
+        assert sum(mix) / len(mix) / 255 == pytest.approx(step["mix_mean"][0], abs=2e-3)
+        for name, seen in message["models"].items():
+            assert seen["shares"] == pytest.approx(step[f"shares_{name}"][0], abs=1e-4)
+            assert seen["loss"] == pytest.approx(step[f"loss_{name}"][0], abs=1e-4)
 
 
 def _pixels(path: Path) -> bytes:

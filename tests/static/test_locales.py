@@ -39,7 +39,8 @@ def test_the_form_names_every_input_and_output(
 ) -> None:
     assert set(english) == set(infos)
     for node, info in infos.items():
-        names = [name for section in info["input"].values() for name in section]
+        sections = ("required", "optional")
+        names = [name for section in sections for name in info["input"].get(section, {})]
         assert list(english[node]["inputs"]) == names
         assert list(english[node]["outputs"]) == [str(i) for i in range(len(info["output"]))]
 

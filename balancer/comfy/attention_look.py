@@ -1,0 +1,196 @@
+"""Look at where one model's words attend, at chosen noise levels, without changing the model.
+
+No gradients and no early stop: each look is an ordinary prediction, in which readers stand at the
+cross-attention sites. What other packs put there stays in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..attention_maps import RegionMaps, attention_probabilities
+from ..errors import RealCompoError
+from ..layout import Layout
+from ..reading import Reading, SiteMap, columns_of
+from ..regions import RegionSet, Tokens
+from .capture import AttentionPatch, Site, choose_level, entry_area, find_sites, map_size
+from .checks import check_tokens, model_name
+from .guider import active_entry
+from .probe import in_whole
+
+
+def read_attention(
+    patcher: ModelPatcher,
+    positive: Any,
+    latent: dict[str, Any],
+    layout: Layout,
+    tokens: Tokens,
+    seed: int,
+    levels: Sequence[float],
+    map_level: str,
+    grouping: str,
+) -> Reading:
+    """Maps of every region's tokens while ``patcher`` denoises ``latent`` (the host's LATENT).
+
+    ``levels`` are parts of the noise schedule, at each of which fresh noise of ``seed`` is put on
+    the latent; ``map_level`` is a level of ``choose_level`` or ``all``; ``grouping`` one of
+    ``reading.GROUPINGS``. Raises RealCompoError for models without readable cross-attention, for
+    conditioning that is not in force at a level, and for inputs that do not fit together.
+    """
+    sites = _chosen_sites(patcher, map_level)
+    check_tokens(tokens, positive, "positive")
+    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
+    _check_latent(patcher, samples)
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    sampling = patcher.get_model_object("model_sampling")
+    low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+    sigmas = [min(max(float(sampling.percent_to_sigma(level)), low), high) for level in levels]
+    guider = _Looker(patcher, positive, sites, RegionSet.of(layout, tokens))
+    bar = comfy.utils.ProgressBar(len(sigmas))
+    guider.sample(
+        noise, samples, _EachLevel(), torch.tensor([*sigmas, 0.0]),
+        callback=lambda *_: bar.update(1), disable_pbar=True, seed=seed,
+    )  # fmt: skip
+    columns = tuple(columns_of(seen, grouping, layout) for seen in guider.seen)
+    return Reading(tuple(levels), tuple(sigmas), columns)
+
+
+def _chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
+    sites = find_sites(patcher.model.diffusion_model)
+    if not sites:
+        raise RealCompoError(
+            "model", f"'{model_name(patcher)}' has no cross-attention maps to read",
+            "Use a U-Net model such as SD1.5 or SDXL.",
+        )  # fmt: skip
+    if map_level == "all":
+        return sites
+    try:
+        factor = choose_level(sites, map_level)
+    except RealCompoError as error:
+        raise error.at("", "map_level") from None
+    return tuple(site for site in sites if site.factor == factor)
+
+
+def _check_latent(patcher: ModelPatcher, samples: Tensor) -> None:
+    channels = patcher.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise RealCompoError(
+            "latent_image", f"the latent has the shape {tuple(samples.shape)}",
+            f"Connect a picture's latent of this model, with {channels} channels.",
+        )  # fmt: skip
+
+
+class _EachLevel(comfy.samplers.Sampler):
+    """The host's sampler interface: one prediction at each noise level, nothing carried over."""
+
+    def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        clean = torch.zeros_like(noise) if latent_image is None else latent_image
+        sampling = model_wrap.inner_model.model_sampling
+        for number, sigma in enumerate(sigmas[:-1]):
+            x = sampling.noise_scaling(sigma, noise, clean, False)
+            model_wrap(x, sigma.expand(x.shape[0]).contiguous(), **extra_args)
+            callback(number)
+        return clean
+
+
+class _Looker(comfy.samplers.CFGGuider):
+    """Asks for the conditional prediction of the entry in force, and keeps what its sites saw."""
+
+    def __init__(
+        self, patcher: ModelPatcher, positive: Any, sites: tuple[Site, ...], regions: RegionSet
+    ) -> None:
+        super().__init__(patcher)
+        self.inner_set_conds({"positive": positive})
+        self._sites, self._regions = sites, regions
+        self.seen: list[list[SiteMap]] = []
+
+    def predict_noise(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        entry = active_entry(self.conds.get("positive", []), float(timestep[0]))
+        if entry is None:
+            raise RealCompoError(
+                "positive", f"no conditioning is in force at noise level {float(timestep[0]):.3g}",
+                "Choose noise levels inside its range of timesteps.",
+            )  # fmt: skip
+        found: dict[Site, Tensor] = {}
+        options = self._with_readers(model_options or {}, found)
+        out = comfy.samplers.calc_cond_batch(
+            self.inner_model, [[entry]], x, timestep, options
+        )[0]  # fmt: skip
+        if not found:
+            raise RealCompoError(
+                "model", "no cross-attention was reached while the model ran",
+                "Another node has replaced this model's blocks: connect the model before it.",
+            )  # fmt: skip
+        area = entry_area(entry, *x.shape[-2:])
+        self.seen.append(
+            [
+                SiteMap(_name(site), site.key[2], in_whole(maps, x, area, site.factor).cpu())
+                for site, maps in found.items()
+            ]
+        )
+        return out
+
+    def _with_readers(
+        self, model_options: dict[str, Any], found: dict[Site, Tensor]
+    ) -> dict[str, Any]:
+        """A copy of the options with a reader at every site; what stood there is still called."""
+        options = model_options.copy()
+        inner = options["transformer_options"] = options.get("transformer_options", {}).copy()
+        replaced = inner["patches_replace"] = dict(inner.get("patches_replace", {}))
+        existing = replaced.get("attn2", {})
+        patches = replaced["attn2"] = dict(existing)
+        for site in self._sites:
+            other = existing.get(site.key, existing.get(site.key[:2]))
+            patches[site.key] = self._reader(site, other, found)
+        return options
+
+    def _reader(
+        self, site: Site, other: AttentionPatch | None, found: dict[Site, Tensor]
+    ) -> AttentionPatch:
+        def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+            weights = self._regions.token_weights(key.shape[1]).to(query.device)
+            maps = RegionMaps(weights)
+            maps.add(
+                attention_probabilities(query, key, extra["n_heads"]),
+                *map_size(extra, query.shape[1], site.factor),
+            )
+            found[site] = maps.mean()
+            if other is not None:
+                return other(query, key, value, extra)
+            return optimized_attention(
+                query, key, value, extra["n_heads"], attn_precision=extra.get("attn_precision")
+            )
+
+        return read
+
+
+def _name(site: Site) -> str:
+    section, number, _ = site.key
+    return section if section == "middle" else f"{section} {number}"

@@ -1,0 +1,15 @@
+"""The live view in a real Chromium, on the classic and on the Vue renderer.
+
+The tests themselves are in ``live.test.js``; here they get a server, and their verdict a place in
+the suite.
+"""
+
+from __future__ import annotations
+
+from live_server import LiveServer
+
+from .needs import run_page_tests
+
+
+def test_the_live_view_works_on_a_live_page(page_server: tuple[LiveServer, str]) -> None:
+    run_page_tests("live.test.js", *page_server)
