@@ -59,7 +59,8 @@ class RegionMaps:
         mean = probabilities.mean(dim=1)
         # a pack that appends tokens of its own to the prompt takes attention, but names no region
         appended = mean.shape[-1] - self._weights.shape[-2]
-        self.add_regions(mean @ functional.pad(self._weights, (0, 0, 0, appended)), height, width)
+        weights = functional.pad(self._weights, (0, 0, 0, appended)) if appended else self._weights
+        self.add_regions(mean @ weights, height, width)
 
     def add_regions(self, per_region: Tensor, height: int, width: int) -> None:
         """Take in one site's maps when the regions' tokens are averaged already.

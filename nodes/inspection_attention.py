@@ -89,11 +89,11 @@ class RealCompoAttentionMaps:
     ) -> tuple[Any, Any, str]:
         """Run the model once per noise level, and draw what it attended to."""
         from ..balancer.comfy.attention_look import read_attention
+        from ..balancer.comfy.encoders import locate
         from ..balancer.comfy.inputs import (
             require_conditioning,
             require_latent,
             require_model,
-            resolve,
         )
         from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
@@ -111,9 +111,9 @@ class RealCompoAttentionMaps:
             size = preview_size(layout, image) if image is not None else (8 * columns, 8 * rows)
             if image is not None:
                 backdrop(image, 8, 8)  # refuses what is no picture before the model runs
+            tokens = locate(layout, model.model, positive, "positive")
             reading = read_attention(
-                model, positive, latent_image, layout, resolve(layout), seed, levels, map_level,
-                sites,
+                model, positive, latent_image, layout, tokens, seed, levels, map_level, sites,
             )  # fmt: skip
             batch = range(reading.columns[0][0].maps.shape[0])
             shares = [reading.summary(layout, sample) for sample in batch]

@@ -7,6 +7,7 @@ cross-attention sites. What other packs put there stays in force.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
@@ -18,12 +19,12 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..attention_maps import RegionMaps, attention_probabilities
+from ..attention_maps import RegionMaps, attention_output
 from ..errors import RealCompoError
 from ..layout import Layout
 from ..reading import Reading, SiteMap, columns_of
 from ..regions import RegionSet, Tokens
-from .capture import AttentionPatch, Site, choose_level, entry_area, find_sites, map_size
+from .capture import MapReader, Site, choose_level, entry_area, find_sites, map_size, plain_map
 from .checks import check_tokens, model_name
 from .guider import active_entry
 from .probe import in_whole
@@ -168,27 +169,37 @@ class _Looker(comfy.samplers.CFGGuider):
         patches = replaced["attn2"] = dict(existing)
         for site in self._sites:
             other = existing.get(site.key, existing.get(site.key[:2]))
-            patches[site.key] = self._reader(site, other, found)
+            maps = RegionMaps(torch.zeros(0, 0))  # every site makes its own
+            patches[site.key] = _SiteReader(
+                maps, site.factor, other, None, site=site, regions=self._regions, found=found
+            )
         return options
 
-    def _reader(
-        self, site: Site, other: AttentionPatch | None, found: dict[Site, Tensor]
-    ) -> AttentionPatch:
-        def read(query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-            weights = self._regions.token_weights(key.shape[1]).to(query.device)
-            maps = RegionMaps(weights)
-            maps.add(
-                attention_probabilities(query, key, extra["n_heads"]),
-                *map_size(extra, query.shape[1], site.factor),
-            )
-            found[site] = maps.mean()
-            if other is not None:
-                return other(query, key, value, extra)
-            return optimized_attention(
-                query, key, value, extra["n_heads"], attn_precision=extra.get("attn_precision")
-            )
 
-        return read
+@dataclass
+class _SiteReader(MapReader):
+    """Reads one site's map by itself, and leaves the result as it was.
+
+    A ``MapReader``, so that what bends attention tells it the map that is really used.
+    """
+
+    site: Site | None = None
+    regions: RegionSet | None = None
+    found: dict[Site, Tensor] = field(default_factory=dict)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
+        assert self.site is not None and self.regions is not None
+        probabilities = self.look(query, key, extra)
+        maps = RegionMaps(self.regions.token_weights(key.shape[1]).to(query.device))
+        maps.add(probabilities, *map_size(extra, query.shape[1], self.factor))
+        self.found[self.site] = maps.mean()
+        if self.other is not None:
+            return self.other(query, key, value, extra)
+        if self.look is not plain_map:
+            return attention_output(probabilities, value)
+        return optimized_attention(
+            query, key, value, extra["n_heads"], attn_precision=extra.get("attn_precision")
+        )
 
 
 def _name(site: Site) -> str:

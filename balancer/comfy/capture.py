@@ -185,7 +185,8 @@ def reading_options(
     return options
 
 
-def _plain_map(query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor:
+def plain_map(query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor:
+    """The map (B, heads, N, T) of attention that nothing bends."""
     return attention_probabilities(query, key, extra["n_heads"])
 
 
@@ -201,7 +202,7 @@ class MapReader:
     factor: int
     other: AttentionPatch | None
     then: Callable[[], None] | None
-    look: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=_plain_map)
+    look: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=plain_map)
     seen: bool = field(default=False, init=False)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:

@@ -15,15 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+Aliases = dict[int, tuple[Tensor, Tensor]]
+"""Tensors by id, each with its ordinary stand-in; keep one of these for the length of a run."""
+
 
 @contextmanager
-def ordinary_weights(modules: Iterable[Module]) -> Iterator[None]:
+def ordinary_weights(modules: Iterable[Module], known: Aliases | None = None) -> Iterator[None]:
     """Let autograd work with the weights of ``modules``, without copying them.
 
     Parameters and buffers that are inference tensors, or ask for gradients of their own, are
     swapped for tensors that share their storage and ask for none; at the end, in every case, the
-    very objects that were there are put back. Enter it outside inference mode.
+    very objects that were there are put back. Enter it outside inference mode. ``known`` keeps the
+    stand-ins from one time to the next.
     """
+    known = {} if known is None else known
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in {id(m): m for root in modules for m in root.modules()}.values():
@@ -33,7 +38,11 @@ def ordinary_weights(modules: Iterable[Module]) -> Iterator[None]:
                     if tensor is None or not _needs_alias(tensor):
                         continue
                     swapped.append((store, name, tensor))
-                    store[name] = _alias(tensor)
+                    entry = known.get(id(tensor))
+                    # weights that the host has moved since have another storage
+                    if entry is None or entry[1].data_ptr() != tensor.data_ptr():
+                        known[id(tensor)] = entry = (tensor, _alias(tensor))
+                    store[name] = entry[1]
         yield
     finally:
         for store, name, tensor in swapped:

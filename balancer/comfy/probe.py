@@ -22,7 +22,7 @@ from ..regions import RegionSet
 from .capture import Site, StopProbe, entry_area, grid_size, stop
 from .checkpointing import checkpointed, last_site, must_be_frugal
 from .compat import adds_in_place
-from .gradients import gradient_mode, ordinary_weights, saved_copies
+from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
 from .shared_encoder import alters_encoder
 from .sites import Sites, add_in_place, one_pass, reading_options
 
@@ -141,6 +141,7 @@ class Probe:
         self.forwards = 0
         self.backwards = 0
         self.frugal: bool | None = None
+        self.aliases: Aliases = {}
 
     def look(
         self,
@@ -239,7 +240,7 @@ class Probe:
             copies = copies or _others_add_in_place(args["c"], copies_skips)
             with (
                 gradient_mode(),
-                ordinary_weights(modules),
+                ordinary_weights(modules, self.aliases),
                 saved_copies(modules, copies),
                 one_pass(model.diffusion_model, self.sites),
                 checkpointed(model.diffusion_model, self._frugal(model, args["input"]), copies),
