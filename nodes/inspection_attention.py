@@ -88,7 +88,7 @@ class RealCompoAttentionMaps:
         image: Any = None,
     ) -> tuple[Any, Any, str]:
         """Run the model once per noise level, and draw what it attended to."""
-        from ..balancer.comfy.attention_look import read_attention
+        from ..balancer.comfy.attention_look import chosen_sites, read_attention
         from ..balancer.comfy.encoders import locate
         from ..balancer.comfy.inputs import (
             require_conditioning,
@@ -111,6 +111,7 @@ class RealCompoAttentionMaps:
             size = preview_size(layout, image) if image is not None else (8 * columns, 8 * rows)
             if image is not None:
                 backdrop(image, 8, 8)  # refuses what is no picture before the model runs
+            chosen_sites(model, map_level)
             tokens = locate(layout, model.model, positive, "positive")
             reading = read_attention(
                 model, positive, latent_image, layout, tokens, seed, levels, map_level, sites,

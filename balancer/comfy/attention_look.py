@@ -48,7 +48,7 @@ def read_attention(
     ``reading.GROUPINGS``. Raises RealCompoError for models without readable cross-attention, for
     conditioning that is not in force at a level, and for inputs that do not fit together.
     """
-    sites = _chosen_sites(patcher, map_level)
+    sites = chosen_sites(patcher, map_level)
     check_tokens(tokens, positive, "positive")
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
     _check_latent(patcher, samples)
@@ -66,7 +66,8 @@ def read_attention(
     return Reading(tuple(levels), tuple(sigmas), columns)
 
 
-def _chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
+def chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
+    """The sites of a level of ``choose_level``, or of ``all``; RealCompoError where none is."""
     sites = find_sites(patcher.model.diffusion_model)
     if not sites:
         raise RealCompoError(
