@@ -89,9 +89,7 @@ class _Look(comfy.samplers.Sampler):
         guider, sigma = model_wrap, float(sigmas[0])
         x = guider.inner_model.model_sampling.noise_scaling(sigmas[0], noise, latent_image, False)
         at = sigmas[:1].expand(x.shape[0])
-        for spatial in (False, True):
-            # no step is taken: the probe latent is x itself, at its own noise level
-            look = guider._look(spatial, x, at, sigma, sigma, extra_args["model_options"])
+        for look in guider.look_at(x, at, sigma, sigma, extra_args["model_options"]):
             self.shares.append(None if look is None else look.shares)
         return latent_image
 

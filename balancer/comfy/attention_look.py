@@ -26,7 +26,7 @@ from ..reading import Reading, SiteMap, columns_of
 from ..regions import RegionSet, Tokens
 from .capture import MapReader, Site, choose_level, entry_area, find_sites, map_size, plain_map
 from .checks import check_tokens, model_name
-from .guider import active_entry
+from .prediction import active_entry
 from .probe import in_whole
 
 

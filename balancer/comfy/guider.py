@@ -8,8 +8,7 @@ every sampler and scheduler of the host works with it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..background import match_background
 from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
 from ..layout import Layout
 from ..regions import RegionSet, Tokens
@@ -34,20 +32,12 @@ from .compat import has_outer_sample
 from .live import Watch
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
+from .prediction import Prediction, active_entry, input_scale, over_frames
 from .probe import Look, Probe, Question
 from .shared_encoder import CommonWork
 from .sites import find_sites
 
 POST_CFG = "sampler_post_cfg_function"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One model's denoised predictions (B, C, H, W): after guidance, conditional, unconditional."""
-
-    guided: Tensor
-    positive: Tensor
-    negative: Tensor
 
 
 class RealCompoGuider(comfy.samplers.CFGGuider):
@@ -250,11 +240,11 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             assert mixed is not None
             record.mix = torch.full_like(self.balancer.mix(sigma), float(realism is not None))
         else:
-            spatial = self._match_background(realism, spatial)
+            spatial = spatial.in_colours_of(realism, self.outside, self.settings.match_background)
             if opens and phase is Phase.BALANCE:
                 self._balance(x, timestep, step, sigma, realism, spatial, options, record, own)
             record.mix = self.balancer.mix(sigma)
-            mixed = _mix(realism, spatial, record.mix)
+            mixed = realism.mixed(spatial, record.mix)
         if opens:
             self.trace.steps.append(record)
             self.watch.show(record)
@@ -314,18 +304,6 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.trace.forwards += x.shape[0] * (1 if single else 2)
         return Prediction(guided, *seen[0])
 
-    def _match_background(self, realism: Prediction, spatial: Prediction) -> Prediction:
-        """The spatial prediction in the realism model's colours outside the regions."""
-        amount = self.settings.match_background
-        if amount == 0.0:
-            return spatial
-        outside = _over_frames(self.outside, realism.guided)
-        return Prediction(
-            match_background(spatial.guided, realism.guided, outside, amount),
-            match_background(spatial.positive, realism.positive, outside, amount),
-            match_background(spatial.negative, realism.negative, outside, amount),
-        )
-
     def _balance(
         self,
         x: Tensor,
@@ -343,14 +321,13 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         With ``own`` the looks were had at x itself, on the way to the predictions.
         """
         mix = torch.sigmoid(self.balancer.restart(sigma))
-        wide = _over_frames(mix, x)
+        wide = over_frames(mix, x)
         mixed = wide * realism.positive + (1.0 - wide) * spatial.positive
         sigma_next = self.clock.next_sigma(step)
         # lagged: where a look cannot ride on a prediction, it is had by itself at the same latent
         to = sigma if own else sigma_next
         latent = x if own else probe_latent(x, mixed, sigma, sigma_next)
-        ask = partial(self._question, latent, timestep, sigma, to, options)
-        looks = self._looks(partial(ask, False), partial(ask, True), own)
+        looks = self.look_at(latent, timestep, sigma, to, options, own)
         record.shares_realism, record.loss_realism = _seen(looks[0])
         record.shares_spatial, record.loss_spatial = _seen(looks[1])
         record.maps_realism, record.maps_spatial = map(_maps, looks)
@@ -369,14 +346,23 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         remaining = torch.stack([look.remaining for look in seen]).amax(dim=0)
         self.balancer.update(gradient, remaining, step)
 
-    def _looks(
+    def look_at(
         self,
-        first: Callable[[], Question | None],
-        second: Callable[[], Question | None],
+        latent: Tensor,
+        timestep: Tensor,
+        sigma: float,
+        at: float,
+        options: dict[str, Any],
         own: Sequence[OwnPass] = (),
     ) -> list[Look | None]:
-        """Probe both models; one after the other, since each must be made the active one."""
+        """Probe both models at ``latent`` (B, C, H, W), whose noise level is ``at``, in a step at
+        ``timestep`` (B,) = ``sigma``; one after the other, since each must be made the active one.
+
+        ``own``: looks that were had on the way to the step's predictions.
+        """
         assert self.probes is not None
+        ask = partial(self._question, latent, timestep, sigma, at, options)
+        first, second = partial(ask, False), partial(ask, True)
         had = [one.look for one in own]
         if self.pair is not None:
             return self.pair.finish(had) if all(had) and had else self.pair.look(first, second)
@@ -406,7 +392,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             level = max(sigma_next, self._lowest_sigma)
             at = torch.full_like(timestep, level)
         # the models see z' scaled for its own noise level, also when told the timestep of z_t
-        scale = _input_scale(sampling, sigma_next) / _input_scale(sampling, level)
+        scale = input_scale(sampling, sigma_next) / input_scale(sampling, level)
         entry = active_entry(conds.get("positive", []), level)
         if entry is None:
             return None
@@ -437,44 +423,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         return result
 
 
-def _over_frames(positions: Tensor, latent: Tensor) -> Tensor:
-    """``positions`` (B, 1, H, W), shaped to go with ``latent`` (B, C, H, W) or (B, C, T, H, W)."""
-    return positions.unsqueeze(2) if latent.ndim == 5 else positions
-
-
-def _mix(realism: Prediction, spatial: Prediction, mix: Tensor) -> Prediction:
-    """Mix two models' predictions with the realism share (B, 1, H, W); Eq. 3."""
-    mix = _over_frames(mix, realism.guided)
-    other = 1.0 - mix
-    return Prediction(
-        mix * realism.guided + other * spatial.guided,
-        mix * realism.positive + other * spatial.positive,
-        mix * realism.negative + other * spatial.negative,
-    )
-
-
 def _seen(look: Look | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if look is None else (look.shares, look.loss)
 
 
 def _maps(look: Look | None) -> Tensor | None:
     return None if look is None else kept_maps(look.maps)
-
-
-def _input_scale(sampling: Any, sigma: float) -> float:
-    """Factor by which a model scales its input at this noise level (1 for flow models)."""
-    one = torch.ones(1, 1, 1, 1)
-    return float(sampling.calculate_input(torch.tensor([sigma], dtype=torch.float32), one))
-
-
-def active_entry(entries: list[dict[str, Any]], sigma: float) -> dict[str, Any] | None:
-    """The first conditioning entry in force at this noise level: the layout's prompt.
-
-    Further entries take part in the prediction, not in the loss; their tokens are another text's.
-    """
-    for entry in entries:
-        if "default" in entry or sigma > entry.get("timestep_start", float("inf")):
-            continue
-        if sigma >= entry.get("timestep_end", 0.0):
-            return entry
-    return None
