@@ -296,10 +296,11 @@ class Probe:
         return self._cache[key]
 
     def _region_weights(self, shares: Tensor) -> tuple[Tensor, Tensor]:
-        key = ("weights", shares.device)
+        key, present = ("weights", shares.device), ("present", shares.device)
         if key not in self._cache:
             self._cache[key] = self._regions.weights().to(shares.device)
-        return self._cache[key], (self._cache[key] > 0).to(shares)
+            self._cache[present] = (self._cache[key] > 0).to(shares)
+        return self._cache[key], self._cache[present]
 
     def _masks(self, maps: Tensor, x: Tensor, area: tuple[int, int, int, int] | None) -> Tensor:
         key = ("masks", maps.shape[-2:], x.shape[-2:], area, maps.device)

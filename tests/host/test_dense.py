@@ -395,6 +395,17 @@ def test_sdxl_and_v_prediction(noise) -> None:
     assert (bent - pair.run_alone(v_model, noise, steps=2)).abs().max() > 1e-3 * bent.std()
 
 
+def test_sd2_of_true_topology() -> None:
+    """Width 1024 of text, attention in float32, v-prediction."""
+    sd2, noise = tiny.family_unet(1, "SD20", "v"), tiny.latent_noise(5, height=16, width=24)
+    texts = tiny.conditioning(3, dim=1024), tiny.conditioning(4, dim=1024)
+    model, positive = dense(sd2, texts[0])
+    bent = pair.run_alone(model, noise, positive=positive, negative=texts[1], steps=2)
+    plain = pair.run_alone(sd2, noise, positive=texts[0], negative=texts[1], steps=2)
+    assert torch.isfinite(bent).all()
+    assert (bent - plain).abs().max() > 1e-3 * plain.std()
+
+
 def test_twice_through_the_node_is_once(models, noise) -> None:
     model, positive = dense(models[0])
     again, latest = dense(model, positive)

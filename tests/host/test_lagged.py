@@ -181,3 +181,14 @@ def test_a_failure_behind_the_last_map_leaves_gradients_as_they_were(model, mode
         pair.run(pair.guider(broken, models[1], LAGGED), tiny.latent_noise(5), STEPS)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     pair.run(pair.guider(*models, LAGGED), tiny.latent_noise(5), STEPS)
+
+
+def test_every_start_and_end_act_as_in_dynamic(models) -> None:
+    settings = replace(LAGGED, spatial_only=0.0, every=2, start=0.1, end=0.8, realism_only=0.1)
+    phases = {}
+    for mode in ("dynamic", "lagged"):
+        guider = pair.guider(*models, replace(settings, mode=mode))
+        pair.run(guider, tiny.latent_noise(5), 10)
+        phases[mode] = [record.phase for record in guider.trace.steps]
+    assert phases["lagged"] == phases["dynamic"]
+    assert set(phases["lagged"]) == {"balance", "mix", "realism"}
