@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -505,3 +506,22 @@ def test_the_probes_gradient_goes_through_the_modulation(models) -> None:
     adapted.set_model_attn2_replace(adapter, "input", 1)
     look = looked_at(adapted, positive, x)
     assert bool(look.finite)
+
+
+def test_attention_maps_show_what_the_modulated_model_uses(models) -> None:
+    """Early on more of the words' attention is inside; behind the end the maps are the model's."""
+    from realcompo.balancer.comfy.attention_look import read_attention
+
+    def shares(model: Any, positive: Any, level: float) -> Tensor:
+        with torch.inference_mode():
+            reading = read_attention(
+                model, positive, {"samples": torch.zeros(1, 4, 16, 16)}, pair.LAYOUT, pair.TOKENS,
+                7, [level], "all", "layers",
+            )  # fmt: skip
+        return torch.stack([column.shares[0] for column in reading.columns[0]])
+
+    model, positive = dense(models[0], settings=replace(STRONG, end_fraction=0.5))
+    early = shares(model, positive, 0.05), shares(models[0], tiny.conditioning(3), 0.05)
+    assert float((early[0] - early[1]).min()) > 0.05
+    late = shares(model, positive, 0.95), shares(models[0], tiny.conditioning(3), 0.95)
+    torch.testing.assert_close(*late, rtol=1e-4, atol=1e-5)
