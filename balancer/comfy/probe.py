@@ -23,7 +23,7 @@ from .capture import Site, StopProbe, entry_area, grid_size, stop
 from .checkpointing import checkpointed, last_site, must_be_frugal
 from .compat import adds_in_place
 from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
-from .shared_encoder import alters_encoder
+from .shared_encoder import INSIDE_BLOCKS, alters_encoder
 from .sites import Sites, add_in_place, one_pass, reading_options
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
@@ -243,7 +243,7 @@ class Probe:
                 ordinary_weights(modules, self.aliases),
                 saved_copies(modules, copies),
                 one_pass(model.diffusion_model, self.sites),
-                checkpointed(model.diffusion_model, self._frugal(model, args["input"]), copies),
+                checkpointed(model.diffusion_model, self._frugal(model, args), copies),
             ):
                 call = ModelCall(apply_model, args, inner, x, area, model, whole, modules)
                 seen.append(work(call))
@@ -259,8 +259,16 @@ class Probe:
         high, wide = call.args["input"].shape[-2:]
         return reading_options(call.options, self.sites, self.factor, maps, (high, wide), at_last)
 
-    def _frugal(self, model: Any, latent: Tensor) -> Site | None:
-        """Where checkpointed blocks end, if memory is too short to do without; decided once."""
+    def _frugal(self, model: Any, args: dict[str, Any]) -> Site | None:
+        """Where checkpointed blocks end, if memory is too short to do without; decided once.
+
+        A block that runs again must not write to what autograd saves: blocks of hosts before
+        mid-2025 do, and other packs' patches inside a block may.
+        """
+        inside = set(args["c"]["transformer_options"].get("patches", {})) & INSIDE_BLOCKS
+        if adds_in_place() or inside:
+            return None
+        latent = args["input"]
         if self.frugal is None:
             dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
             self.frugal = must_be_frugal(

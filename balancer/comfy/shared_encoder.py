@@ -21,8 +21,8 @@ from .agreement import NEGATIVE, POSITIVE, Agreement
 
 _BATCH = "sampler_calc_cond_batch_function"
 # patches that look at attention or stand between its layers; others may write to activations
-_READING = {"attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch"}
-_READING |= {"middle_patch"}
+INSIDE_BLOCKS = {"attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch"}
+_READING = INSIDE_BLOCKS | {"middle_patch"}
 
 
 def _encoder(network: Any) -> list[list[Module]]:
