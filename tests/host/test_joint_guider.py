@@ -271,3 +271,23 @@ def test_each_branch_counts_the_tokens_of_its_own_conditioning() -> None:
     latent = pair.run(guider, tiny_dit.noise("sd3"), 2)
     assert torch.isfinite(latent).all()
     assert guider.trace.steps[0].shares_spatial is not None
+
+
+@EVERY
+def test_lagged_reads_the_predictions_on_their_way(family, monkeypatch) -> None:
+    """As mode dynamic with the probe latent put back to the step's own, without its passes."""
+    from realcompo.balancer.comfy import guider as module
+
+    models, noise = models_of(family), tiny_dit.noise(family)
+    lagged = pair.guider(*models, replace(PAPER, mode="lagged"), **TEXTS)
+    with counting(realism=models[0], spatial=models[1]) as counts:
+        latent = pair.run(lagged, noise, steps=STEPS)
+    assert counts.total("full_samples") == 4 * STEPS
+    assert counts.total("partial") == 0 and counts.backward == 2 * STEPS
+    monkeypatch.setattr(module, "probe_latent", lambda x, mixed, sigma, to: x)
+    reference = pair.guider(*models, PAPER, **TEXTS)
+    expected = pair.run(reference, noise, steps=STEPS)
+    assert (latent - expected).abs().max() < 1e-3 * expected.std()
+    for one, other in zip(lagged.trace.steps, reference.trace.steps, strict=True):
+        torch.testing.assert_close(one.mix, other.mix, rtol=1e-3, atol=1e-4)
+    assert max(float((r.mix - 0.5).abs().max()) for r in lagged.trace.steps) > 1e-3
