@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 
-from control_workflows import CONTROL_CLASSES, CONTROL_GRAPHS, PHRASES, PROMPT
+from control_workflows import (
+    CONTROL_CLASSES,
+    CONTROL_GRAPHS,
+    PHRASES,
+    PROMPT,
+    SAMPLING,
+    steered,
+)
 from dense_workflows import DENSE_CLASSES, DENSE_GRAPHS
 from execute import InProcess, host_from_environment
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
 from workflow_graph import Graph, Slot
 
-SEED, STEPS, CFG = 7, 30, 3.0
-SAMPLING = {
-    "seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal",
-}  # fmt: skip
+SEED, STEPS, CFG = (SAMPLING[name] for name in ("seed", "steps", "cfg"))
 
 
 def _shapes(graph: Graph) -> dict[str, Slot]:
@@ -178,29 +182,11 @@ def guider(graph: Graph) -> None:
 
 def controlnet(graph: Graph) -> None:
     """A ControlNet instead of boxes on the spatial branch."""
-    realism, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
-    )
-    spatial, spatial_clip, _, _ = graph.add(
-        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
-    )
-    layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT)
-    (control,) = graph.add("RealCompoShapesControlNet", (0, 760), kind="segmentation")
-    (hint,) = graph.add("RealCompoShapesHint", (0, 900), layout=layout, kind="segmentation")
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
-    (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
-    (against,) = graph.add("CLIPTextEncode", (360, 660), "Negative", clip=spatial_clip, text="")
-    placed, unplaced = graph.add(
-        "ControlNetApplyAdvanced", (360, 880), positive=plain, negative=against,
-        control_net=control, image=hint,
-    )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 1120), width=128, height=128, batch_size=1)
+    given = steered(graph)
+    hint, vae = given.pop("picture"), given.pop("vae")
     (balancer,) = graph.add("RealCompoBalancer", (760, 0))
     sampled, trace = graph.add(
-        "RealCompoDualSampler", (1140, 0), realism_model=realism, spatial_model=spatial,
-        positive=positive, negative=negative, layout=layout, latent_image=latent,
-        spatial_positive=placed, spatial_negative=unplaced, balancer=balancer, **SAMPLING,
+        "RealCompoDualSampler", (1140, 0), **given, balancer=balancer, **SAMPLING,
     )  # fmt: skip
     _decode_and_save(graph, (1520, 0), sampled, vae, "controlnet")
     graph.add(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from workflow_graph import Graph
+from workflow_graph import Graph, Slot
 
 PROMPT = "a red star and a blue circle and a green square"
 PHRASES = (
@@ -12,24 +12,30 @@ PHRASES = (
     "a blue circle: 0.55 0.08 0.92 0.45\n"
     "a green square: 0.32 0.58 0.70 0.95"
 )
+SAMPLING = {
+    "seed": 7, "steps": 30, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
+}  # fmt: skip
 LEGEND = "#ffff00: a red star\n#ff0000: a blue circle\n#00ff00: a green square"
 SIDE = 128
 
 
-def segmentation(graph: Graph) -> None:
-    """One segmentation picture steers the ControlNet and is the layout, by box and by mask."""
+def steered(graph: Graph, title: str = "") -> dict[str, Slot]:
+    """The demo pair whose spatial branch follows a control picture: the left part of such graphs.
+
+    ``title`` is that of the node with the boxes that the picture is drawn from. Returns the links
+    by their inputs' names at the dual sampler, and the VAE's and the picture's.
+    """
     realism, clip, vae, _ = graph.add(
         "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
     )
     spatial, spatial_clip, _, _ = graph.add(
         "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
     )
-    boxes, text = graph.add(
-        "RealCompoLayoutFromBoxes", (0, 400), "What the picture shows", phrases=PHRASES,
-        prompt=PROMPT,
-    )  # fmt: skip
+    layout, text = graph.add(
+        "RealCompoLayoutFromBoxes", (0, 400), title, phrases=PHRASES, prompt=PROMPT
+    )
     (control,) = graph.add("RealCompoShapesControlNet", (0, 760), kind="segmentation")
-    (picture,) = graph.add("RealCompoShapesHint", (0, 900), layout=boxes, kind="segmentation")
+    (picture,) = graph.add("RealCompoShapesHint", (0, 900), layout=layout, kind="segmentation")
     (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
     (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
     (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
@@ -39,6 +45,17 @@ def segmentation(graph: Graph) -> None:
         control_net=control, image=picture,
     )  # fmt: skip
     (latent,) = graph.add("EmptyLatentImage", (360, 1120), width=SIDE, height=SIDE, batch_size=1)
+    return {
+        "realism_model": realism, "spatial_model": spatial, "positive": positive,
+        "negative": negative, "layout": layout, "latent_image": latent,
+        "spatial_positive": placed, "spatial_negative": unplaced, "vae": vae, "picture": picture,
+    }  # fmt: skip
+
+
+def segmentation(graph: Graph) -> None:
+    """One segmentation picture steers the ControlNet and is the layout, by box and by mask."""
+    given = steered(graph, "What the picture shows")
+    picture, vae = given.pop("picture"), given.pop("vae")
     graph.add(
         "SaveImage", (0, 1100), images=picture,
         filename_prefix="realcompo_demo/segmentation_picture",
@@ -51,9 +68,7 @@ def segmentation(graph: Graph) -> None:
         )  # fmt: skip
         sampled, _ = graph.add(
             "RealCompoDualSampler", (1140, top), f"RealCompo Dual Sampler: {keep}",
-            realism_model=realism, spatial_model=spatial, positive=positive, negative=negative,
-            layout=layout, latent_image=latent, spatial_positive=placed, spatial_negative=unplaced,
-            seed=7, steps=30, cfg=3.0, sampler_name="euler", scheduler="normal",
+            **{**given, "layout": layout}, **SAMPLING,
         )  # fmt: skip
         (image,) = graph.add("VAEDecode", (1520, top), samples=sampled, vae=vae)
         graph.add(

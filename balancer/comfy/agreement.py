@@ -59,14 +59,13 @@ def agreement(
 
 def _same_options(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether both branches' options change the model in the same way."""
-    run = {"sample_sigmas"}
-    return all(
-        _same(
-            {k: v for k, v in first.get(name, {}).items() if k not in run},
-            {k: v for k, v in second.get(name, {}).items() if k not in run},
-        )
-        for name in ("transformer_options",)
-    ) and first.get("model_function_wrapper") is second.get("model_function_wrapper")
+    if first.get("model_function_wrapper") is not second.get("model_function_wrapper"):
+        return False
+    ours, theirs = (
+        {k: v for k, v in options.get("transformer_options", {}).items() if k != "sample_sigmas"}
+        for options in (first, second)
+    )
+    return _same(ours, theirs)
 
 
 def _same(first: Any, second: Any) -> bool:

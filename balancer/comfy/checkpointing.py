@@ -19,6 +19,7 @@ from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
 from .capture import Site, grid_size
+from .forwards import other_forwards
 from .sites import Sites
 
 # what autograd keeps of a block, in activations of the block's width: a transformer block's three
@@ -85,19 +86,13 @@ def checkpointed(network: Any, last: Site | None, copies: bool) -> Iterator[None
         yield
         return
     end = _transformer_block(network, last)
-    stored: list[tuple[Module, Any]] = []
-    try:
-        for module in network.modules():
-            if module is not end and isinstance(module, (ResBlock, BasicTransformerBlock)):
-                stored.append((module, module.__dict__.get("forward")))
-                module.forward = _again(module.forward, copies)
+    blocks = [
+        module
+        for module in network.modules()
+        if module is not end and isinstance(module, (ResBlock, BasicTransformerBlock))
+    ]
+    with other_forwards((block, _again(block.forward, copies)) for block in blocks):
         yield
-    finally:
-        for module, forward in reversed(stored):
-            if forward is None:
-                del module.__dict__["forward"]
-            else:
-                module.forward = forward
 
 
 def _transformer_block(network: Any, site: Site) -> Module:

@@ -362,17 +362,15 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """
         assert self.probes is not None
         ask = partial(self._question, latent, timestep, sigma, at, options)
-        first, second = partial(ask, False), partial(ask, True)
-        had = [one.look for one in own]
+        looks: list[Look | None] = [one.look for one in own] or [None, None]
         if self.pair is not None:
-            return self.pair.finish(had) if all(had) and had else self.pair.look(first, second)
-        looks: list[Look | None] = []
-        for number, (probe, ask) in enumerate(zip(self.probes, (first, second), strict=True)):
-            if own and had[number] is not None:
-                looks.append(had[number])
-                continue
-            question = ask()
-            looks.append(None if question is None else question.put_to(probe, probe.differentiate))
+            if all(look is not None for look in looks):
+                return self.pair.finish(looks)
+            return self.pair.look(partial(ask, False), partial(ask, True))
+        for number, probe in enumerate(self.probes):
+            question = ask(bool(number)) if looks[number] is None else None
+            if question is not None:
+                looks[number] = question.put_to(probe, probe.differentiate)
         return looks
 
     def _question(

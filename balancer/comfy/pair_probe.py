@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..attention_maps import RegionMaps
-from .capture import Site, StopProbe
+from .capture import StopProbe
+from .checkpointing import last_site
 from .gradients import gradient_mode, ordinary_weights
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
 from .shared_encoder import alters_encoder, recording, replaying
@@ -69,9 +70,8 @@ class _Half:
 
 def can_share(probe: Probe) -> bool:
     """Whether the last map to be read lies behind the common half: in U-Nets only."""
-    wanted = [site for site in probe.sites if site.factor == probe.factor]
-    last = wanted[-1]
-    return isinstance(last, Site) and last.key[0] == "output"
+    last = last_site(probe.sites, probe.factor)
+    return last is not None and last.key[0] == "output"
 
 
 class PairProbe:
@@ -85,6 +85,7 @@ class PairProbe:
 
     def __init__(self, first: Probe, second: Probe) -> None:
         self._probes = (first, second)
+        second.aliases = first.aliases  # one network, one set of stand-ins
         self.halves = 0
         self.begin()
 
@@ -114,7 +115,7 @@ class PairProbe:
             return looks
         self.halves += half.latent.shape[0] * (followers - 1)
         # checkpointed blocks run again in this
-        with gradient_mode(), ordinary_weights(half.call.modules):
+        with gradient_mode(), ordinary_weights(half.call.modules, self._probes[0].aliases):
             gradient = half.gradient()
         for place, look in enumerate(looks):
             if look is not None and look.gradient is None:

@@ -23,7 +23,7 @@ from .capture import Site, StopProbe, entry_area, grid_size, stop
 from .checkpointing import checkpointed, last_site, must_be_frugal
 from .compat import adds_in_place
 from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
-from .shared_encoder import INSIDE_BLOCKS, alters_encoder
+from .shared_encoder import INSIDE_BLOCKS, alters_encoder, call_model
 from .sites import Sites, add_in_place, one_pass, reading_options
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
@@ -85,8 +85,7 @@ class ModelCall:
     @property
     def half_precision(self) -> bool:
         """Whether the network computes in float16."""
-        dtype = getattr(self.model, "manual_cast_dtype", None) or self.model.get_dtype()
-        return dtype == torch.float16
+        return compute_dtype(self.model) == torch.float16
 
     def run(self, latent: Tensor, transformer_options: dict[str, Any]) -> Tensor | None:
         """The model's prediction; None if a reader stopped the run."""
@@ -94,9 +93,7 @@ class ModelCall:
         call = {**self.args, "input": latent, "c": conditions}
         call["timestep"] = self.args["timestep"].clone()
         try:
-            if self.inner is not None:
-                return self.inner(self.apply_model, call)
-            return self.apply_model(latent, call["timestep"], **conditions)
+            return call_model(self.inner, self.apply_model, call)
         except StopProbe:
             return None
 
@@ -270,9 +267,8 @@ class Probe:
             return None
         latent = args["input"]
         if self.frugal is None:
-            dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
             self.frugal = must_be_frugal(
-                model.diffusion_model, self.sites, self.factor, latent, dtype
+                model.diffusion_model, self.sites, self.factor, latent, compute_dtype(model)
             )
         return last_site(self.sites, self.factor) if self.frugal else None
 
@@ -330,6 +326,11 @@ class Probe:
         out = torch.zeros(*grid.shape[:-2], height, width)
         out[..., : part.shape[-2], : part.shape[-1]] = part
         return out
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """What the host's model object computes in, which may not be what its weights are kept in."""
+    return getattr(model, "manual_cast_dtype", None) or model.get_dtype()
 
 
 def scale_of(call: ModelCall) -> float:

@@ -7,8 +7,9 @@ one checkpoint that differ by a ControlNet, conv_in, down path and middle give t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from .agreement import NEGATIVE, POSITIVE, Agreement
+from .forwards import other_forwards
 
 _BATCH = "sampler_calc_cond_batch_function"
 # patches that look at attention or stand between its layers; others may write to activations
@@ -54,8 +56,7 @@ def recording(network: Any, copies: bool, stop: BaseException | None = None) -> 
             handle.remove()
 
 
-@contextmanager
-def replaying(network: Any, tensors: Sequence[Tensor]) -> Iterator[None]:
+def replaying(network: Any, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
     """Let the blocks of the first half give ``tensors`` during one pass, without computing.
 
     The host's own forward stays in charge: it counts blocks, calls patches and adds ControlNets as
@@ -64,19 +65,8 @@ def replaying(network: Any, tensors: Sequence[Tensor]) -> Iterator[None]:
     blocks = _encoder(network)
     if len(blocks) != len(tensors):
         raise ValueError(f"{len(tensors)} tensors for {len(blocks)} blocks")
-    stored: list[tuple[Module, Any]] = []
-    try:
-        for block, tensor in zip(blocks, tensors, strict=True):
-            for layer in block:
-                stored.append((layer, layer.__dict__.get("forward")))
-                layer.forward = _giving(tensor)
-        yield
-    finally:
-        for layer, forward in reversed(stored):
-            if forward is None:
-                del layer.__dict__["forward"]
-            else:
-                layer.forward = forward
+    pairs = zip(blocks, tensors, strict=True)
+    return other_forwards((layer, _giving(tensor)) for block, tensor in pairs for layer in block)
 
 
 def _giving(tensor: Tensor) -> Callable[..., Tensor]:
@@ -221,14 +211,18 @@ def _around(
     inner = options.get("model_function_wrapper")
 
     def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-        def call(given: dict[str, Any]) -> Tensor:
-            if inner is not None:
-                return inner(apply_model, given)
-            return apply_model(given["input"], given["timestep"], **given["c"])
-
-        return function(call, args)
+        return function(partial(call_model, inner, apply_model), args)
 
     return {**options, "model_function_wrapper": wrapper}
+
+
+def call_model(
+    inner: Callable[..., Tensor] | None, apply_model: Callable[..., Tensor], args: dict[str, Any]
+) -> Tensor:
+    """Run the model as the host does: by ``inner``, another pack's wrapper, if there is one."""
+    if inner is not None:
+        return inner(apply_model, args)
+    return apply_model(args["input"], args["timestep"], **args["c"])
 
 
 def host_batch(args: dict[str, Any], conds: list[Any], options: dict[str, Any]) -> list[Tensor]:
