@@ -16,7 +16,7 @@ class RealCompoSeparateEnhance:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.comfy.separation import HEADS, NORM_FORMS, SeparationSettings
+        from ..balancer.comfy.separation import HEADS, NORM_FORMS, STATES, SeparationSettings
         from ..balancer.comfy.training import TARGETS
         from ..balancer.losses import PEAKS, SEPARATE_FORMS
         from ..balancer.settings import MAP_LEVELS
@@ -127,6 +127,21 @@ class RealCompoSeparateEnhance:
                     "default": 512, "min": 8, "max": 16384, "step": 8,
                     "tooltip": "Height of the pictures.",
                 }),
+                "states": (list(STATES), {
+                    "default": base.states,
+                    "tooltip": "Where attention is judged: at latents with noise on them, as"
+                    " released; or at what the untrained model comes by while it draws each"
+                    " prompt once (ours), before the first step. The second worked better on"
+                    " many prompts.",
+                }),
+                "sampling_steps": ("INT", {
+                    "default": base.sampling_steps, "min": 2, "max": 1000,
+                    "tooltip": "Steps of those pictures, for states = own sampling.",
+                }),
+                "sampling_cfg": ("FLOAT", {
+                    "default": base.sampling_cfg, "min": 1.0, "max": 100.0, "step": 0.1,
+                    "tooltip": "Guidance of those pictures; the one you sample with.",
+                }),
                 **training_options(),
             },
         }  # fmt: skip
@@ -176,7 +191,8 @@ class RealCompoSeparateEnhance:
                 chosen += _lines(prompts, seed, more)
             losses = SeparationSettings(
                 separate, enhance, norm, **given(more, "form", "peak", "heads", "norm_form",
-                                                  "start", "end"),
+                                                  "start", "end", "states", "sampling_steps",
+                                                  "sampling_cfg"),
             )  # fmt: skip
             rank = more.get("rank", 8)
             training = TrainingSettings(

@@ -17,8 +17,8 @@ from ..training_prompts import TrainingPrompt
 from .capture import choose_level
 from .checks import model_name
 from .lora_file import LoraModel
-from .separation import NORM_FORMS, SeparateEnhance, SeparationSettings, prepare
-from .session import require_trainable
+from .separation import NORM_FORMS, STATES, SeparateEnhance, SeparationSettings, prepare
+from .session import encode, require_trainable
 from .training import ON_CANCEL, Trained, train
 
 
@@ -82,7 +82,11 @@ def separate_enhance(
     factor = level_of(patcher, where.map_level)
     singles = bool(losses.norm) and losses.norm_form == NORM_FORMS[0]
     prepared = prepare(clip, prompts, singles)
-    objective = SeparateEnhance(prepared, losses, training.batch_size, factor, latents)
+    guided = losses.states == STATES[1] and losses.sampling_cfg > 1.0
+    empty = encode(clip, "") if guided else None
+    objective = SeparateEnhance(
+        prepared, losses, training.batch_size, factor, latents, empty, training.seed
+    )
     about = {
         "losses": asdict(losses), "prompts": [asdict(p) for p in prompts], "level": factor,
         "latents": None if latents is None else [*latents.shape, float(latents.double().sum())],

@@ -17,9 +17,13 @@ from ..regions import RegionSet
 from ..training_prompts import TrainingPrompt
 from .inputs import resolve
 from .session import Encoded, Session, encode
+from .walk import noise_levels, walk
 
 HEADS = ("each", "mean")
 NORM_FORMS = ("frozen prediction", "denoising")
+STATES = ("noised latents", "own sampling")
+# pictures on their way are drawn so many at a time, once, before the first step
+_DRAWN_TOGETHER = 8
 # spread of the stand-in for a clean latent, where none is given: as in the released code
 QUIET = 0.18215
 
@@ -31,7 +35,10 @@ class SeparationSettings:
     ``separate``, ``enhance``, ``norm`` weigh L_sep, L_en, L_norm. ``form``, ``peak``: see
     ``separate_loss``. ``heads``: every attention head by itself, or their mean. ``norm_form``:
     stay near the frozen model's predictions (as released), or denoise given latents. ``start`` and
-    ``end`` in 0..1 are the part of the noise schedule that is trained.
+    ``end`` in 0..1 are the part of the noise schedule that is trained. ``states``: what the maps
+    are read at, latents with noise on them (as released), or the latents that the untrained model
+    comes by while it draws the very prompt (ours), in ``sampling_steps`` steps of Euler's method
+    at guidance ``sampling_cfg``.
     """
 
     separate: float = 1.0
@@ -43,6 +50,9 @@ class SeparationSettings:
     norm_form: str = NORM_FORMS[0]
     start: float = 0.0
     end: float = 1.0
+    states: str = STATES[0]
+    sampling_steps: int = 12
+    sampling_cfg: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("separate", "enhance", "norm"):
@@ -57,8 +67,14 @@ class SeparationSettings:
                 "start", f"the part of the schedule is {self.start} to {self.end}",
                 "Set start below end, both in 0..1",
             )  # fmt: skip
+        if self.sampling_steps < 2 or self.sampling_cfg < 1.0:
+            raise RealCompoError(
+                "sampling_steps", f"they are {self.sampling_steps} at guidance {self.sampling_cfg}",
+                "Set two steps or more, and sampling_cfg to 1 (no guidance) or more",
+            )  # fmt: skip
         for name, known in (
             ("form", SEPARATE_FORMS), ("peak", PEAKS), ("heads", HEADS), ("norm_form", NORM_FORMS),
+            ("states", STATES),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise RealCompoError(
@@ -116,9 +132,13 @@ class SeparateEnhance:
         batch: int,
         factor: int,
         latents: Tensor | None = None,
+        empty: Encoded | None = None,
+        seed: int = 0,
     ) -> None:
         """``factor``: level of the maps (``choose_level``); ``latents`` (N, C, H, W), in the
-        model's own scale, stand for clean pictures, else quiet noise does.
+        model's own scale, stand for clean pictures, else quiet noise does; as many as prompts go
+        with them one by one. ``empty`` is the encoded empty prompt and ``seed`` the noise's, for
+        states of the model's own sampling.
 
         Raises RealCompoError for prompts of one object where the Separate loss is asked for alone,
         and for the denoising form without latents, or with a number that fits no prompts.
@@ -128,6 +148,8 @@ class SeparateEnhance:
             self._kinds.setdefault(prompt.kind, []).append(index)
         self._prompts, self._settings = prompts, settings
         self._batch, self._factor, self._latents = batch, factor, latents
+        self._empty, self._seed = empty, seed
+        self._walks: tuple[Tensor, Tensor] | None = None
         alone = [p.prompt.text for p in prompts if len(p.prompt.objects) < 2]
         if alone and settings.separate:
             raise RealCompoError(
@@ -148,7 +170,9 @@ class SeparateEnhance:
         settings = self._settings
         chosen = self._choose(session)
         some = [self._prompts[index] for index in chosen]
-        maps = self._maps(session, some)
+        x, sigma = self._states(session, chosen)
+        maps = read_heads(session, x, sigma, some, self._factor)
+        maps = maps.mean(dim=1, keepdim=True) if settings.heads == HEADS[1] else maps
         separate = separate_loss(maps, settings.form, settings.peak).mean()
         enhance = enhance_loss(maps, settings.peak).mean()
         session.backward(
@@ -168,21 +192,60 @@ class SeparateEnhance:
         order = torch.randperm(len(kind), generator=session.generator).tolist()
         return [kind[order[n % len(kind)]] for n in range(self._batch)]
 
-    def _clean(self, session: Session, count: int, index: Sequence[int] | None = None) -> Tensor:
+    def _clean(self, session: Session, chosen: Sequence[int], own: bool = True) -> Tensor:
+        """Clean latents; those that were drawn for the prompts ``chosen``, if ``own``."""
+        count = len(chosen)
         channels = session.model.latent_format.latent_channels
         if self._latents is None:
             return QUIET * session.randn(count, channels, *session.size)
-        if index is None:
-            index = torch.randint(
-                len(self._latents), (count,), generator=session.generator
-            ).tolist()
-        return self._latents[list(index)].to(session.device)
+        if not own or len(self._latents) != len(self._prompts):
+            draw = torch.randint(len(self._latents), (count,), generator=session.generator)
+            chosen = draw.tolist()
+        return self._latents[list(chosen)].to(session.device)
 
-    def _maps(self, session: Session, some: Sequence[Prepared]) -> Tensor:
-        sigma = session.random_sigmas(len(some), self._settings.start, self._settings.end)
-        x = session.noised(self._clean(session, len(some)), sigma)
-        maps = read_heads(session, x, sigma, some, self._factor)
-        return maps.mean(dim=1, keepdim=True) if self._settings.heads == HEADS[1] else maps
+    def _states(self, session: Session, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, H, W) and their noise levels (B,) for prompts ``chosen``."""
+        settings = self._settings
+        if settings.states == STATES[0]:
+            sigma = session.random_sigmas(len(chosen), settings.start, settings.end)
+            return session.noised(self._clean(session, chosen), sigma), sigma
+        if self._walks is None:
+            self._walks = self._draw(session)
+        levels, walks = self._walks
+        high = session.sigma_at(settings.start), session.sigma_at(settings.end)
+        inside = [n for n, s in enumerate(levels.tolist()) if high[1] <= s <= high[0]]
+        if not inside:
+            raise RealCompoError(
+                "sampling_steps", f"none of the {len(levels)} noise levels lies between"
+                f" {settings.start} and {settings.end}",
+                "Use more steps, or a wider part of the schedule",
+            )  # fmt: skip
+        picks = torch.randint(len(inside), (len(chosen),), generator=session.generator).tolist()
+        places = [inside[pick] for pick in picks]
+        x = torch.stack([walks[p, i] for p, i in zip(places, chosen, strict=True)])
+        return x.to(session.device), levels[places]
+
+    def _draw(self, session: Session) -> tuple[Tensor, Tensor]:
+        """Noise levels (S,), and every prompt's latents there (S, N, C, H, W) on the CPU.
+
+        One picture per prompt by the untrained model. From a generator of its own: a training
+        that is taken up again draws the same pictures again.
+        """
+        own, session.generator = session.generator, torch.Generator().manual_seed(self._seed)
+        levels = noise_levels(session, "normal", self._settings.sampling_steps)
+        parts: dict[int, Tensor] = {}
+        try:
+            with session.frozen():
+                for kind in self._kinds.values():
+                    for start in range(0, len(kind), _DRAWN_TOGETHER):
+                        some = kind[start : start + _DRAWN_TOGETHER]
+                        asked = [self._prompts[index].encoded for index in some]
+                        way = walk(session, asked, levels, self._settings.sampling_cfg, self._empty)
+                        seen = torch.stack([x.cpu() for x in way])
+                        parts |= {index: seen[:, n] for n, index in enumerate(some)}
+        finally:
+            session.generator = own
+        return levels[:-1], torch.stack([parts[n] for n in range(len(self._prompts))], dim=1)
 
     def _distill(self, session: Session, chosen: Sequence[int]) -> Tensor:
         """Mean square of what training changed in the noise of single objects' prompts."""
@@ -193,7 +256,7 @@ class SeparateEnhance:
         length = asked[0].text.shape[1]
         asked = [one for one in asked if one.text.shape[1] == length]
         sigma = session.random_sigmas(len(asked))
-        x = session.noised(self._clean(session, len(asked)), sigma)
+        x = session.noised(self._clean(session, chosen[: len(asked)], own=False), sigma)
         with session.frozen():
             frozen = session.predict(x, sigma, asked)
         tuned = session.predict(x, sigma, asked)
@@ -203,7 +266,7 @@ class SeparateEnhance:
 
     def _denoise(self, session: Session, chosen: Sequence[int]) -> Tensor:
         """The ordinary denoising loss on latents that go with the prompts."""
-        clean = self._clean(session, len(chosen), chosen)
+        clean = self._clean(session, chosen)
         sigma = session.random_sigmas(len(chosen))
         x = session.noised(clean, sigma)
         tuned = session.predict(x, sigma, [self._prompts[index].encoded for index in chosen])

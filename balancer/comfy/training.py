@@ -125,9 +125,12 @@ def train(
         checkpoint.load_into(run)
         progress = Progress(settings.steps, run.steps)
         beside = ((layer, _beside(layer, adapters, name)) for name, layer in layers.items())
+        begin = run.generator.get_state()
         with other_forwards(beside):
             try:
                 while run.steps < settings.steps:
+                    # a step that is cancelled half-way is made again from its beginning
+                    begin = run.generator.get_state()
                     objective(session)
                     told = run.step(session.take_values(), session.scale)
                     progress.step(told, run.losses)
@@ -136,6 +139,7 @@ def train(
             except comfy.model_management.InterruptProcessingException:
                 if not run.steps:
                     raise
+                run.generator.set_state(begin)
                 if on_cancel == ON_CANCEL[0]:
                     checkpoint.save(run)
                     raise

@@ -1,0 +1,61 @@
+"""A picture on its way: the latents that a model comes by while it draws, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from .session import Encoded, Session
+
+
+def noise_levels(session: Session, scheduler: str, steps: int) -> Tensor:
+    """The host's noise levels for ``steps`` steps, the last one 0: (steps + 1,) on the device."""
+    levels = comfy.samplers.calculate_sigmas(session.sampling, scheduler, steps)
+    return levels.to(session.device)
+
+
+def walk(
+    session: Session,
+    asked: Sequence[Encoded],
+    levels: Tensor,
+    cfg: float = 1.0,
+    empty: Encoded | None = None,
+    stop: int | None = None,
+) -> Iterator[Tensor]:
+    """Latents (B, C, H, W) of Euler's method at every noise level before the last.
+
+    From the session's noise; one prompt per sample. ``cfg`` above 1 needs ``empty``, what the
+    unconditional prediction is encoded from. ``stop``: the number of the last level wanted.
+    """
+    channels = session.model.latent_format.latent_channels
+    noise = session.randn(len(asked), channels, *session.size)
+    x = session.sampling.noise_scaling(levels[0], noise, torch.zeros_like(noise), True)
+    last = len(levels) - 2 if stop is None else stop
+    for place in range(last + 1):
+        yield x
+        if place < last:
+            with torch.no_grad():
+                clean = guided(session, x, levels[place].expand(len(x)), asked, cfg, empty)
+                x = clean + (x - clean) * (levels[place + 1] / levels[place])
+
+
+def guided(
+    session: Session,
+    x: Tensor,
+    sigma: Tensor,
+    asked: Sequence[Encoded],
+    cfg: float,
+    empty: Encoded | None,
+) -> Tensor:
+    """The prediction of the clean latent with classifier-free guidance, in autograd's graph."""
+    told = session.predict(x, sigma, asked)
+    assert told is not None
+    if cfg <= 1.0 or empty is None:
+        return told
+    with torch.no_grad():
+        free = session.predict(x, sigma, [empty] * len(x))
+    assert free is not None
+    return free + cfg * (told - free)
