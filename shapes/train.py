@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
         "stage",
         choices=(
             *("data", "text", "codec", "style", "realism", "sketch", "neon", "spatial"),
-            *("segmentation", "keypoints", "export", "evaluate", "card"),
+            *("segmentation", "keypoints", "sepen", "export", "evaluate", "card"),
         ),
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
@@ -36,7 +36,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--grid-every", type=int, default=1500, help="steps between sample grids")
     parser.add_argument("--style", choices=tuple(SCENES), help="data: this style only")
     parser.add_argument("--scenes", type=int, default=128, help="evaluate: number of scenes")
-    parser.add_argument("--parts", nargs="+", default=(), help="evaluate: these figures only")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=(),
+        help="evaluate: these figures only; sepen: these files only",
+    )
     choice = parser.parse_args(argv)
     torch.set_num_threads(choice.threads)
     choice.out.mkdir(parents=True, exist_ok=True)
@@ -59,6 +64,10 @@ def main(argv: list[str]) -> int:
         from .train_style import train_style
 
         train_style(choice.out, *budget)
+    elif choice.stage == "sepen":
+        from .train_sepen import train_sepen
+
+        train_sepen(choice.out, choice.parts, choice.steps)
     elif choice.stage == "export":
         from .train_export import export
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -212,27 +213,28 @@ class SeparateEnhance:
         if self._walks is None:
             self._walks = self._draw(session)
         levels, walks = self._walks
-        high = session.sigma_at(settings.start), session.sigma_at(settings.end)
-        inside = [n for n, s in enumerate(levels.tolist()) if high[1] <= s <= high[0]]
-        if not inside:
-            raise RealCompoError(
-                "sampling_steps", f"none of the {len(levels)} noise levels lies between"
-                f" {settings.start} and {settings.end}",
-                "Use more steps, or a wider part of the schedule",
-            )  # fmt: skip
-        picks = torch.randint(len(inside), (len(chosen),), generator=session.generator).tolist()
-        places = [inside[pick] for pick in picks]
+        places = torch.randint(len(levels), (len(chosen),), generator=session.generator).tolist()
         x = torch.stack([walks[p, i] for p, i in zip(places, chosen, strict=True)])
         return x.to(session.device), levels[places]
 
     def _draw(self, session: Session) -> tuple[Tensor, Tensor]:
         """Noise levels (S,), and every prompt's latents there (S, N, C, H, W) on the CPU.
 
-        One picture per prompt by the untrained model. From a generator of its own: a training
-        that is taken up again draws the same pictures again.
+        One picture per prompt by the untrained model, as far as it is needed. From a generator of
+        its own: a training that is taken up again draws the same pictures again.
         """
         own, session.generator = session.generator, torch.Generator().manual_seed(self._seed)
-        levels = noise_levels(session, "normal", self._settings.sampling_steps)
+        settings = self._settings
+        levels = noise_levels(session, "normal", settings.sampling_steps)
+        low, high = session.sigma_at(settings.end), session.sigma_at(settings.start)
+        inside = [n for n, sigma in enumerate(levels.tolist()) if low <= sigma <= high]
+        if not inside:
+            raise RealCompoError(
+                "sampling_steps", f"none of the {settings.sampling_steps} steps lies between"
+                f" {settings.start} and {settings.end} of the schedule",
+                "Use more steps, or a wider part of the schedule",
+            )  # fmt: skip
+        bar = comfy.utils.ProgressBar(len(self._prompts))
         parts: dict[int, Tensor] = {}
         try:
             with session.frozen():
@@ -240,12 +242,14 @@ class SeparateEnhance:
                     for start in range(0, len(kind), _DRAWN_TOGETHER):
                         some = kind[start : start + _DRAWN_TOGETHER]
                         asked = [self._prompts[index].encoded for index in some]
-                        way = walk(session, asked, levels, self._settings.sampling_cfg, self._empty)
-                        seen = torch.stack([x.cpu() for x in way])
+                        guidance = settings.sampling_cfg, self._empty
+                        way = [x.cpu() for x in walk(session, asked, levels, *guidance, inside[-1])]
+                        seen = torch.stack([way[place] for place in inside])
                         parts |= {index: seen[:, n] for n, index in enumerate(some)}
+                        bar.update(len(some))
         finally:
             session.generator = own
-        return levels[:-1], torch.stack([parts[n] for n in range(len(self._prompts))], dim=1)
+        return levels[inside], torch.stack([parts[n] for n in range(len(self._prompts))], dim=1)
 
     def _distill(self, session: Session, chosen: Sequence[int]) -> Tensor:
         """Mean square of what training changed in the noise of single objects' prompts."""

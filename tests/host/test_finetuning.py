@@ -494,7 +494,7 @@ def test_own_sampling_is_repeatable_and_taken_up(model, monkeypatch) -> None:
             finetune(model, **changes)
     resumed, told, _ = finetune(model, **changes)
     assert same(whole, resumed) and told == losses
-    with pytest.raises(RealCompoError, match="none of the 3 noise levels"):
+    with pytest.raises(RealCompoError, match="none of the 3 steps"):
         finetune(model, **changes, start=0.01, end=0.02)
 
 
