@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.utils
@@ -90,7 +90,13 @@ def _report(
         separate.append(float(separate_loss(maps)[0]))
         enhance.append(float(enhance_loss(maps)[0]))
         mean = SiteMap("level", factor, maps.mean(dim=1).cpu())
-        columns.append(columns_of([mean], "mean", layout))
+        # no regions here to lie inside of: what is told beside each map is its peak
+        columns.append(
+            tuple(
+                replace(column, shares=column.maps.amax(dim=(-2, -1)))
+                for column in columns_of([mean], "mean", layout)
+            )
+        )
         bar.update(1)
     reading = Reading(tuple(levels), tuple(sigmas), tuple(columns))
     return PromptReport(prompt, tuple(separate), tuple(enhance), reading, layout)
