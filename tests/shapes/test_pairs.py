@@ -6,7 +6,6 @@ from collections import Counter
 
 from realcompo.shapes.pairs import held_out_pairs, pair_scenes, training_pairs
 
-
 EXPECTED = (
     (("yellow", "star"), ("purple", "cross")),
     (("red", "cross"), ("blue", "square")),
