@@ -9,6 +9,8 @@ from __future__ import annotations
 from .balancer.comfy import routes
 from .nodes import (
     demo,
+    finetuning,
+    finetuning_tools,
     inspection,
     inspection_attention,
     inspection_layout,
@@ -25,7 +27,8 @@ from .nodes import (
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    inspection_layout, inspection, inspection_attention, trace_files, demo,
+    finetuning, finetuning_tools, inspection_layout, inspection, inspection_attention, trace_files,
+    demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
