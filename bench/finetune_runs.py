@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..balancer.comfy.separation import Prepared, SeparateEnhance, SeparationSettings
-from ..balancer.comfy.training import Encoded, Session, train
+from ..balancer.comfy.session import Encoded, Session
+from ..balancer.comfy.training import train
 from ..balancer.regions import RegionSet
 from ..balancer.training import TrainingSettings
 from ..balancer.training_prompts import TrainingPrompt
