@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .alignment_metrics import measured
 from .alignment_rewards import known_reward, reward_key, rewards
 from .alignment_rows import Row
 from .kept import claimed, write_arrays
+from .latent_adaptation import SHAPES_ADAPTATION, adapted
 from .pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
 from .quality import TEST_SEED
 from .rows import fixed
@@ -143,6 +144,8 @@ class Job:
             about: list[Any] = ["drawings", row.style, weight_hashes()["codec.safetensors"]]
         else:
             about = [self._weights(row), self.steps, CFG, SAMPLER, SCHEDULER, TEST_SEED, candidate]
+        if row.adapted:
+            about.append(asdict(SHAPES_ADAPTATION))
         return self._key(name, *about)
 
     def picked_path(self, row: Row) -> Path:
@@ -205,7 +208,11 @@ class Job:
     def _sampled(self, row: Row, candidate: int) -> Stage:
         seeds = self.seeds(candidate)
         studio = self.studio(row)
-        drawn = studio.draw(self.asked(studio, seeds), fixed(1.0), steps=self.steps)
+        asked = self.asked(studio, seeds)
+        if row.adapted:
+            drawn = adapted(studio, asked, SHAPES_ADAPTATION, steps=self.steps)
+        else:
+            drawn = studio.draw(asked, fixed(1.0), steps=self.steps)
         return Stage(drawn.pictures, np.array(seeds), drawn.forwards, drawn.backwards,
                      drawn.seconds)  # fmt: skip
 

@@ -21,7 +21,8 @@ class Row:
     many pictures are drawn, and the one of the highest ``reward`` is kept. ``fine``: the kept
     picture goes through the fine stage, drawn again from its own 'noise' or from its 'latent'.
     ``drawings``: no model at all but what it was trained on, drawings of such scenes after the
-    codec; what the figures would be at best.
+    codec; what the figures would be at best. ``adapted``: no finetuning; the latent is moved by
+    Separate-and-Enhance's losses while it is drawn.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Row:
     reward: str | None = None
     fine: str | None = None
     drawings: bool = False
+    adapted: bool = False
 
     @property
     def base(self) -> str:
@@ -45,8 +47,9 @@ class Row:
                 shown[name] = value
         if self.best_of > 1:
             shown["best_of"] = self.best_of
-        if self.drawings:
-            shown["drawings"] = True
+        for name in ("drawings", "adapted"):
+            if getattr(self, name):
+                shown[name] = True
         return shown
 
 
@@ -60,6 +63,7 @@ def rows() -> list[Row]:
     found += [Row(f"realism{end}", style) for style, end in STYLES.items()]
     found += [Row(SEPEN + end, style, f"{SEPEN}-{style}") for style, end in STYLES.items()]
     found += [Row(f"{SEPEN}-{part}", lora=f"{SEPEN}-{part}") for part in SEPEN_PARTS]
+    found.append(Row(f"{SEPEN}-test-time", adapted=True))
     refl = "refl-realistic"
     found += [
         _best(BEST, "caption"),

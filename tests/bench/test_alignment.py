@@ -21,10 +21,11 @@ from realcompo.bench.alignment_draw import Job, Stage  # noqa: E402
 from realcompo.bench.alignment_metrics import alignment_scores, diversity, spread  # noqa: E402
 from realcompo.bench.alignment_report import claims  # noqa: E402
 from realcompo.bench.alignment_rows import Row, rows  # noqa: E402
+from realcompo.bench.latent_adaptation import Adaptation, adapted  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
 from realcompo.bench.quality import Job as QualityJob  # noqa: E402
 from realcompo.bench.statistics import Bootstrap, Gaussian, RowResult  # noqa: E402
-from realcompo.shapes.pairs import held_out_pairs, training_pairs  # noqa: E402
+from realcompo.shapes.pairs import held_out_pairs, pair_scenes, training_pairs  # noqa: E402
 from realcompo.shapes.render import render  # noqa: E402
 from realcompo.shapes.world import Scene, ShapeObject  # noqa: E402
 
@@ -202,6 +203,20 @@ def test_the_quality_tables_rows_with_a_lora(tmp_path: Path, monkeypatch: Any) -
     lora(tmp_path / "sepen-realistic.safetensors", 2.0)
     assert job.key(row) != first
     assert "lora" not in quality_rows.table(STEPS)[0].recipe()
+
+
+def test_adaptation_is_the_tables_own_sampling_with_moves() -> None:
+    studio = Studio("realistic")
+    asked = studio.ask(pair_scenes(training_pairs(), 3, 5), 1)
+    plain = studio.draw(asked, quality_rows.fixed(1.0), steps=4)
+    still = adapted(studio, asked, Adaptation(strength=0.0), steps=4)
+    assert float((plain.pictures - still.pictures).abs().max()) < 1e-3
+    moved = adapted(studio, asked, Adaptation(strength=0.2, until=0.5), steps=4, batch=2)
+    assert float((moved.pictures - plain.pictures).abs().amax((1, 2, 3)).min()) > 0.02
+    # two of four steps look at the maps first
+    assert (moved.forwards, moved.backwards) == (4 * 2 + 2, 2)
+    alone = adapted(studio, asked[2:], Adaptation(strength=0.2, until=0.5), steps=4)
+    assert float((alone.pictures - moved.pictures[2:]).abs().max()) < 1e-3
 
 
 def result(method: str, present: float, style: float, seed: int = 0, **more: Any) -> RowResult:
