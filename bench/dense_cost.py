@@ -124,13 +124,13 @@ def _peak(form: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def _high_water() -> float:
-    """MiB of the most memory that this process has held since ``_forget``."""
+def high_water() -> float:
+    """MiB of the most memory that this process has held since ``forget_peak``."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def _forget() -> None:
+def forget_peak() -> None:
     """Set the high-water mark to what is held now (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -141,10 +141,10 @@ def child(form: str) -> float:
     with torch.inference_mode():
         small = torch.randn(1, 2, 64, DIM)
         torch.nn.functional.scaled_dot_product_attention(small, small, small)
-        _forget()
-        before = _high_water()
+        forget_peak()
+        before = high_water()
         call()
-    return _high_water() - before
+    return high_water() - before
 
 
 def _seconds(call: Callable[[], Any]) -> float:

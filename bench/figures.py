@@ -48,14 +48,15 @@ def _wrapped(text: str, font: FreeTypeFont, room: int) -> str:
 def contact_sheet(
     rows: Sequence[tuple[str, Tensor]],
     captions: Sequence[str],
-    layouts: Sequence[Layout],
+    layouts: Sequence[Layout] | None,
     path: Path,
 ) -> None:
     """Write a picture with a row per method and a column per scene, layouts in the first row.
 
     ``rows``: label and pictures (K, 3, H, W) in 0..1 of the same K scenes and one size.
-    ``captions`` (K) stand above the columns; ``layouts`` (K) are drawn as boxes in their colours.
-    Raises ValueError if a row has another number or size of pictures.
+    ``captions`` (K) stand above the columns; ``layouts`` (K) are drawn as boxes in their colours,
+    None where the methods get no boxes. Raises ValueError if a row has another number or size of
+    pictures.
     """
     from PIL import Image, ImageDraw
 
@@ -65,26 +66,28 @@ def contact_sheet(
             raise ValueError(
                 f"row '{label}' is {tuple(pictures.shape)}, not {(count, 3, high, wide)}"
             )
-    if len(layouts) != count:
+    if layouts is not None and len(layouts) != count:
         raise ValueError(f"{len(layouts)} layouts for {count} captions")
     small, strong = _font(11), _font(13, bold=True)
     texts = [_wrapped(caption, small, wide) for caption in captions]
     line = 14
     top = line * (1 + max(text.count("\n") for text in texts)) + GAP
-    size = (LABEL_WIDTH + count * (wide + GAP), top + (1 + len(rows)) * (high + GAP))
+    labels = ["layout"] * (layouts is not None) + [label for label, _ in rows]
+    size = (LABEL_WIDTH + count * (wide + GAP), top + len(labels) * (high + GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for column, (text, layout) in enumerate(zip(texts, layouts, strict=True)):
+    for column, text in enumerate(texts):
         left = LABEL_WIDTH + column * (wide + GAP)
         # Captions of different length end at one height, right above their pictures.
         draw.multiline_text((left, top - GAP), text, fill=INK, font=small, spacing=1, anchor="ld")
-        sheet.paste(_boxes(layout, wide, high), (left, top))
-    for number, label in enumerate(["layout", *(label for label, _ in rows)]):
+        if layouts is not None:
+            sheet.paste(_boxes(layouts[column], wide, high), (left, top))
+    for number, label in enumerate(labels):
         y = top + number * (high + GAP)
         text = _wrapped(label, strong, LABEL_WIDTH - 2 * GAP)
         place = (GAP, y + high // 2)
         draw.multiline_text(place, text, fill=INK, font=strong, spacing=3, anchor="lm")
-    for number, (_, pictures) in enumerate(rows, 1):
+    for number, (_, pictures) in enumerate(rows, len(labels) - len(rows)):
         pixels = pictures.detach().float().cpu().clamp(0, 1).movedim(1, -1)
         for column, tile in enumerate((pixels * 255).round().to(torch.uint8).numpy()):
             place = (LABEL_WIDTH + column * (wide + GAP), top + number * (high + GAP))

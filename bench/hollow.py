@@ -161,7 +161,7 @@ class Kept:
     ``saved``: bytes of the distinct storages that autograd was given to save and that were alive
     when each backward began, weights left out. ``alive``: bytes of everything that was made during
     the run and was alive then, however it was held (a checkpoint's inputs, for instance, are not
-    told to autograd's hooks). One number per call of ``torch.autograd.grad``.
+    told to autograd's hooks). One number per backward pass.
     """
 
     saved: list[int] = field(default_factory=list)
@@ -204,7 +204,8 @@ def _living_bytes(store: dict[int, tuple[StorageWeakRef, int]]) -> int:
 
 @contextmanager
 def kept_activations(modules: Iterable[torch.nn.Module]) -> Iterator[Kept]:
-    """Measure what is kept for every call of ``torch.autograd.grad`` while the block runs.
+    """Measure what is kept for every backward pass (``torch.autograd.grad`` or ``backward``) while
+    the block runs.
 
     ``modules`` hold the weights. Hooks of the code under measurement stay in force; what they
     make of a tensor is what counts.
@@ -217,7 +218,7 @@ def kept_activations(modules: Iterable[torch.nn.Module]) -> Iterator[Kept]:
     kept, births = Kept(), _Births(weights)
     saved: dict[int, tuple[StorageWeakRef, int]] = {}
     original_hooks = torch.autograd.graph.saved_tensors_hooks
-    original_grad = torch.autograd.grad
+    original_grad, original_backward = torch.autograd.grad, torch.autograd.backward
 
     def noted(value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -229,16 +230,22 @@ def kept_activations(modules: Iterable[torch.nn.Module]) -> Iterator[Kept]:
         def __init__(self, pack: Any, unpack: Any) -> None:
             super().__init__(lambda tensor: noted(pack(tensor)), unpack)
 
-    def grad(*args: Any, **kwargs: Any) -> Any:
-        kept.saved.append(_living_bytes(saved))
-        kept.alive.append(_living_bytes(births.born))
-        return original_grad(*args, **kwargs)
+    def beginning(way: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            kept.saved.append(_living_bytes(saved))
+            kept.alive.append(_living_bytes(births.born))
+            return way(*args, **kwargs)
+
+        return run
 
     torch.autograd.graph.saved_tensors_hooks = Hooks  # type: ignore[misc]
-    torch.autograd.grad = grad
+    torch.autograd.grad = beginning(original_grad)
+    # what Tensor.backward calls
+    torch.autograd.backward = beginning(original_backward)
     try:
         with original_hooks(noted, lambda value: value), births:
             yield kept
     finally:
         torch.autograd.graph.saved_tensors_hooks = original_hooks  # type: ignore[misc]
         torch.autograd.grad = original_grad
+        torch.autograd.backward = original_backward

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -28,6 +29,7 @@ from ..balancer.trace import Trace
 from ..shapes.control import draw_hints
 from ..shapes.host_models import load_control, load_demo
 from ..shapes.world import Scene, make_caption
+from .tuned import with_lora
 
 STEPS = 20
 CFG = 3.0
@@ -116,15 +118,22 @@ class Studio:
     """The demo pair of one style, ready to draw scenes by any settings.
 
     The spatial branch follows GLIGEN boxes, or a ControlNet of the kind ``control``, on the same
-    base model; ``regions`` as ``layout_of`` has it.
+    base model; ``regions`` as ``layout_of`` has it. The realism model is finetuned by the file
+    ``lora``, if one is given.
     """
 
     def __init__(
-        self, style: str = "realistic", control: str | None = None, regions: str = "boxes"
+        self,
+        style: str = "realistic",
+        control: str | None = None,
+        regions: str = "boxes",
+        lora: Path | None = None,
     ) -> None:
         self._kind, self._regions = control, regions
         self._control = None if control is None else load_control(control)
         self.realism, self.clip, self.vae, _ = load_demo(style, "realism")
+        if lora is not None:
+            self.realism = with_lora(self.realism, lora)
         self.spatial, self.spatial_clip, _, self.gligen = load_demo(style, "spatial")
         self._batch_boxes = ModelPatcher(
             BatchBoxes(self.gligen.model), self.gligen.load_device, self.gligen.offload_device

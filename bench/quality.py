@@ -12,11 +12,11 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +32,13 @@ from ..shapes.world import Scene, make_scenes
 from . import checkpoints
 from .dense_pictures import dense_guider
 from .figures import contact_sheet, trade_off
+from .kept import claimed, write_arrays
 from .pictures import STEPS, Asked, Drawn, Studio, layout_of
 from .report import claims, commit, markdown_table, write_json, write_whole
 from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, known_rows, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
 from .statistics import Bootstrap, Gaussian, RowResult, summarise
+from .tuned import file_hash, lora_file, needed_file
 
 ROOT = Path(__file__).resolve().parents[1]
 TEST_SEED, TUNING_SEED = 20_261_122, 777
@@ -64,6 +66,8 @@ class Job:
         parts = "realism" if row.style == "realistic" else row.style
         needed = [parts, *SHARED_WEIGHTS, *([row.control] if row.control else [])]
         used = [hashes[f"{part}.safetensors"] for part in needed]
+        if row.lora is not None:
+            used.append(file_hash(needed_file(row.lora)))
         about = [row.recipe(), len(self.scenes), self.steps, TEST_SEED, used]
         if row.schedule_of is not None:
             about.append(self.schedule_scenes)
@@ -85,14 +89,15 @@ class Studios:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._known: dict[tuple[str, str | None, str], tuple[Studio, list[Asked]]] = {}
+        self._known: dict[Any, tuple[Studio, list[Asked]]] = {}
         self._schedules: dict[str, Schedule] = {}
 
     def of(self, row: Row) -> tuple[Studio, list[Asked]]:
         """The pair of a row, and what is asked of it."""
-        pair = row.style, row.control, row.regions
+        pair = row.style, row.control, row.regions, row.lora
         if pair not in self._known:
-            studio = Studio(*pair)
+            lora = None if row.lora is None else needed_file(row.lora)
+            studio = Studio(row.style, row.control, row.regions, lora)
             self._known[pair] = studio, studio.ask(self.job.scenes, TEST_SEED)
         return self._known[pair]
 
@@ -134,10 +139,7 @@ COSTS = ("forwards", "partial_forwards", "backwards", "seconds")
 def save_drawn(path: Path, drawn: Drawn) -> None:
     """Pictures as bytes, as a user's files have them, and costs; never half a file."""
     costs = {name: np.array(getattr(drawn, name)) for name in COSTS}
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, pictures=(drawn.pictures * 255).round().byte().numpy(), **costs)
-    os.replace(part, path)
+    write_arrays(path, pictures=(drawn.pictures * 255).round().byte().numpy(), **costs)
 
 
 def load_drawn(path: Path) -> Drawn:
@@ -176,34 +178,19 @@ def score(row: Row, scenes: Sequence[Scene], drawn: Drawn) -> RowResult:
     )
 
 
-def _claimed(path: Path) -> bool:
-    """Whether this process may make a row: nobody else alive is at it."""
-    lock = path.with_suffix(".lock")
-    try:
-        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        # A lock is refreshed with every row; one that is old belongs to a process that died.
-        if time.time() - lock.stat().st_mtime < 3600:
-            return False
-        lock.touch()
-        return True
-    os.close(handle)
-    return True
-
-
 def make_rows(job: Job, rows: Sequence[Row]) -> None:
     """Draw every row that is not there yet and that no other process is at."""
     studios = Studios(job)
     job.folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
         path = job.drawn(row)
-        if path.exists() or not _claimed(path):
+        if path.exists():
             continue
-        try:
-            save_drawn(path, studios.draw(row))
-        finally:
-            path.with_suffix(".lock").unlink(missing_ok=True)
-        print_row(scored(job, row))
+        with claimed(path) as ours:
+            if ours:
+                save_drawn(path, studios.draw(row))
+        if ours:
+            print_row(scored(job, row))
 
 
 def scored(job: Job, row: Row) -> RowResult:
@@ -323,7 +310,11 @@ def main(argv: list[str]) -> int:
         unknown = set(choice.rows) - {row.method for row in known}
         if unknown:
             parser.error(f"there is no row {', '.join(sorted(unknown))}")
-        make_rows(job, [row for row in known if row.method in choice.rows])
+        chosen = [row for row in known if row.method in choice.rows]
+        absent = {row.lora for row in chosen if row.lora and lora_file(row.lora) is None}
+        if absent:
+            parser.error(f"there is no finetuned model {', '.join(sorted(absent))}")
+        make_rows(job, chosen)
         return 0
     make_rows(job, rows)
     wait_for(job, rows)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ OURS, CONTROL, EVEN_MIX = "realcompo-equilibrium", "control", "fixed-0.50"
 DENSE = "dense"
 SWAP, ALONE, ABLATION = "style-", "realism-", "ablation-"
 CONTROLLED = ("segmentation-", "keypoints-")
+TUNED = ("sepen+", "refl+")
 """``style-<name>`` is our row with that style's realism model, ``realism-<name>`` that model alone;
 ``realism`` without a name is the model of the target style of every other row. ``ablation-<name>``
 is our row with one of its numbers changed."""
@@ -44,6 +45,7 @@ GROUPS = {
     "Other realism models": lambda m: m.startswith(SWAP),
     "A ControlNet instead of boxes": lambda m: m.startswith(CONTROLLED),
     "DenseDiffusion": lambda m: m.startswith(DENSE),
+    "A finetuned realism model": lambda m: m.startswith(TUNED),
     "One number of the equilibrium changed": lambda m: m.startswith(ABLATION),
     "Other methods": lambda m: True,
 }
@@ -296,11 +298,13 @@ def commit() -> str:
         return "unknown"
 
 
-def grouped(rows: Sequence[Summary]) -> dict[str, list[Summary]]:
+def grouped(
+    rows: Sequence[Summary], groups: Mapping[str, Callable[[str], bool]] = GROUPS
+) -> dict[str, list[Summary]]:
     """Rows below their headings, in the given order, baselines by parameter; no empty heading."""
-    found: dict[str, list[Summary]] = {name: [] for name in GROUPS}
+    found: dict[str, list[Summary]] = {name: [] for name in groups}
     for row in rows:
-        found[next(name for name, takes in GROUPS.items() if takes(row.method))].append(row)
+        found[next(name for name, takes in groups.items() if takes(row.method))].append(row)
     for members in found.values():
         members.sort(key=lambda row: (parameter_of(row.method) or ("", 0.0))[1])
     return {name: members for name, members in found.items() if members}
@@ -315,7 +319,11 @@ def _cell(estimate: Estimate | None, digits: int) -> str:
     return f"{mean} <sub>{low}-{high}</sub>"
 
 
-def markdown_table(rows: Sequence[Summary], told: Sequence[Claim] = ()) -> str:
+def markdown_table(
+    rows: Sequence[Summary],
+    told: Sequence[Claim] = (),
+    groups: Mapping[str, Callable[[str], bool]] = GROUPS,
+) -> str:
     """Both tables in GitHub's Markdown: methods by group, then claims; ends with a newline.
 
     A cell is the figure and, small, its 95 % interval; columns that no row fills are left out.
@@ -323,7 +331,7 @@ def markdown_table(rows: Sequence[Summary], told: Sequence[Claim] = ()) -> str:
     shown = [m for m in METRICS if any(m in row.metrics for row in rows)]
     heads = ["method", *(m.replace("_", " ") for m in shown), "forwards", "backwards"]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
-    for heading, members in grouped(rows).items():
+    for heading, members in grouped(rows, groups).items():
         lines.append(f"| **{heading}** |" + " |" * (len(heads) - 1))
         for row in members:
             cells = [_cell(row.metrics.get(m), 1 if m == DISTANCE else 2) for m in shown]

@@ -15,8 +15,12 @@ MASK_SWITCH = (0.4,)
 MATCHED_SWITCH = (0.6,)
 STYLES = ("sketch", "neon")
 CONTROLS = ("segmentation", "keypoints")
+# Finetuning methods: Separate-and-Enhance, and the caption reward by ReFL.
+TUNED = ("sepen", "refl")
 # Whether the committed table has the rows of ``dense_rows``; set together with that table.
 DENSE_IN_TABLE = True
+# The same for the rows of ``tuned_rows``.
+TUNED_IN_TABLE = False
 # Chosen on the tuning scenes (see docs/how_it_works.md): the demo's models settle places later
 # than SD does, and have four attention sites at half the latent's sides where SD has sixteen.
 SHAPES_DENSE = DenseSettings(cross_strength=1.0, self_strength=1.0, end_fraction=0.6, power=1.0)
@@ -42,6 +46,7 @@ class Row:
     ``regions`` says what the layout's regions are then, 'boxes' or the objects' true 'masks'.
     ``dense``: the realism model is modulated by these settings: as itself, or, ``beside`` the
     plain one, as the spatial branch, which then needs no model of its own.
+    ``lora``: the realism model is finetuned by this file of ``shapes/weights/tuned``.
     """
 
     method: str
@@ -52,6 +57,7 @@ class Row:
     regions: str = "boxes"
     dense: DenseSettings | None = None
     beside: bool = False
+    lora: str | None = None
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the row's pictures, as JSON values."""
@@ -62,6 +68,8 @@ class Row:
             shown |= {"control": self.control, "regions": self.regions}
         if self.dense is not None:
             shown["dense"] = {**asdict(self.dense), "beside": self.beside}
+        if self.lora is not None:
+            shown["lora"] = self.lora
         return shown
 
 
@@ -125,7 +133,8 @@ def table(steps: int) -> list[Row]:
         rows.append(Row(f"{kind}-fixed-0.50", fixed(0.5), control=kind))
         rows.append(Row(f"{kind}-boxes", main, control=kind))
         rows.append(Row(f"{kind}-masks", main, control=kind, regions="masks"))
-    return rows + (dense_rows() if DENSE_IN_TABLE else [])
+    rows += dense_rows() if DENSE_IN_TABLE else []
+    return rows + (tuned_rows() if TUNED_IN_TABLE else [])
 
 
 def dense_rows(dense: DenseSettings = SHAPES_DENSE) -> list[Row]:
@@ -142,10 +151,16 @@ def dense_rows(dense: DenseSettings = SHAPES_DENSE) -> list[Row]:
     ]
 
 
+def tuned_rows() -> list[Row]:
+    """RealCompo with a realism branch that was finetuned for what its prompts ask for."""
+    main = preset("equilibrium")
+    return [Row(f"{name}+realcompo", main, lora=f"{name}-realistic") for name in TUNED]
+
+
 def known_rows(steps: int) -> list[Row]:
     """The table's rows, and those that may be named though the table does not have them yet."""
     rows = table(steps)
-    return rows + [row for row in dense_rows() if row not in rows]
+    return rows + [row for row in (*dense_rows(), *tuned_rows()) if row not in rows]
 
 
 def ablations() -> list[tuple[str, BalancerSettings]]:
@@ -165,6 +180,6 @@ def ablations() -> list[tuple[str, BalancerSettings]]:
 def own_rows(steps: int) -> list[Row]:
     """The rows for a user's own checkpoints: one look, DenseDiffusion by the paper's numbers."""
     rows = [row for row in table(steps) if row.style == "realistic"]
-    rows = [row for row in rows if row.dense is None and row.control is None]
+    rows = [row for row in rows if row.dense is None and row.control is None and row.lora is None]
     paper = dense_rows(DenseSettings())
     return rows + [row for row in paper if row.method != "dense-released"]

@@ -26,11 +26,14 @@ from ..balancer.errors import RealCompoError
 Floats = NDArray[np.float64]
 Named = TypeVar("Named", "RowResult", "Summary")
 
-OBJECT_METRICS = ("right", "colour", "place")
-PICTURE_METRICS = ("count", "binding", "relation", "style")
+OBJECT_METRICS = ("right", "colour", "place", "present", "shown")
+SPREADS = ("diversity", "diversity_look")
+PICTURE_METRICS = ("count", "binding", "relation", "style", "both", "bound", *SPREADS)
 DISTANCE = "realism_distance"
-METRICS = (*OBJECT_METRICS, "count", "binding", "relation", DISTANCE, "style")
-"""Every metric in the order of the table."""
+METRICS = (
+    *OBJECT_METRICS, "both", "bound", "count", "binding", "relation", DISTANCE, "style", *SPREADS
+)  # fmt: skip
+"""Every metric in the order of the table; a table has those that its rows have."""
 LOWER_IS_BETTER = frozenset({DISTANCE})
 
 FAMILIES: dict[str, tuple[float, float | None]] = {
@@ -50,10 +53,11 @@ class RowResult:
 
     ``objects`` (N,) int: objects per scene, at least 1. ``hits``: per object metric (N,) SUMS over
     the scene's objects, so 0..objects (``place`` sums IoUs). ``pictures``: per image metric (N,) in
-    0..1, nan where a scene does not pose the question. ``features`` (N, D): one vector per picture
-    for the Frechet distance. The three costs are means per image; a backward counts apart from its
-    forward. ``target_style`` says which style's reference and ``style`` score the row is measured
-    against. ``settings`` are JSON values that say how the row was made. Raises ValueError for
+    0..1 (``SPREADS``: from 0 on), nan where a scene does not pose the question. ``features``
+    (N, D): one vector per picture for the Frechet distance. The three costs are means per image; a
+    backward counts apart from its forward. ``target_style`` says which style's reference and
+    ``style`` score the row is measured against. ``settings`` are JSON values that say how the row
+    was made. Raises ValueError for
     arrays that do not fit together.
     """
 
@@ -88,7 +92,8 @@ class RowResult:
                 if values.shape != objects.shape:
                     raise refuse(f"'{name}' has the shape {values.shape}, not {objects.shape}")
                 asked = np.ones(len(values), bool) if kind == "hits" else ~np.isnan(values)
-                if not ((values >= 0) & (values <= top + 1e-6))[asked].all():
+                most = np.inf if name in SPREADS else top + 1e-6
+                if not ((values >= 0) & (values <= most))[asked].all():
                     raise refuse(f"'{name}' leaves 0..{'objects' if kind == 'hits' else 1}")
             object.__setattr__(self, kind, given)
 

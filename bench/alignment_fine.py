@@ -1,0 +1,44 @@
+"""The fine stage for a batch of pictures: what is seen in each is placed, then drawn again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from .passes import counting
+from .pictures import Asked, Drawn, Studio
+
+STARTS = ("noise", "latent")
+
+
+def known_start(start: str) -> bool:
+    """Whether pictures can be drawn again from there."""
+    return start in STARTS and find_spec(".fine", __package__) is not None
+
+
+def fine_key(start: str) -> list[Any]:
+    """What the stage's pictures depend on, beside those it starts from and their model."""
+    from .fine import SHAPES_FINE
+
+    return [start, asdict(SHAPES_FINE)]
+
+
+def refined(
+    studio: Studio, asked: Sequence[Asked], coarse: Tensor, start: str, steps: int
+) -> Drawn:
+    """Pictures drawn again; ``coarse`` (N, 3, H, W) in 0..1 are those of ``asked``.
+
+    Pictures in which nothing is seen stay as they are, and cost nothing here.
+    """
+    from .fine import SHAPES_FINE, refine
+
+    began = time.perf_counter()
+    with counting([studio.realism.model.diffusion_model]) as passes:
+        pictures = refine(studio, asked, coarse, SHAPES_FINE, start, steps=steps)
+    seconds = (time.perf_counter() - began) / len(asked)
+    return Drawn(pictures, passes.entered / len(asked), 0.0, 0.0, seconds)

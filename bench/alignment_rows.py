@@ -1,0 +1,85 @@
+"""Which methods stand in the alignment table: realism models before and after finetuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+STYLES = {"realistic": "", "sketch": "-sketch", "neon": "-neon"}
+"""Styles of the realism models, and what is added to a method's name for each."""
+SEPEN, REFL, BEST, FINE = "sepen", "realign-refl", "realign-best-of-4", "realign-fine"
+SEPEN_PARTS = ("sep-only", "en-only", "to-q", "to-v")
+"""Separate-and-Enhance with one loss only, or with another projection trained than to_k."""
+CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: how a picture of a prompt comes about.
+
+    ``style``: whose realism model. ``lora``: name of the LoRA that finetuned it. ``best_of``: as
+    many pictures are drawn, and the one of the highest ``reward`` is kept. ``fine``: the kept
+    picture goes through the fine stage, drawn again from its own 'noise' or from its 'latent'.
+    ``drawings``: no model at all but what it was trained on, drawings of such scenes after the
+    codec; what the figures would be at best. ``adapted``: no finetuning; the latent is moved by
+    Separate-and-Enhance's losses while it is drawn.
+    """
+
+    method: str
+    style: str = "realistic"
+    lora: str | None = None
+    best_of: int = 1
+    reward: str | None = None
+    fine: str | None = None
+    drawings: bool = False
+    adapted: bool = False
+
+    @property
+    def base(self) -> str:
+        """Method of the row that this one is held against: the model as it was."""
+        return "realism" + STYLES[self.style]
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the row's pictures, as JSON values; defaults left out."""
+        shown: dict[str, Any] = {"style": self.style}
+        for name in ("lora", "reward", "fine"):
+            if (value := getattr(self, name)) is not None:
+                shown[name] = value
+        if self.best_of > 1:
+            shown["best_of"] = self.best_of
+        for name in ("drawings", "adapted"):
+            if getattr(self, name):
+                shown[name] = True
+        return shown
+
+
+def _best(method: str, reward: str, **more: Any) -> Row:
+    return Row(method, best_of=CANDIDATES, reward=reward, **more)
+
+
+def rows() -> list[Row]:
+    """All rows in the table's order."""
+    found = [Row(f"drawings{end}", style, drawings=True) for style, end in STYLES.items()]
+    found += [Row(f"realism{end}", style) for style, end in STYLES.items()]
+    found += [Row(SEPEN + end, style, f"{SEPEN}-{style}") for style, end in STYLES.items()]
+    found += [Row(f"{SEPEN}-{part}", lora=f"{SEPEN}-{part}") for part in SEPEN_PARTS]
+    found.append(Row(f"{SEPEN}-test-time", adapted=True))
+    refl = "refl-realistic"
+    found += [
+        _best(BEST, "caption"),
+        _best(f"{BEST}-likelihood", "likelihood"),
+        _best(f"{BEST}-oracle", "oracle"),
+        Row(REFL, lora=refl),
+        _best(f"{REFL}+best-of-4", "caption", lora=refl),
+        Row(FINE, fine="noise"),
+        Row(f"{FINE}-latent", fine="latent"),
+        _best(f"{BEST}+fine", "caption", fine="noise"),
+        Row(f"{REFL}+fine", lora=refl, fine="noise"),
+        Row(f"{SEPEN}+fine", lora=f"{SEPEN}-realistic", fine="noise"),
+    ]
+    return found
+
+
+SHEET = ("realism", SEPEN, REFL, BEST, FINE, f"{REFL}+fine")
+"""Rows of the contact sheet, before and after, where the table has them."""
+SHEETS_OF_STYLES = ("sketch", "neon")

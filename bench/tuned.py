@@ -1,0 +1,68 @@
+"""Finetuned realism models: LoRA files by name, put onto a model as the host's own loader does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+
+from ..balancer.errors import RealCompoError
+from ..shapes.host_models import WEIGHTS
+
+TUNED = WEIGHTS / "tuned"
+BENCH = "bench"
+
+
+def lora_file(name: str, folders: Sequence[Path] = ()) -> Path | None:
+    """File of a LoRA, or None: ``name`` is a file's path, or ``<name>.safetensors`` lies in one
+    of ``folders`` or in the pack's own."""
+    candidates = [Path(name)] if name.endswith(".safetensors") else []
+    candidates += [folder / f"{name}.safetensors" for folder in (*folders, TUNED)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def needed_file(name: str, folders: Sequence[Path] = ()) -> Path:
+    """As ``lora_file``; raises RealCompoError where there is none."""
+    path = lora_file(name, folders)
+    if path is None:
+        looked = ", ".join(str(folder) for folder in (*folders, TUNED))
+        raise RealCompoError(
+            "lora", f"there is no finetuned model '{name}' in {looked}",
+            "Train it, or name the file's path", BENCH,
+        )  # fmt: skip
+    return path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as the keys of rows hold it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def with_lora(model: Any, path: Path) -> Any:
+    """A clone of ``model`` (ModelPatcher) with the LoRA at strength 1.
+
+    The host only warns of a LoRA that was made for another model; a row of the table that is the
+    untuned model under another name would be worse than none, so that raises RealCompoError here.
+    """
+    state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    tuned, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)
+    known = {key.rpartition(".")[0] for key in tuned.patches if key not in model.patches}
+    meant = {_layer(key) for key in state}
+    if missing := sorted(layer for layer in meant if layer not in known):
+        raise RealCompoError(
+            "lora", f"'{path.name}' does not fit: the model has no layer '{missing[0]}'",
+            "Train it again on this version of the demo models", BENCH,
+        )  # fmt: skip
+    return tuned
+
+
+def _layer(key: str) -> str:
+    """The layer that a LoRA's tensor belongs to, with or without the host's prefix."""
+    for ending in (".lora_up.weight", ".lora_down.weight", ".alpha", ".diff_b", ".diff"):
+        if key.endswith(ending):
+            return key.removesuffix(ending)
+    return key
