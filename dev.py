@@ -79,7 +79,9 @@ def _test(arguments: list[str]) -> int:
     # Not from the root: pytest would import the pack's __init__, which belongs to the host.
     named = any(argument.startswith("tests") for argument in arguments)
     where = [] if named else ["tests"]
-    code = _run([str(python), "-m", "pytest", "--durations=10", *arguments, *where], values)
+    # A file's tests share what they set up, so files are what is shared out over the cores.
+    cores = [] if {"-n", "-x", "--pdb"} & set(arguments) else ["-n", "auto", "--dist", "loadfile"]
+    code = _run([str(python), "-m", "pytest", "--durations=10", *cores, *arguments, *where], values)
     if host.kind != "full":
         print(
             "\nSERVER AND BROWSER TESTS WERE SKIPPED: THIS MACHINE HAS NO FULL COMFYUI, ONLY THE "
