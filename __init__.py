@@ -19,13 +19,14 @@ from .nodes import (
     modulation,
     planner,
     pose,
+    realignment_fine,
     sampling,
     trace_files,
 )
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    inspection_layout, inspection, inspection_attention, trace_files, demo,
+    realignment_fine, inspection_layout, inspection, inspection_attention, trace_files, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
