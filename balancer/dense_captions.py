@@ -30,6 +30,8 @@ LEAVE_OUT, PLACE = "leave out", "place"
 MISSING = (PLACE, LEAVE_OUT)
 UNITE, SEPARATE = "unite", "separate"
 SEVERAL = (UNITE, SEPARATE)
+MASK, BOX = "mask", "box"
+KEEP = (MASK, BOX)
 SAME = 0.85
 """From this overlap (IoU) on, two things of one name are one thing that was seen twice."""
 _COMPARED = 64
@@ -123,8 +125,8 @@ def once(found: Sequence[Detection]) -> list[Detection]:
     return kept
 
 
-def _left(box: Box) -> float:
-    return (box[0] + box[2]) / 2
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 @dataclass
@@ -154,7 +156,8 @@ class _Match:
         last = max(1, len(self.captions) - 1)
         worth = [
             [
-                value and value + _ORDER * (1 - abs(number / last - _left(self.found[index].box)))
+                value
+                and value + _ORDER * (1 - abs(number / last - _centre(self.found[index].box)[0]))
                 for index, value in enumerate(row)
             ]
             for number, row in enumerate(self._worth)
@@ -236,6 +239,18 @@ def _planned(parsed: Parsed, boxes: list[list[Box]], caption: Caption) -> tuple[
     return -1, [(0.3, 0.3, 0.7, 0.7)]
 
 
+def _handy(box: Box, found: Sequence[Box]) -> Box:
+    """A wish for room made nearly square, and no larger than the largest thing that was found: the
+    planner fills the picture, which what stands there already does not."""
+    wide, high = box[2] - box[0], box[3] - box[1]
+    most = 1.2 * min(wide, high)
+    sides = [side for b in found for side in (b[2] - b[0], b[3] - b[1])]
+    most = min([most, max(sides)] if sides else [most])
+    most = max(most, 0.15)
+    wide, high, x, y = min(wide, most), min(high, most), *_centre(box)
+    return (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
+
+
 def _given_by(layout: Layout | None, caption: Caption) -> list[Region]:
     """A layout's regions for the phrase."""
     wanted = caption.wording
@@ -256,6 +271,7 @@ def align(
     several: str = UNITE,
     fallback: Layout | None = None,
     aspect: float = 1.0,
+    keep: str = MASK,
 ) -> Aligned:
     """Regions for ``captions`` by what was ``found`` in the picture.
 
@@ -263,7 +279,8 @@ def align(
     without one gets a thing that no phrase names but whose attributes fit, then the regions that
     ``fallback`` has for it, and then, if ``missing`` is 'place', a box in free room, about where
     the planner's rules would put it. ``several`` says whether the things of one phrase become one
-    region or one each; ``aspect`` is the picture's width divided by its height.
+    region or one each, ``keep`` whether their exact shape counts or the box around it; ``aspect``
+    is the picture's width divided by its height.
 
     Raises RealCompoError for input 'missing' if no phrase has a region then.
     """
@@ -272,8 +289,8 @@ def align(
     notes, made = list(match.notes), {}
     for number, (caption, row) in enumerate(zip(captions, match.given, strict=True)):
         group = [found[index] for index in row]
-        if number in match.replaced:
-            # the outline is another thing's
+        if keep == BOX or number in match.replaced:
+            # the outline of what takes another thing's place is that other thing's
             group = [replace(seen, mask=None) for seen in group]
         if group:
             made[number] = _regions(caption, group, several)
@@ -297,8 +314,9 @@ def align(
             _planned(parsed, boxes, captions[other])[0]: regions[0].box
             for other, regions in made.items()
         }
+        stands = [region.box for regions in made.values() for region in regions]
         made[number], crowded = [], 0.0
-        for wish in wishes:
+        for wish in (_handy(wish, stands) for wish in wishes):
             taken = taken_room([region for regions in made.values() for region in regions])
             box, share = free_box(wish, taken, thing, parsed, known)
             crowded = max(crowded, share)

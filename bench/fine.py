@@ -18,7 +18,7 @@ from ..balancer.comfy.dense_apply import dense_model, with_plan
 from ..balancer.comfy.phrase_text import with_phrases
 from ..balancer.comfy.text import encode_prompt
 from ..balancer.coverage import Mask
-from ..balancer.dense_captions import PLACE, align, captions_by_rules
+from ..balancer.dense_captions import MASK, PLACE, align, captions_by_rules
 from ..balancer.detections import Detection
 from ..balancer.errors import RealCompoError
 from ..balancer.layout import Layout
@@ -46,6 +46,7 @@ class FineSettings:
     missing: str = PLACE
     denoise: float = 0.8
     nouns: bool = False
+    keep: str = MASK
 
 
 def layouts_of(
@@ -65,7 +66,7 @@ def layouts_of(
         prompt = one.layout.prompt
         captions, _ = captions_by_rules(prompt)
         try:
-            aligned = align(captions, found, prompt, settings.missing)
+            aligned = align(captions, found, prompt, settings.missing, keep=settings.keep)
         except RealCompoError:
             made.append(None)
         else:

@@ -88,7 +88,7 @@ class RealCompoDenseCaptions:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.dense_captions import MISSING, SEVERAL
+        from ..balancer.dense_captions import KEEP, MISSING, SEVERAL
 
         return {
             "required": {
@@ -138,6 +138,11 @@ class RealCompoDenseCaptions:
                     "default": SEVERAL[0],
                     "tooltip": "Several things of one phrase. unite: one region. separate: a region"
                     " each, as GLIGEN wants them.",
+                }),
+                "keep": (list(KEEP), {
+                    "default": KEEP[0],
+                    "tooltip": "mask keeps the exact shape that was found; box the box around it,"
+                    " for a thing whose shape is to change.",
                 }),
                 "endpoint": ("STRING", {
                     "default": "http://127.0.0.1:11434/v1",
@@ -211,10 +216,11 @@ class RealCompoDenseCaptions:
         image: list[Any] | None = None,
         fallback: list[Any] | None = None,
         several: list[str] | None = None,
+        keep: list[str] | None = None,
         **model_inputs: list[Any],
     ) -> tuple[Any, str, str, str]:
         """Returns the layout, its prompt, a report and the phrases without a region."""
-        from ..balancer.dense_captions import MISSING, SEVERAL, align
+        from ..balancer.dense_captions import KEEP, MISSING, SEVERAL, align
         from ..balancer.detections import read_detections
         from ..balancer.errors import RealCompoError
         from ..balancer.layout import Layout, require_layout
@@ -231,6 +237,7 @@ class RealCompoDenseCaptions:
             chosen = {
                 "missing": (_single(missing, MISSING[0]), MISSING),
                 "several": (_single(several, SEVERAL[0]), SEVERAL),
+                "keep": (_single(keep, KEEP[0]), KEEP),
                 "method": (_single(method, RULES), (RULES, MODEL)),
             }
             for name, (value, choices) in chosen.items():
@@ -250,7 +257,7 @@ class RealCompoDenseCaptions:
             made = align(
                 captions, found, text, chosen["missing"][0], chosen["several"][0],
                 None if before is None else require_layout(before),
-                wide / high if wide else 1.0,
+                wide / high if wide else 1.0, chosen["keep"][0],
             )  # fmt: skip
             layout = Layout(made.regions, made.prompt, wide or None, high or None)
         except RealCompoError as error:

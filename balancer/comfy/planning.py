@@ -66,7 +66,7 @@ def captions_with_model(
     ``extend`` as in ``read_captions``; the rest, and what is raised, as in ``plan_with_model``.
     """
     address, model = read_server(endpoint, model)
-    question = (prompt, *tags, address.url, model, seed, extend)
+    question = (prompt, tuple(tags), address.url, model, seed, extend)
     known = _captions.recall(question)
     if known is not None:
         return replace(known, notes=(*known.notes, _AGAIN))

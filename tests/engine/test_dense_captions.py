@@ -258,6 +258,13 @@ def test_things_of_one_phrase_are_united_or_not() -> None:
     assert (both.mask.height, both.mask.width) == (32, 40)
 
 
+def test_boxes_instead_of_shapes() -> None:
+    made = aligned([seen("blue square", LEFT), seen("red circle", RIGHT)], keep="box")
+    assert [region.mask for region in made.regions] == [None, None]
+    (both,) = aligned([seen("dog", LEFT), seen("dog", RIGHT)], "two dogs", keep="box").regions
+    assert both.mask is not None
+
+
 def test_what_fits_worse_or_nothing_is_left_out_and_said() -> None:
     found = [seen("blue square", LEFT), seen("red square", RIGHT), seen("tree", RIGHT)]
     made = aligned(found, "a blue square", missing="leave out")
