@@ -21,7 +21,15 @@ from .errors import RealCompoError
 from .free_place import free_box, planned_boxes, taken_room
 from .layout import Box, Layout, Region
 from .masks import region_grid
-from .noun_words import Wording, attribute_fit, noun_fit, same_word, shares_attribute, wording
+from .noun_words import (
+    Wording,
+    attribute_fit,
+    has_attributes,
+    noun_fit,
+    same_word,
+    shares_attribute,
+    wording,
+)
 from .planner import quoted
 from .planner_parse import Parsed, parse_prompt
 from .words import find_phrase, plain_text, words_of
@@ -151,6 +159,15 @@ class _Match:
         taken = {index for row in self.given for index in row}
         return [index for index in range(len(self.found)) if index not in taken]
 
+    def is_right(self, number: int) -> bool:
+        """Whether the things of a phrase are said to look as the phrase wants: all attributes that
+        it names, and it names some."""
+        phrase = self.captions[number].wording
+        return bool(phrase.attributes) and all(
+            noun_fit(tag, phrase) == 3 and has_attributes(tag, phrase)
+            for tag in (wording(self.found[index].tag) for index in self.given[number])
+        )
+
     def _by_noun(self) -> None:
         """One thing for each phrase; equally good ones from left to right, as the prompt goes."""
         last = max(1, len(self.captions) - 1)
@@ -272,6 +289,7 @@ def align(
     fallback: Layout | None = None,
     aspect: float = 1.0,
     keep: str = MASK,
+    settled: float = 1.0,
 ) -> Aligned:
     """Regions for ``captions`` by what was ``found`` in the picture.
 
@@ -292,6 +310,8 @@ def align(
         if keep == BOX or number in match.replaced:
             # the outline of what takes another thing's place is that other thing's
             group = [replace(seen, mask=None) for seen in group]
+        if group and match.is_right(number):
+            caption = replace(caption, weight=caption.weight * settled)
         if group:
             made[number] = _regions(caption, group, several)
     lacking = [number for number in range(len(captions)) if number not in made]

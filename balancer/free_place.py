@@ -17,8 +17,10 @@ from .planner_place import place
 
 GRID = 32
 """Cells of a side in which free room is counted."""
-_SHRUNK = (1.0, 0.85, 0.7, 0.55)
+_SHRUNK = (1.0, 0.9, 0.8, 0.7, 0.6)
 _STEPS = 16
+_EDGE = 0.02
+"""Things that are cut off by the picture's edge are rarely meant."""
 _OFFSET = 0.05
 """A relation needs this much between the centres, as a share of the picture's side."""
 
@@ -52,7 +54,8 @@ def free_box(
     """The box most like ``wish`` in free room, and the share of it that is taken all the same.
 
     ``taken`` (GRID, GRID) in 0..1; ``known`` are the boxes of the things that stand already. Room
-    goes before relations, relations before size, size before nearness.
+    goes before relations, relations before size, size before nearness: a small box is easily
+    overlooked by the model.
     """
     sums = torch.zeros(GRID + 1, GRID + 1, dtype=torch.float64)
     sums[1:, 1:] = taken.double().cumsum(0).cumsum(1)
@@ -61,7 +64,11 @@ def free_box(
     best: tuple[tuple[float, ...], Box, float] | None = None
     for shrunk, row, column in product(_SHRUNK, range(_STEPS + 1), range(_STEPS + 1)):
         w, h = wide * shrunk, high * shrunk
-        left, top = (1 - w) * column / _STEPS, (1 - h) * row / _STEPS
+        left, top = (
+            edge + (1 - side - 2 * edge) * step / _STEPS
+            for side, step in ((w, column), (h, row))
+            for edge in (min(_EDGE, (1 - side) / 2),)
+        )
         box = (left, top, left + w, top + h)
         x0, y0 = math.floor(left * GRID), math.floor(top * GRID)
         x1, y1 = math.ceil(box[2] * GRID - 1e-9), math.ceil(box[3] * GRID - 1e-9)
