@@ -83,7 +83,7 @@ def _mapping(value: Mapping[str, Any], where: str) -> BoxEntry:
     return BoxEntry(where, _named(value), numbers)
 
 
-def _is_segments(value: object) -> bool:
+def is_segments(value: object) -> bool:
     """The SEGS of the Impact Pack: ((height, width), [objects with .bbox and .label])."""
     return (
         isinstance(value, (list, tuple))
@@ -140,7 +140,7 @@ def read_value(value: Any) -> list[BoxEntry] | Layout:
                 "boxes", f"the text is no JSON ({error})", "Give valid JSON, or lines of text"
             ) from None
         return read_value(value)
-    if _is_segments(value):
+    if is_segments(value):
         return _segments(value)
     if isinstance(value, Mapping):
         return _object(value)

@@ -14,7 +14,7 @@ from .errors import RealCompoError
 from .layout import Layout, Region
 
 
-def _in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
+def in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
     """Whether the numbers count pixels; typed lines must agree with each other about it.
 
     A detector's box may overhang a little (1.003 of the width) or start at a fraction of a pixel,
@@ -40,7 +40,7 @@ def _scaled(entries: list[BoxEntry], width: int, height: int, typed: bool) -> li
     where = "phrases" if typed else "boxes"
     open_units = [entry for entry in entries if not entry.relative]
     scale = (1, 1, 1, 1)
-    if _in_pixels(open_units, typed):
+    if in_pixels(open_units, typed):
         if width <= 0 or height <= 0:
             raise RealCompoError(
                 where,

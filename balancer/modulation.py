@@ -217,8 +217,9 @@ def cross_probabilities(
     """The modulated map (B, heads, N, T) that cross-attention really uses, at least in float32.
 
     ``strength`` (S, N) of the positions, ``positive`` (S, N, T) as ``Segments.positive`` gives it,
-    ``words`` (S, T) each token's own factor in 0..1 (1; 0 leaves it alone), ``amount`` = w_c *
-    lambda_t. Rows sum to 1. Differentiable.
+    ``words`` (S, T) each token's own factor >= 0 (1; 0 leaves it alone), ``amount`` = w_c *
+    lambda_t. A pair is moved by the product, 1 at most: all the way. Rows sum to 1.
+    Differentiable.
     """
     if query.dtype in (torch.float16, torch.bfloat16):
         query, key = query.float(), key.float()

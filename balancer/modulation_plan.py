@@ -15,6 +15,8 @@ from .masks import Area
 from .modulation import DenseSettings, Segments
 from .regions import RegionSet
 
+NONE, MODULATE, SCALE = "none", "modulate", "scale"
+DENSE_NODE = "Dense Attention (DenseDiffusion)"
 # A run needs one grid per level of the model, twice that with areas; others are old ones.
 GRIDS_KEPT = 16
 
@@ -37,12 +39,19 @@ class View:
 class DensePlan:
     """Regions, their tokens in a prompt of ``length`` tokens, and how they bend its attention.
 
-    Travels in a conditioning entry, so that exactly this entry is modulated wherever it goes.
+    ``weighting`` says what the regions' weights do: ``none`` nothing, as in DenseDiffusion;
+    ``modulate`` each is a factor of how far its phrase's tokens are moved; ``scale`` nothing is
+    moved, but the finished cross-attention to the phrase's tokens is multiplied by it, everywhere
+    in the picture and without renormalising (Prompt-to-Prompt's re-weighting). ``node`` is whom
+    complaints name. Travels in a conditioning entry, so that exactly this entry is modulated
+    wherever it goes.
     """
 
     regions: RegionSet
     length: int
     settings: DenseSettings
+    weighting: str = NONE
+    node: str = DENSE_NODE
     _grids: OrderedDict[tuple[Any, ...], Any] = field(
         default_factory=OrderedDict, init=False, repr=False
     )
@@ -66,8 +75,15 @@ class DensePlan:
         )
 
     def words(self, tokens: int, device: torch.device) -> Tensor:
-        """Every key's own factor (tokens,): 0 for what is to be left alone, else 1."""
+        """Every key's own factor (S, tokens): 0 for what is not to be moved, its region's weight
+        where weights count, else 1. A token of several regions has the largest of their weights.
+        """
         return self._kept(("words", tokens, device), lambda: self._words(tokens).to(device))
+
+    @property
+    def is_idle_scale(self) -> bool:
+        """Whether there is nothing to scale: every weight is 1."""
+        return all(region.weight == 1.0 for one in self.regions.layouts for region in one.regions)
 
     def _segments(self, height: int, width: int, view: View) -> Segments:
         grid = self.regions.grid(height, width, view.area, full=view.full)
@@ -79,13 +95,19 @@ class DensePlan:
         return (weights.reshape(-1, *weights.shape[-2:]) > 0).float().transpose(1, 2)
 
     def _words(self, tokens: int) -> Tensor:
-        if self.settings.words == "push down":
+        others = 1.0 if self.weighting == SCALE or self.settings.words == "push down" else 0.0
+        if self.weighting == NONE and others:
             return torch.ones(1, tokens)
-        return self._spread(self._tokens().amax(dim=1), tokens)
+        named = self._tokens()
+        own = named
+        if self.weighting != NONE:
+            own = named * self.regions.weights().reshape(len(self.regions.layouts), -1, 1)
+        factors = torch.where(named.amax(dim=1) > 0, own.amax(dim=1), torch.tensor(others))
+        return self._spread(factors, tokens, others)
 
-    def _spread(self, values: Tensor, tokens: int) -> Tensor:
+    def _spread(self, values: Tensor, tokens: int, rest: float = 0.0) -> Tensor:
         """(..., length) for ``tokens`` keys. The host repeats a prompt to the length of the longest
-        in its batch; other packs append tokens, which no region names."""
+        in its batch; other packs append tokens, which no region names: they get ``rest``."""
         if tokens < self.length:
             raise RealCompoError(
                 "model", f"another node shortens the prompt to {tokens} of {self.length} tokens",
@@ -93,7 +115,7 @@ class DensePlan:
             )  # fmt: skip
         if tokens % self.length == 0:
             return values.repeat(*[1] * (values.dim() - 1), tokens // self.length)
-        return functional.pad(values, (0, tokens - self.length))
+        return functional.pad(values, (0, tokens - self.length), value=rest)
 
     def _kept(self, key: tuple[Any, ...], make: Any) -> Any:
         if key not in self._grids:

@@ -166,7 +166,7 @@ def _candidates(text: str) -> Iterator[Any]:
             position = found.end()
 
 
-def _entries(text: str) -> list[Any] | str:
+def answer_entries(text: str) -> list[Any] | str:
     """The list of regions that an answer holds, or what is wrong with it."""
     if len(text) > MAX_TEXT:
         return f"the answer is longer than {MAX_TEXT} characters"
@@ -199,7 +199,7 @@ def _box(values: list[float]) -> tuple[Box | None, str]:
     return (x0, y0, x1, y1), "its box was cut at the picture's edge" if cut else ""
 
 
-def _wording(phrase: str, plain: str) -> tuple[str | None, str]:
+def prompt_wording(phrase: str, plain: str) -> tuple[str | None, str]:
     """The prompt's own words for ``phrase`` and what was changed, or None and what is wrong."""
     if len(phrase) > _LONGEST_PHRASE:
         return None, "its phrase is far too long"
@@ -220,7 +220,7 @@ def _region(entry: Any, number: int, plain: str) -> tuple[Region | None, str]:
         field = ".".join(str(part) for part in first["loc"]) or "the region"
         return None, f"region {number}: {quoted(field, 30)}: {quoted(first['msg'], 80)}"
     name = f"region {number} ({quoted(planned.phrase)})"
-    phrase, said = _wording(planned.phrase, plain)
+    phrase, said = prompt_wording(planned.phrase, plain)
     if phrase is None:
         return None, f"{name}: {said}"
     box, moved = _box(planned.box)
@@ -237,7 +237,7 @@ def read_answer(text: str, prompt: str) -> Reading:
     reasoning model's thoughts. Phrases must stand in the prompt (a near miss is read as the
     prompt's wording); boxes are cut at the edge; what is left is in ``problems``.
     """
-    entries = _entries(text)
+    entries = answer_entries(text)
     if isinstance(entries, str):
         return Reading(problems=(entries,))
     plain, problems, notes = plain_text(prompt), [], []

@@ -184,13 +184,18 @@ def _hue_masks(pictures: Tensor) -> Tensor:
     return F.max_pool2d(eroded, 3, 1, 1) > 0.5
 
 
-@torch.no_grad()
 def detect(pictures: Tensor) -> list[list[Found]]:
     """Objects in (N, 3, H, W) pictures (0..1), one list per picture, largest first."""
+    return [[found for found, _ in row] for row in detect_masks(pictures)]
+
+
+@torch.no_grad()
+def detect_masks(pictures: Tensor) -> list[list[tuple[Found, Tensor]]]:
+    """As ``detect``, each object with its pixels: bool (H, W), holes and all."""
     pictures = pictures.detach().float().cpu().clamp(0, 1)
     count, _, high, wide = pictures.shape
     masks = _hue_masks(pictures)
-    found: list[list[tuple[int, Found]]] = [[] for _ in range(count)]
+    found: list[list[tuple[int, Found, Tensor]]] = [[] for _ in range(count)]
     smallest = SMALLEST_AREA * high * wide
     busy = (masks.sum((2, 3)) >= smallest).nonzero()
     for picture, colour in busy.tolist():
@@ -204,8 +209,9 @@ def detect(pictures: Tensor) -> list[list[Found]]:
             left, right = int(columns[0]), int(columns[-1]) + 1
             shape, fit = _shape_of(mask[top:bottom, left:right])
             box = (left / wide, top / high, right / wide, bottom / high)
-            found[picture].append((int(area), Found(COLOURS[colour], shape, box, fit)))
-    return [[f for _, f in sorted(row, key=lambda entry: -entry[0])] for row in found]
+            thing = Found(COLOURS[colour], shape, box, fit)
+            found[picture].append((int(area), thing, torch.from_numpy(mask)))
+    return [[entry[1:] for entry in sorted(row, key=lambda entry: -entry[0])] for row in found]
 
 
 def box_iou(a: Box, b: Box) -> float:

@@ -18,6 +18,7 @@ from control_workflows import (
 )
 from dense_workflows import DENSE_CLASSES, DENSE_GRAPHS
 from execute import InProcess, host_from_environment
+from fine_workflows import FINE_CLASSES, FINE_GRAPHS
 from finetune_workflows import FINETUNE_CLASSES, FINETUNE_GRAPHS
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
@@ -324,14 +325,14 @@ def main() -> None:
         "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
         "RealCompoShapesHint", "ControlNetApplyAdvanced", "RealCompoAttentionMaps",
         "RealCompoMixPreview", "RealCompoSaveTrace", "RealCompoLoadTrace", *CONTROL_CLASSES,
-        *LAYOUT_CLASSES, *DENSE_CLASSES, *FINETUNE_CLASSES,
+        *LAYOUT_CLASSES, *DENSE_CLASSES, *FINETUNE_CLASSES, *FINE_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
         "realcompo_style_swap": style_swap, "realcompo_inspect": inspect, **CONTROL_GRAPHS,
-        **LAYOUT_GRAPHS, **DENSE_GRAPHS, **FINETUNE_GRAPHS,
+        **LAYOUT_GRAPHS, **DENSE_GRAPHS, **FINETUNE_GRAPHS, **FINE_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

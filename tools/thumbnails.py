@@ -30,6 +30,8 @@ SHOWN = {
     "realcompo_dense": ("plain", "dense", "checked"),
     "realcompo_dense_pair": ("dense_pair",),
     "realcompo_separate_enhance": ("before", "after", "maps after"),
+    "realcompo_fine": ("coarse", "regions", "fine"),
+    "realcompo_fine_latent": ("coarse", "regions", "fine"),
     "realcompo_sd15_gligen": ("layout",),  # see layout_alone
     "realcompo_segmentation": ("segmentation_picture", "segmentation_mask", "segmentation_box"),
     "realcompo_sdxl_pose": ("Skeletons and regions",),

@@ -27,14 +27,7 @@ LONGEST_PAUSE = 30.0
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 529}
 _REFUSED = {400, 415, 422, 501}
 _SEEDS = 1 << 31  # servers read 32-bit numbers
-_FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("a JSON schema", {"response_format": {
-        "type": "json_schema",
-        "json_schema": {"name": "layout", "strict": True, "schema": answer_schema()},
-    }}),
-    ("JSON mode", {"response_format": {"type": "json_object"}}),
-    ("plain text", {}),
-)  # fmt: skip
+_FORMATS = ("a JSON schema", "JSON mode", "plain text")
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ class ChatClient:
     """One model behind one endpoint. ``notes`` fills with what a user should know.
 
     ``timeout`` is in seconds and for each request. ``key`` goes into the header of requests to
-    ``endpoint`` and nowhere else.
+    ``endpoint`` and nowhere else. ``schema`` is what an answer must look like, ``about`` its name.
     """
 
     endpoint: Endpoint
@@ -94,6 +87,8 @@ class ChatClient:
     timeout: float
     key: str = field(default="", repr=False)
     notes: list[str] = field(default_factory=list)
+    schema: dict[str, Any] = field(default_factory=answer_schema)
+    about: str = "layout"
     _format: int = 0
     _seeded: bool = True
 
@@ -124,10 +119,15 @@ class ChatClient:
                     raise self._refusal(reply)
 
     def _payload(self, messages: list[Message]) -> dict[str, Any]:
-        body = {"model": self.model, "messages": messages, "stream": False}
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": False}
         if self._seeded:
             body["seed"] = self.seed % _SEEDS
-        return body | _FORMATS[self._format][1]
+        if self._format == 0:
+            named = {"name": self.about, "strict": True, "schema": self.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        elif self._format == 1:
+            body["response_format"] = {"type": "json_object"}
+        return body
 
     def _step_down(self, reply: _Reply) -> bool:
         """Ask for less if the server refused what was asked; False if there is nothing less."""
@@ -137,12 +137,14 @@ class ChatClient:
             return False
         if self._seeded and "seed" in said:
             self._seeded = False
-            self.notes.append("the server takes no seed: the same inputs may give other layouts")
+            self.notes.append(
+                f"the server takes no seed: the same inputs may give other {self.about}s"
+            )
             return True
         if self._format + 1 < len(_FORMATS):
-            refused = _FORMATS[self._format][0]
+            refused = _FORMATS[self._format]
             self._format += 1
-            now = _FORMATS[self._format][0]
+            now = _FORMATS[self._format]
             self.notes.append(f"the server refused {refused}: asked for {now} instead")
             return True
         return False

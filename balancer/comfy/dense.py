@@ -17,7 +17,7 @@ from comfy.model_sampling import CONST, ModelSamplingDiscrete, ModelSamplingDisc
 from torch import Tensor
 
 from ..masks import Area
-from ..modulation_plan import DensePlan, View
+from ..modulation_plan import SCALE, DensePlan, View
 from .capture import entry_area
 from .dense_patch import Bend, Rows, bent_options
 
@@ -42,6 +42,8 @@ def bend_of(
     settings = plan.settings
     if sigma < float(sampling.percent_to_sigma(settings.end_fraction)):
         return None
+    if plan.weighting == SCALE:
+        return None if plan.is_idle_scale else Bend(plan, View(latent, area), 1.0, 0.0)
     fading = settings.fading(time_of(sampling, sigma))
     cross, itself = settings.cross_strength * fading, settings.self_strength * fading
     if cross == 0.0 and itself == 0.0:

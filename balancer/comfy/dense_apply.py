@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import RealCompoError
 from ..layout import Layout
 from ..modulation import DenseSettings
-from ..modulation_plan import DensePlan
+from ..modulation_plan import DENSE_NODE, NONE, DensePlan
 from ..regions import RegionSet
 from ..tokens import phrase_spans
 from .capture import find_sites
@@ -63,8 +63,12 @@ def apply_dense(
     layout: Layout,
     settings: DenseSettings,
     replace_phrases: bool = True,
+    weighting: str = NONE,
+    node: str = DENSE_NODE,
 ) -> tuple[Any, Conditioning]:
     """The host's patcher and conditioning, so that ``layout``'s phrases appear in their regions.
+
+    ``weighting`` and ``node`` as in ``DensePlan``.
 
     All entries of ``positive`` must encode the layout's prompt; ``clip`` is what encoded them, and
     is needed for ``replace_phrases`` only (see ``with_phrases``). Inputs are not changed.
@@ -89,6 +93,6 @@ def apply_dense(
         positive = with_phrases(positive, clip, layout, spans)
     result: Conditioning = []
     for entry in positive:
-        plan = DensePlan(RegionSet.of(layout, spans), entry[0].shape[1], settings)
+        plan = DensePlan(RegionSet.of(layout, spans), entry[0].shape[1], settings, weighting, node)
         result += with_plan([entry], plan)
     return patched, result

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..modulation_plan import DensePlan
 from .dense import KEY, bend_of
-from .dense_patch import NODE, Rows, bent_options
+from .dense_patch import Rows, bent_options
 
 
 class PlanCond:
@@ -28,7 +28,7 @@ class PlanCond:
         if area is not None:
             raise RealCompoError(
                 "positive", "this ComfyUI is too old to modulate a conditioning with an area",
-                "Update ComfyUI, or take the area away", NODE,
+                "Update ComfyUI, or take the area away", self.plans[0].node,
             )  # fmt: skip
         return PlanCond(self.plans, batch_size)
 

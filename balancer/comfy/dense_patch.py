@@ -12,11 +12,10 @@ from torch import Tensor
 from ..attention_maps import attention_probabilities
 from ..errors import RealCompoError
 from ..modulation import Segments, cross_attention, cross_probabilities, self_attention
-from ..modulation_plan import DensePlan, View
+from ..modulation_plan import SCALE, DensePlan, View
 from .capture import AttentionPatch, MapReader, differentiable_attention, find_sites, map_size
 from .compat import attend
 
-NODE = "Dense Attention (DenseDiffusion)"
 SMALL = 1024
 """Keys up to which doing the bent rows' plain attention in vain costs next to nothing."""
 
@@ -30,6 +29,11 @@ class Bend:
     view: View
     cross: float
     itself: float
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it depends on where a position is; scaling a word's attention does not."""
+        return self.plan.weighting != SCALE
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,19 @@ class Rows:
 
         Raises RealCompoError where another pack has cut the latent up, or multiplied it.
         """
-        sizes = {bend.view.size for bend in bends if bend is not None}
+        node = next((bend.plan.node for bend in bends if bend is not None), "")
+        sizes = {bend.view.size for bend in bends if bend is not None and bend.is_placed}
         if x.shape[0] != each * len(bends) or any(size != tuple(x.shape[-2:]) for size in sizes):
             raise RealCompoError(
                 "model", "another node cuts the latent into parts of its own (tiles, windows)",
-                "Remove it, or end the modulation before", NODE,
+                "Remove it, or end the modulation before", node,
             )  # fmt: skip
         for bend in bends:
             layouts = 1 if bend is None else len(bend.plan.regions.layouts)
             if layouts not in (1, each):
                 raise RealCompoError(
                     "layout", f"{layouts} layouts for {each} latents",
-                    "Make both the same number, or use one layout for all", NODE,
+                    "Make both the same number, or use one layout for all", node,
                 )  # fmt: skip
         chunks = tuple(
             (slice(number * each, (number + 1) * each), bend) for number, bend in enumerate(bends)
@@ -99,6 +104,9 @@ class DensePatch:
 
     def __init__(self, kind: str, factor: int, rows: Rows, other: AttentionPatch | None) -> None:
         self._kind, self._factor, self._rows = kind, factor, rows
+        bends = [bend for _, bend in rows.chunks if bend is not None]
+        self._node = bends[0].plan.node if bends else ""
+        self._placed = any(bend.is_placed for bend in bends)
         # the probe's stand-in for plain attention is no other pack's
         self._other = None if other is differentiable_attention else other
 
@@ -131,13 +139,19 @@ class DensePatch:
             q, k = query[at], key[at]
             if bend is None or not self._amount(bend, size, q.device):
                 parts.append(attention_probabilities(q, k, heads))
+            elif not bend.is_placed:
+                words = bend.plan.words(k.shape[1], k.device)[:, None, None, :]
+                parts.append(attention_probabilities(q, k, heads) * words)
             else:
                 terms = self._cross(bend, size, k)
                 parts.append(cross_probabilities(q, k, heads, *terms, bend.cross))
         return torch.cat(parts)
 
     def _size(self, query: Tensor, extra: dict[str, Any]) -> tuple[int, int]:
-        """Height and width of the site's grid, which must be the query's."""
+        """Height and width of the site's grid, which must be the query's; (0, 0) where nobody
+        needs to know."""
+        if not self._placed:
+            return 0, 0
         try:
             height, width = map_size(extra, query.shape[1], self._factor)
         except RuntimeError:
@@ -147,7 +161,7 @@ class DensePatch:
                 "model",
                 "another node changes the positions or rows that attention sees (token merging, "
                 "HyperTile, regional prompts)",
-                "Remove it, or end the modulation before", NODE,
+                "Remove it, or end the modulation before", self._node,
             )  # fmt: skip
         return height, width
 
@@ -156,6 +170,8 @@ class DensePatch:
         if bend is None:
             return 0.0
         amount = bend.itself if self._kind == "attn1" else bend.cross
+        if not bend.is_placed:
+            return amount
         idle = amount == 0.0 or bend.plan.segments(*size, bend.view, device).idle
         return 0.0 if idle else amount
 
@@ -173,11 +189,15 @@ class DensePatch:
             if key.shape[1] != query.shape[1]:
                 raise RealCompoError(
                     "model", "another node adds positions to self-attention (reference pictures)",
-                    "Remove it, or set self_strength to 0", NODE,
+                    "Remove it, or set the strength of self-attention to 0", self._node,
                 )  # fmt: skip
             segments: Segments = bend.plan.segments(*size, bend.view, query.device)
             full = extra.get("attn_precision") == torch.float32
             return self_attention(query, key, value, heads, segments, bend.itself, full)
+        if not bend.is_placed:
+            # (A w) V = A (w V): any kernel that the host has does the rest
+            words = bend.plan.words(key.shape[1], value.device).to(value.dtype)
+            return _plain(query, key, value * words.unsqueeze(-1), extra)
         terms = self._cross(bend, size, key)
         return cross_attention(query, key, value, heads, *terms, bend.cross)
 

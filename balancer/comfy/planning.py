@@ -1,41 +1,23 @@
-"""Plans of a language model, kept as long as the host runs: the same question is asked once."""
+"""Plans and captions of a language model, from memory if the same was asked before."""
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 
-from ..endpoint import read_endpoint, read_key
-from ..errors import RealCompoError
+from ..caption_answer import Captions, caption_schema, captions_by
 from ..planner import Plan, plan
-from .chat import ChatClient
+from .answers import Answers, ask_server, read_server
 
-_KEPT = 256
-_plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
-_guard = threading.Lock()
+_plans: Answers[Plan] = Answers()
+_captions: Answers[Captions] = Answers()
+_AGAIN = "same inputs as before: not asked again"
 
 
 def forget_plans() -> None:
     """Empty the memory of earlier answers."""
-    with _guard:
-        _plans.clear()
-
-
-def _recall(question: tuple[object, ...]) -> Plan | None:
-    with _guard:
-        found = _plans.get(question)
-        if found is not None:
-            _plans.move_to_end(question)
-        return found
-
-
-def _remember(question: tuple[object, ...], made: Plan) -> None:
-    with _guard:
-        _plans[question] = made
-        while len(_plans) > _KEPT:
-            _plans.popitem(last=False)
+    _plans.forget()
+    _captions.forget()
 
 
 def plan_with_model(
@@ -54,20 +36,45 @@ def plan_with_model(
     Sizes are in pixels (0 = unknown), ``timeout`` in seconds. Failures are not remembered. Raises
     RealCompoError for the input that is at fault, and the host's exception for a stopped run.
     """
-    address = read_endpoint(endpoint)
-    model = model.strip()
-    if not model:
-        raise RealCompoError(
-            "model", "there is no name of a model", "Write the name that the server knows it by"
-        )
+    address, model = read_server(endpoint, model)
     question = (prompt, address.url, model, seed, width, height)
-    known = _recall(question)
+    known = _plans.recall(question)
     if known is not None:
-        return Plan(known.regions, (*known.notes, "same inputs as before: not asked again"))
-    key = read_key(api_key_env, address, os.environ)
-    client = ChatClient(address, model, seed, timeout, key)
-    logging.info("RealCompo Layout Planner: asking %s at %s", model, address.host)
-    made = plan(client.ask, prompt, width, height)
-    made = Plan(made.regions, (*client.notes, *made.notes))
-    _remember(question, made)
+        return replace(known, notes=(*known.notes, _AGAIN))
+    made, said = ask_server(
+        "RealCompo Layout Planner", address, model, seed, api_key_env, timeout,
+        lambda client: plan(client.ask, prompt, width, height),
+    )  # fmt: skip
+    made = replace(made, notes=(*said, *made.notes))
+    _plans.remember(question, made)
+    return made
+
+
+def captions_with_model(
+    prompt: str,
+    tags: Sequence[str],
+    endpoint: str,
+    model: str,
+    seed: int,
+    *,
+    api_key_env: str = "",
+    timeout: float = 120.0,
+    extend: bool = True,
+) -> Captions:
+    """The phrases of ``prompt`` for what a detector saw (``tags``), by ``model``.
+
+    ``extend`` as in ``read_captions``; the rest, and what is raised, as in ``plan_with_model``.
+    """
+    address, model = read_server(endpoint, model)
+    question = (prompt, tuple(tags), address.url, model, seed, extend)
+    known = _captions.recall(question)
+    if known is not None:
+        return replace(known, notes=(*known.notes, _AGAIN))
+    made, said = ask_server(
+        "RealCompo Dense Captions", address, model, seed, api_key_env, timeout,
+        lambda client: captions_by(client.ask, prompt, tags, extend),
+        schema=caption_schema(), about="caption",
+    )  # fmt: skip
+    made = replace(made, notes=(*said, *made.notes))
+    _captions.remember(question, made)
     return made
