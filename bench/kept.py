@@ -46,15 +46,15 @@ def _taken(lock: Path) -> bool:
 def _alive(lock: Path) -> bool:
     """Whether the process that made the lock still runs."""
     try:
-        owner = int(lock.read_text() or 0)
+        owner, age = int(lock.read_text() or 0), time.time() - lock.stat().st_mtime
     except (FileNotFoundError, ValueError):
         return False
     if owner == 0:
         # made this very moment: its number is not written yet
-        return time.time() - lock.stat().st_mtime < _WRITTEN_IN
+        return age < _WRITTEN_IN
     if os.name == "nt":
         # there is no asking there: signal 0 is Ctrl+C
-        return time.time() - lock.stat().st_mtime < _LEFT_BEHIND
+        return age < _LEFT_BEHIND
     try:
         os.kill(owner, 0)
     except ProcessLookupError:
