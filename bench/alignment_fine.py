@@ -5,26 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor
 
+from .fine import LATENT, NOISE, SHAPES_FINE, refine
 from .passes import counting
 from .pictures import Asked, Drawn, Studio
-
-STARTS = ("noise", "latent")
 
 
 def known_start(start: str) -> bool:
     """Whether pictures can be drawn again from there."""
-    return start in STARTS and find_spec(".fine", __package__) is not None
+    return start in (NOISE, LATENT)
 
 
 def fine_key(start: str) -> list[Any]:
     """What the stage's pictures depend on, beside those it starts from and their model."""
-    from .fine import SHAPES_FINE
-
     return [start, asdict(SHAPES_FINE)]
 
 
@@ -35,8 +31,6 @@ def refined(
 
     Pictures in which nothing is seen stay as they are, and cost nothing here.
     """
-    from .fine import SHAPES_FINE, refine
-
     began = time.perf_counter()
     with counting([studio.realism.model.diffusion_model]) as passes:
         pictures = refine(studio, asked, coarse, SHAPES_FINE, start, steps=steps)

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -75,27 +77,41 @@ def timings(subject: Subject, batch: int, steps: int, repeats: int) -> dict[str,
     return found
 
 
-def peak(name: str, form: str, batch: int) -> float:
-    """MiB that a training adds to a process of its own."""
+def peaks(name: str, batch: int) -> dict[str, list[float]]:
+    """MiB that a training of every form adds to a process of its own."""
     # what the allocator would keep for reuse goes back to the system, and so is seen
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "run.py"), "bench.finetune_cost", "--child", name,
-         form, str(batch)],
+         str(batch)],
         capture_output=True, text=True, check=True, env={**os.environ, **allocator},
     )  # fmt: skip
-    return float(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def child(name: str, form: str, batch: int) -> float:
-    """MiB that two steps hold at most beside the model; to be run in a fresh process, on Linux."""
+def child(name: str, batch: int) -> dict[str, list[float]]:
+    """The same, to be run in a fresh process, on Linux: it loads the model and forks for every
+    measurement, so that none finds what another left behind."""
     subject = SUBJECTS[name]()
+    found: dict[str, list[float]] = {form: [] for form in FORMS}
+    for form in [form for form in FORMS for _ in range(PEAKS)]:
+        context = get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_peak, args=(subject, form, batch, sender))
+        process.start()
+        sender.close()
+        found[form].append(round(receiver.recv(), 1))
+        process.join()
+    return found
+
+
+def _peak(subject: Subject, form: str, batch: int, sender: Connection) -> None:
     # what is loaded and built once in a process is no cost of training
     run(subject, form, batch, 1, lambda _: None)
     forget_peak()
     before = high_water()
     run(subject, form, batch, 2, lambda _: None)
-    return high_water() - before
+    sender.send(high_water() - before)
 
 
 def state_bytes(optimiser: Optimizer) -> int:
@@ -191,13 +207,12 @@ def main(argv: list[str]) -> int:
     """Measure and write ``finetune_cost.json`` and ``.md``; 0 when they are written."""
     parser = argparse.ArgumentParser(prog="bench finetune_cost", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     choice = parser.parse_args(argv)
     torch.set_num_threads(1)
     logging.getLogger().setLevel(logging.WARNING)
     if choice.child:
-        name, form, batch = choice.child
-        print(child(name, form, int(batch)))
+        print(json.dumps(child(choice.child[0], int(choice.child[1]))))
         return 0
     timed: dict[str, Any] = {}
     titles = {"shapes": "The demo's realism model", "narrow": "SD1.5 with a tenth of the channels"}
@@ -205,12 +220,12 @@ def main(argv: list[str]) -> int:
         subject, timed[name] = make(), {}
         for batch in BATCHES[name]:
             seconds = timings(subject, batch, STEPS[name], REPEATS[name])
+            mib = peaks(name, batch)
             timed[name][str(batch)] = {
-                form: {"seconds": [round(s, 5) for s in spent],
-                       "mib": [round(peak(name, form, batch), 1) for _ in range(PEAKS)]}
+                form: {"seconds": [round(s, 5) for s in spent], "mib": mib[form]}
                 for form, spent in seconds.items()
-            }  # fmt: skip
-            print(name, batch, {form: statistics.median(s) for form, s in seconds.items()})
+            }
+            print(name, batch, timed[name][str(batch)], flush=True)
     half = true_subject(torch.bfloat16)
     sd15 = {str(batch): {form: counts(half, form, batch) for form in FORMS}
             for batch in BATCHES["sd15_512"]}  # fmt: skip
