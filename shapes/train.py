@@ -2,8 +2,8 @@
 
 Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism``, ``sketch``,
 ``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles, after
-``codec``), ``segmentation`` and ``keypoints`` (ControlNets, after ``spatial``), then ``export``
-into ``shapes/weights``, ``evaluate`` and ``card``. Every stage is seeded and, with ``--resume``,
+``codec``), ``captioner`` (likewise), ``segmentation`` and ``keypoints`` (ControlNets, after
+``spatial``), then ``export`` into ``shapes/weights``, ``evaluate`` and ``card``. Every stage is seeded and, with ``--resume``,
 goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
 """
 
@@ -23,8 +23,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "stage",
         choices=(
-            *("data", "text", "codec", "style", "realism", "sketch", "neon", "spatial"),
-            *("segmentation", "keypoints", "export", "evaluate", "card"),
+            *("data", "text", "codec", "style", "captioner", "realism", "sketch", "neon"),
+            *("spatial", "segmentation", "keypoints", "export", "evaluate", "card"),
         ),
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
@@ -59,6 +59,10 @@ def main(argv: list[str]) -> int:
         from .train_style import train_style
 
         train_style(choice.out, *budget)
+    elif choice.stage == "captioner":
+        from .train_captioner import train_captioner
+
+        train_captioner(choice.out, *budget)
     elif choice.stage == "export":
         from .train_export import export
 

@@ -1,0 +1,192 @@
+"""Training stage of the captioner: pictures of all styles with captions of what is in them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .captioner import PATCH, SIDE, blip_config, caption_ids
+from .render import render
+from .train_data import atomic_save, read_scene
+from .train_run import Run
+from .train_style import style_codec
+from .world import COLOURS, OPPOSITE, SHAPES, Box, Scene, ShapeObject, make_caption, make_scenes
+
+BATCH = 48
+POOL = {"realistic": 6144, "sketch": 2560, "neon": 2560, "plain": 1024}
+POOL_SEED = 8_000_009
+# Diffusion models do not hit latents exactly, and a guess at the clean picture from the middle of
+# sampling is soft: noise in the latents of half of the pictures, blur on a third of them.
+LATENT_NOISE = 0.4
+BLURRED = 0.33
+SHIFT = 6
+TINT = 0.08
+GRAIN = 0.05
+# What every patch shows is told as well while training: from captions alone a network needs many
+# times as many pictures until it first looks at them. The head that answers is thrown away.
+PATCH_WEIGHT = 0.5
+INNER = 0.6
+NOTHING, UNSURE = len(COLOURS) * len(SHAPES), -100
+
+
+@torch.no_grad()
+def _pool(folder: Path) -> tuple[Tensor, list[Scene]]:
+    """(N, 3, 128, 128) uint8 pictures after the codec and their scenes; drawn once."""
+    path = folder / "captioner_pictures.pt"
+    if path.exists():
+        saved = torch.load(path)
+        return saved["pictures"], [read_scene(scene) for scene in json.loads(saved["scenes"])]
+    codec = style_codec(folder)
+    generator = torch.Generator().manual_seed(POOL_SEED)
+    pictures, scenes = [], []
+    for style, count in POOL.items():
+        for _ in range(0, count, 64):
+            some = make_scenes(64, generator)
+            latents = codec.encode(render(some, style, generator) * 2 - 1)
+            strength = torch.rand((64, 1, 1, 1), generator=generator) ** 2 * LATENT_NOISE
+            strength = strength * (torch.rand((64, 1, 1, 1), generator=generator) < 0.5)
+            latents += strength * torch.randn(latents.shape, generator=generator)
+            with torch.autocast("cpu", torch.bfloat16):
+                drawn = (codec.decode(latents) + 1) / 2
+            pictures.append((drawn.float().clamp(0, 1) * 255).round().byte())
+            scenes += some
+    listed = json.dumps([asdict(scene) for scene in scenes])
+    atomic_save({"pictures": torch.cat(pictures), "scenes": listed}, path)
+    return torch.cat(pictures), scenes
+
+
+def _mirrored(scene: Scene) -> Scene:
+    """The scene seen in a mirror: what was left is right."""
+
+    def turned(thing: ShapeObject) -> ShapeObject:
+        x0, y0, x1, y1 = thing.box
+        return replace(thing, box=(1 - x1, y0, 1 - x0, y1))
+
+    relation = scene.relation
+    if relation is not None and relation.place in ("left", "right"):
+        relation = replace(relation, place=OPPOSITE[relation.place])
+    return Scene(tuple(map(turned, scene.objects)), scene.kind, relation)
+
+
+def patch_classes(scenes: Sequence[Scene], shifts: Tensor) -> Tensor:
+    """(B, 64) colour and shape that each patch lies well inside of, ``NOTHING`` or ``UNSURE``.
+
+    ``shifts`` (B, 2) in pixels, x and y: how far each picture was moved.
+    """
+    cells = SIDE // PATCH
+    centre = (torch.arange(cells) + 0.5) / cells
+    result = torch.full((len(scenes), cells, cells), NOTHING)
+    for row, scene in enumerate(scenes):
+        right, down = (shifts[row] / SIDE).tolist()
+        for thing in scene.objects:
+            x0, y0, x1, y1 = thing.box
+            box: Box = (x0 + right, y0 + down, x1 + right, y1 + down)
+            pair = COLOURS.index(thing.colour) * len(SHAPES) + SHAPES.index(thing.shape)
+            for share, value in ((1.25, UNSURE), (INNER, pair)):
+                x, wide = (box[0] + box[2]) / 2, (box[2] - box[0]) / 2 * share
+                y, high = (box[1] + box[3]) / 2, (box[3] - box[1]) / 2 * share
+                inside = ((centre - y).abs() < high)[:, None] & ((centre - x).abs() < wide)
+                result[row][inside] = value
+    return result.flatten(1)
+
+
+def _blurred(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """A third of the pictures halved to three quarters in size and back, softly."""
+    chosen = torch.rand(len(pictures), generator=generator) < BLURRED
+    side = int(torch.randint(40, 100, (1,), generator=generator))
+    small = F.interpolate(pictures[chosen], (side, side), mode="bilinear", antialias=True)
+    result = pictures.clone()
+    result[chosen] = F.interpolate(small, (SIDE, SIDE), mode="bilinear")
+    return result
+
+
+class Batches:
+    """Random batches of changed pictures, their captions and what their patches show."""
+
+    def __init__(self, pictures: Tensor, scenes: list[Scene], generator: torch.Generator) -> None:
+        self.pictures, self.scenes, self.generator = pictures, scenes, generator
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, 128, 128) in -1..1, (B, T) token ids, their mask, (B, 64) patch classes."""
+        generator = self.generator
+        index = torch.randint(len(self.scenes), (count,), generator=generator)
+        rng = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
+        flips = torch.rand(count, generator=generator) < 0.5
+        scenes = [self.scenes[i] for i in index.tolist()]
+        scenes = [
+            _mirrored(scene) if flip else scene
+            for scene, flip in zip(scenes, flips.tolist(), strict=True)
+        ]
+        pictures = self.pictures[index].float() / 255
+        pictures = torch.where(flips.view(-1, 1, 1, 1), pictures.flip(3), pictures)
+        shifts = torch.randint(-SHIFT, SHIFT + 1, (count, 2), generator=generator)
+        padded = F.pad(pictures, (SHIFT,) * 4, mode="replicate")
+        span = torch.arange(SIDE) + SHIFT
+        down = (span[None] - shifts[:, 1:])[:, :, None]
+        across = (span[None] - shifts[:, :1])[:, None, :]
+        pictures = padded[torch.arange(count)[:, None, None], :, down, across].movedim(-1, 1)
+        pictures = _blurred(pictures.contiguous(), generator)
+        gain = 1 + TINT * (torch.rand((count, 3, 1, 1), generator=generator) * 2 - 1)
+        shift = TINT / 2 * (torch.rand((count, 3, 1, 1), generator=generator) * 2 - 1)
+        grain = torch.rand((count, 1, 1, 1), generator=generator) ** 2 * GRAIN
+        noise = torch.randn(pictures.shape, generator=generator)
+        pictures = (pictures * gain + shift + grain * noise).clamp(0, 1)
+        ids, mask = caption_ids([make_caption(scene, rng).words for scene in scenes])
+        return pictures * 2 - 1, ids, mask, patch_classes(scenes, shifts)
+
+
+class Trainee(nn.Module):
+    """The captioner and the head that names patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import BlipForConditionalGeneration
+
+        self.blip = BlipForConditionalGeneration(blip_config()).train()
+        self.patches = nn.Linear(self.blip.config.vision_config.hidden_size, NOTHING + 1)
+
+    def forward(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss per word and (B, 64, 31) logits of the patches."""
+        told = self.blip(
+            pixel_values=pictures,
+            input_ids=ids,
+            attention_mask=mask,
+            labels=ids.masked_fill(mask == 0, UNSURE),
+        )
+        return told.loss, self.patches(told.image_embeds[:, 1:])
+
+
+def train_captioner(folder: Path, minutes: float, steps: int | None, resume: bool) -> None:
+    """Teacher-forced word loss, and the patches' classes beside it.
+
+    ``wrong`` in the log is the share of patches, where there is an object, that were not named.
+    """
+    pictures, scenes = _pool(folder)
+    torch.manual_seed(81)
+    model = Trainee()
+    run = Run("captioner", folder, model, 1.5e-3, 82, minutes, steps, resume, BATCH)
+    batches = Batches(pictures, scenes, run.generator)
+    for _ in run.steps():
+        drawn, ids, mask, wanted = batches.draw(BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            words, seen = model(drawn, ids, mask)
+        seen = seen.float().flatten(0, 1)
+        target = wanted.flatten()
+        patches = F.cross_entropy(seen, target, ignore_index=UNSURE)
+        things = (target != UNSURE) & (target != NOTHING)
+        wrong = (seen.detach().argmax(1) != target)[things].float().mean()
+        run.update(
+            words.float() + PATCH_WEIGHT * patches,
+            {
+                "words": float(words.detach()),
+                "patches": float(patches.detach()),
+                "wrong": float(wrong),
+            },
+        )
