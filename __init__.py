@@ -19,12 +19,15 @@ from .nodes import (
     modulation,
     planner,
     pose,
+    realignment_caption,
+    realignment_select,
     sampling,
     trace_files,
 )
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
+    realignment_caption, realignment_select,
     inspection_layout, inspection, inspection_attention, trace_files, demo,
 )  # fmt: skip
 

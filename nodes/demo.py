@@ -143,14 +143,49 @@ class RealCompoShapesHint:
         return (draw_hints([scene], kind, width, height).movedim(1, -1),)
 
 
+class RealCompoShapesCaptioner:
+    """Gives the shapes demo's captioner."""
+
+    RETURN_TYPES = ("REALCOMPO_CAPTIONER",)
+    RETURN_NAMES = ("captioner",)
+    OUTPUT_TOOLTIPS = ("The model, for RealCompo Caption, Likelihood Reward and ReFL Train.",)
+    FUNCTION = "load"
+    CATEGORY = "RealCompo/demo"
+    DESCRIPTION = (
+        "Loads the tiny captioner that comes with RealCompo: a BLIP of the ordinary kind, trained "
+        "on pictures of the shapes demo in all its styles, which says what shapes are there. It "
+        "knows no other pictures. For the nodes after RealignDiff."
+    )
+    SEARCH_ALIASES: ClassVar[list[str]] = ["realcompo demo", "toy captioner", "shapes world"]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """None."""
+        return {"required": {}}
+
+    def load(self) -> tuple[Any]:
+        """(REALCOMPO_CAPTIONER,) of the demo."""
+        from ..balancer.comfy.captioner import load_captioner
+        from ..balancer.errors import RealCompoError
+        from ..shapes.captioner import FOLDER
+
+        try:
+            return (load_captioner(FOLDER),)
+        except RealCompoError as error:
+            raise error.at(CAPTIONER) from None
+
+
 HINT = "Shapes Demo Hint"
+CAPTIONER = "Load Shapes Demo Captioner"
 NODE_CLASS_MAPPINGS = {
     "RealCompoShapesLoader": RealCompoShapesLoader,
     "RealCompoShapesControlNet": RealCompoShapesControlNet,
     "RealCompoShapesHint": RealCompoShapesHint,
+    "RealCompoShapesCaptioner": RealCompoShapesCaptioner,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "RealCompoShapesLoader": "Load Shapes Demo Models",
     "RealCompoShapesControlNet": "Load Shapes Demo ControlNet",
     "RealCompoShapesHint": HINT,
+    "RealCompoShapesCaptioner": CAPTIONER,
 }

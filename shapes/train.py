@@ -1,10 +1,10 @@
 """Train the demo's models: ``python tools/run.py shapes.train STAGE --out DIR [--minutes N]``.
 
 Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism``, ``sketch``,
-``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles, after
-``codec``), ``captioner`` (likewise), ``segmentation`` and ``keypoints`` (ControlNets, after
-``spatial``), then ``export`` into ``shapes/weights``, ``evaluate`` and ``card``. Every stage is seeded and, with ``--resume``,
-goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
+``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles) and
+``captioner`` after ``codec``, ``segmentation`` and ``keypoints`` (ControlNets) after ``spatial``,
+then ``export`` into ``shapes/weights``, ``evaluate`` and ``card``. Every stage is seeded and, with
+``--resume``, goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
 """
 
 from __future__ import annotations
