@@ -21,13 +21,14 @@ from .nodes import (
     pose,
     realignment_caption,
     realignment_select,
+    realignment_train,
     sampling,
     trace_files,
 )
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    realignment_caption, realignment_select,
+    realignment_caption, realignment_select, realignment_train,
     inspection_layout, inspection, inspection_attention, trace_files, demo,
 )  # fmt: skip
 

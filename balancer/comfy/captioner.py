@@ -137,16 +137,10 @@ class Captioner:
         kept = [token for token in ids if token not in special and token < known]
         return self.tokenizer.decode(kept, skip_special_tokens=True).strip()
 
-    def likelihood(self, pictures: Tensor, texts: Sequence[str], prefix: str = "") -> Tensor:
-        """(B,) mean log-probability (nats, <= 0) of a text's tokens, each given those before it.
-
-        Teacher-forced; gradients reach (B, 3, H, W) ``pictures`` in 0..1 where they are on. The
-        end of the text counts as a token: so a text that stops short is not as good as a whole one.
-        Call ``load`` first. Raises RealCompoError for an empty text or one that is too long.
-        """
-        begin = self.family.begin(self.tokenizer, prefix)
+    def check(self, texts: Sequence[str], prefix: str = "") -> list[list[int]]:
+        """Tokens of every text; RealCompoError for an empty text or one that is too long."""
         lines = [self.family.text(self.tokenizer, text) for text in texts]
-        room = self.family.room(len(begin))
+        room = self.family.room(len(self.family.begin(self.tokenizer, prefix)))
         for text, line in zip(texts, lines, strict=True):
             if not text.strip():
                 raise RealCompoError("prompt", "it is empty", "Write what the picture should show")
@@ -155,6 +149,17 @@ class Captioner:
                     "prompt", f"it has {len(line)} tokens, the captioner reads up to {room}",
                     "Shorten it",
                 )  # fmt: skip
+        return lines
+
+    def likelihood(self, pictures: Tensor, texts: Sequence[str], prefix: str = "") -> Tensor:
+        """(B,) mean log-probability (nats, <= 0) of a text's tokens, each given those before it.
+
+        Teacher-forced; gradients reach (B, 3, H, W) ``pictures`` in 0..1 where they are on. The
+        end of the text counts as a token: so a text that stops short is not as good as a whole one.
+        Call ``load`` first. Raises RealCompoError as ``check``.
+        """
+        begin = self.family.begin(self.tokenizer, prefix)
+        lines = self.check(texts, prefix)
         longest = max(map(len, lines))
         labels = torch.tensor(
             [line + [IGNORED] * (longest - len(line)) for line in lines], device=self.device
