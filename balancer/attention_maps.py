@@ -111,6 +111,36 @@ class RegionMaps:
         return self._sum / self._sites
 
 
+class HeadMaps(RegionMaps):
+    """The same, head by head: the sum over sites of (B, heads, R, height, width).
+
+    Heads that learned different things are told apart where a loss looks for peaks.
+    """
+
+    def add(self, probabilities: Tensor, height: int, width: int) -> None:
+        """Take in one site's maps (B, heads, height * width, T or more)."""
+        appended = probabilities.shape[-1] - self._weights.shape[-2]
+        weights = functional.pad(self._weights, (0, 0, 0, appended)) if appended else self._weights
+        # (B, T, R) weights are the same for all heads of a sample
+        weights = weights.unsqueeze(1) if weights.ndim == 3 else weights
+        maps = (probabilities @ weights).transpose(2, 3)
+        maps = maps.reshape(*maps.shape[:3], height, width)
+        if self._sum is None:
+            self._sum = maps
+        else:
+            if maps.shape[-2:] != self._sum.shape[-2:]:
+                size = (maps.shape[2], *self._sum.shape[-2:])
+                maps = functional.interpolate(maps, size, mode="area")
+            if maps.shape[1] != self._sum.shape[1]:
+                raise RuntimeError("sites of one level differ in their number of heads")
+            self._sum = self._sum + maps
+        self._sites += 1
+
+    def scratch(self) -> HeadMaps:
+        """Empty maps for the same tokens."""
+        return HeadMaps(self._weights)
+
+
 def inside_share(maps: Tensor, masks: Tensor) -> Tensor:
     """Share of each region's attention that falls inside the region (the ratio of Eq. 6).
 

@@ -300,9 +300,7 @@ def train_diffusion(
         share = torch.stack(shares).mean(0)
         stray = ((grounded - share) * trust[:, None]).sum() / total
         run.update(
-            (weight * error).mean()
-            + ATTENTION_WEIGHT * stray
-            + TINT_WEIGHT.get(part, 0.0) * tint,
+            (weight * error).mean() + ATTENTION_WEIGHT * stray + TINT_WEIGHT.get(part, 0.0) * tint,
             {
                 "mse": float(error.detach().mean()),
                 "tint": float(tint.detach()),

@@ -101,9 +101,7 @@ class Kept:
     def __init__(self, text: CompactText, start: Path, ids: dict[str, int]) -> None:
         before = text_state(start)
         self.text = text
-        text.trunk.load_state_dict(
-            {k[6:]: v for k, v in before.items() if k.startswith("trunk.")}
-        )
+        text.trunk.load_state_dict({k[6:]: v for k, v in before.items() if k.startswith("trunk.")})
         text.trunk.requires_grad_(False)
         known = before["known"]
         rows = torch.searchsorted(known, text.known).clamp(max=len(known) - 1)

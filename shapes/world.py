@@ -117,7 +117,7 @@ def _random(generator: torch.Generator) -> random.Random:
     return random.Random(int(torch.randint(2**62, (1,), generator=generator)))
 
 
-def _boxes(rng: random.Random, count: int) -> list[Box]:
+def random_boxes(rng: random.Random, count: int) -> list[Box]:
     """Non-overlapping boxes by rejection; starts again when the picture is too full."""
     while True:
         boxes: list[Box] = []
@@ -176,11 +176,11 @@ def place_of(a: Box, b: Box) -> str | None:
 
 def _scene(rng: random.Random, number: int) -> Scene:
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0] if number > 1 else "free"
-    pairs, boxes = _pairs(rng, number, kind), _boxes(rng, number)
+    pairs, boxes = _pairs(rng, number, kind), random_boxes(rng, number)
     relation = None
     if kind == "relation":
         while (place := place_of(boxes[0], boxes[1])) is None:
-            boxes = _boxes(rng, number)
+            boxes = random_boxes(rng, number)
         relation = Relation(0, place, 1)
     objects = (ShapeObject(c, s, b) for (c, s), b in zip(pairs, boxes, strict=True))
     return Scene(tuple(objects), kind, relation)

@@ -36,14 +36,18 @@ def last_site(sites: Sites, factor: int) -> Site | None:
 
 
 def activation_bytes(
-    network: Any, sites: Sites, factor: int, latent: tuple[int, ...], dtype: torch.dtype
+    network: Any,
+    sites: Sites,
+    factor: int | None,
+    latent: tuple[int, ...],
+    dtype: torch.dtype,
 ) -> int:
     """About how much autograd keeps of a look at ``latent`` (B, C, H, W) without checkpoints.
 
-    0 for models that are no U-Nets.
+    ``factor`` None: of a whole forward. 0 for models that are no U-Nets.
     """
-    last = last_site(sites, factor)
-    if last is None:
+    last = None if factor is None else last_site(sites, factor)
+    if not isinstance(network, UNetModel) or (factor is not None and last is None):
         return 0
     total = 0
     known = {s.key[:2]: s.factor for s in sites if isinstance(s, Site)}
@@ -60,9 +64,9 @@ def activation_bytes(
                     total += high * wide * width * _PER_TRANSFORMER * len(layer.transformer_blocks)
                 elif isinstance(layer, ResBlock):
                     total += high * wide * layer.out_channels * _PER_RESIDUAL
-            if (section, number) == last.key[:2]:
+            if last is not None and (section, number) == last.key[:2]:
                 return latent[0] * total * dtype.itemsize
-    return 0
+    return latent[0] * total * dtype.itemsize
 
 
 def must_be_frugal(
@@ -75,17 +79,20 @@ def must_be_frugal(
 
 
 @contextmanager
-def checkpointed(network: Any, last: Site | None, copies: bool) -> Iterator[None]:
+def checkpointed(
+    network: Any, last: Site | None, copies: bool, whole: bool = False
+) -> Iterator[None]:
     """Residual and transformer blocks keep only their input while this lasts.
 
     ``copies``: something writes to activations in place, so keep copies of the inputs. The
     transformer block of ``last`` is left out: a look is left there by an exception, and what
-    comes after is never differentiated.
+    comes after is never differentiated. Without ``last`` nothing is done, unless the pass is a
+    ``whole`` one.
     """
-    if last is None or not isinstance(network, UNetModel):
+    if (last is None and not whole) or not isinstance(network, UNetModel):
         yield
         return
-    end = _transformer_block(network, last)
+    end = None if last is None else _transformer_block(network, last)
     blocks = [
         module
         for module in network.modules()

@@ -1,0 +1,162 @@
+"""Adapters, an optimiser and losses: steps of a finetuning that can be stopped and taken up.
+
+Nothing here knows which model is trained, or by which losses.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapters import Adapters
+from .errors import RealCompoError
+
+CHECKPOINTING = ("auto", "on", "off")
+# steps in a row without a finite gradient after which nothing good can come any more
+_LOST = 20
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train, whatever the losses.
+
+    ``rank`` 0 trains whole difference matrices. ``alpha`` / ``rank`` scales a low-rank adapter.
+    ``clip`` is the largest norm of the gradient (0: any). ``ema`` in 0..1 is the share that the
+    running average of the weights keeps at each step (0: no average). ``checkpointing``: one of
+    ``CHECKPOINTING``, whether activations are computed again in the backward; ``auto`` asks the
+    memory that is free.
+    """
+
+    steps: int = 200
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    rank: int = 8
+    alpha: float = 8.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.0
+    seed: int = 0
+    checkpointing: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, good, remedy in (
+            ("steps", self.steps >= 1, "Set it to 1 or more"),
+            ("batch_size", self.batch_size >= 1, "Set it to 1 or more"),
+            ("learning_rate", 0 < self.learning_rate <= 1, "Set it above 0, at most 1"),
+            ("rank", self.rank >= 0, "Set it to 0 (whole matrices) or more"),
+            ("alpha", self.alpha > 0, "Set it above 0"),
+            ("weight_decay", 0 <= self.weight_decay <= 1, "Set it to 0..1"),
+            ("clip", self.clip >= 0, "Set it to 0 (off) or more"),
+            ("ema", 0 <= self.ema < 1, "Set it to 0 (off) or more, below 1"),
+            ("checkpointing", self.checkpointing in CHECKPOINTING,
+             f"Choose one of {', '.join(CHECKPOINTING)}"),
+        ):  # fmt: skip
+            if not good:
+                raise RealCompoError(name, f"it is {getattr(self, name)}", remedy)
+
+
+class Optimisation:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over adapters, with what a long run needs.
+
+    ``losses`` holds, per name of a loss, its value at every step that was made.
+    """
+
+    def __init__(self, adapters: Adapters, settings: TrainingSettings) -> None:
+        self.adapters, self.settings = adapters, settings
+        self._parameters = adapters.parameters()
+        self._optimiser = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay,
+            betas=(0.9, 0.999), eps=1e-8,
+        )  # fmt: skip
+        self._average = [p.detach().clone() for p in self._parameters] if settings.ema else None
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.losses: dict[str, list[float]] = {}
+        self.steps = 0
+        self._lost = 0
+
+    def step(self, values: dict[str, Tensor], scale: float = 1.0) -> dict[str, float]:
+        """Move along the gradients that are there; returns the losses as numbers.
+
+        ``values`` are this step's losses (scalars); ``scale`` is what the gradients were multiplied
+        by. A gradient that is not finite moves nothing. Raises RealCompoError when a loss is not
+        finite, or no gradient was for many steps.
+        """
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not gradients:
+            raise RuntimeError("no gradient reached the adapters")
+        for gradient in gradients if scale != 1.0 else ():
+            gradient.mul_(1.0 / scale)
+        clip = self.settings.clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, clip)
+        names = list(values)
+        # everything that is wanted of the device comes at once
+        *numbers, size = torch.stack([*values.values(), norm]).detach().float().tolist()
+        told = dict(zip(names, numbers, strict=True))
+        if any(number != number or abs(number) == float("inf") for number in numbers):
+            raise RealCompoError(
+                "learning_rate", f"the loss is no number any more after {self.steps} steps",
+                "Lower it; what was learned before is kept",
+            )  # fmt: skip
+        finite = size == size and size != float("inf")
+        self._lost = 0 if finite else self._lost + 1
+        if self._lost >= _LOST:
+            raise RealCompoError(
+                "model", f"its gradients were not finite for {_LOST} steps in a row",
+                "Load the model in bfloat16 or float32 (ComfyUI's --bf16-unet, --fp32-unet)",
+            )  # fmt: skip
+        if finite:
+            self._optimiser.step()
+            if self._average is not None:
+                # young averages follow quickly: a long memory would keep the zeros of the start
+                keep = min(self.settings.ema, (1 + self.steps) / (10 + self.steps))
+                for average, parameter in zip(self._average, self._parameters, strict=True):
+                    average.lerp_(parameter.detach(), 1.0 - keep)
+        self._optimiser.zero_grad(set_to_none=True)
+        self.steps += 1
+        for name, number in told.items():
+            self.losses.setdefault(name, []).append(number)
+        return told
+
+    def learned(self) -> dict[str, Tensor]:
+        """What was learned so far, in a LoRA file's keys; the average, if one is kept."""
+        return self.adapters.state(self._average)
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Everything that ``load`` needs to go on as if nothing had been, and words about it."""
+        tensors = {f"adapter|{n}": p.detach().cpu() for n, p in self.adapters.named_parameters()}
+        states: dict[int, dict[str, Any]] = self._optimiser.state_dict()["state"]
+        for number, state in states.items():
+            tensors |= {f"optimiser|{number}|{k}": torch.as_tensor(v) for k, v in state.items()}
+        for number, average in enumerate(self._average or ()):
+            tensors[f"average|{number}"] = average
+        tensors["generator"] = self.generator.get_state()
+        about = {"steps": self.steps, "losses": self.losses, "settings": asdict(self.settings)}
+        kept = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        return kept, {"training": json.dumps(about)}
+
+    def load(self, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+        """Go on where ``save`` was called; the same adapters and settings are expected.
+
+        Raises ValueError where they are not the same (the number of steps may differ).
+        """
+        known = json.loads(about["training"])
+        mine = asdict(self.settings)
+        if {**known["settings"], "steps": 0} != {**mine, "steps": 0}:
+            raise ValueError("the stopped training had other settings")
+        with torch.no_grad():
+            for name, parameter in self.adapters.named_parameters():
+                parameter.copy_(tensors[f"adapter|{name}"])
+            for number, average in enumerate(self._average or ()):
+                average.copy_(tensors[f"average|{number}"])
+        state = self._optimiser.state_dict()
+        for key, value in tensors.items():
+            if key.startswith("optimiser|"):
+                _, number, name = key.split("|")
+                state["state"].setdefault(int(number), {})[name] = value
+        self._optimiser.load_state_dict(state)
+        self.generator.set_state(tensors["generator"])
+        self.steps, self.losses = known["steps"], known["losses"]

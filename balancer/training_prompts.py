@@ -1,0 +1,89 @@
+"""Which prompts a finetuning on pairs of objects sees, from what a user typed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import combinations
+
+from .errors import RealCompoError
+from .words import find_phrase
+
+SEPARATOR = "|"
+KINDS = ("prompts", "concepts")
+TEMPLATE = "a photo of {a} and {b}"
+
+
+@dataclass(frozen=True)
+class TrainingPrompt:
+    """One prompt and the phrases of its objects, in the prompt's own wording."""
+
+    text: str
+    objects: tuple[str, ...]
+
+
+def parse_lines(text: str) -> list[TrainingPrompt]:
+    """Prompts from lines 'a cat and a dog | a cat | a dog'.
+
+    Blank lines and lines that begin with # are passed over. A line without objects gets those
+    that the planner's noun-phrase rules find in it. Raises RealCompoError for an object that its
+    prompt does not hold, and when there are no prompts.
+    """
+    from .planner_parse import parse_prompt
+
+    prompts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        prompt, *objects = (part.strip() for part in line.split(SEPARATOR))
+        objects = [thing for thing in objects if thing]
+        if not objects:
+            objects = [thing.phrase for thing in parse_prompt(prompt).things]
+        for thing in objects:
+            if not find_phrase(prompt, thing):
+                raise RealCompoError(
+                    "prompts", f"line {number}: '{thing}' is not in '{prompt}'",
+                    "Name objects after | in the prompt's own words",
+                )  # fmt: skip
+        prompts.append(TrainingPrompt(prompt, tuple(objects)))
+    if not prompts:
+        raise RealCompoError(
+            "prompts", "there is no prompt",
+            "Write one per line, as 'a cat and a dog | a cat | a dog'",
+        )  # fmt: skip
+    return prompts
+
+
+def draw_pairs(text: str, template: str, count: int, seed: int) -> list[TrainingPrompt]:
+    """``count`` prompts, each about two of the concepts in ``text`` (one per line).
+
+    ``template`` has {a} and {b} where they go, and may have several wordings with | between.
+    Different pairs are drawn as long as there are any; ``seed`` decides which, in which order and
+    wording. Raises RealCompoError for fewer than two concepts and for another template.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    concepts = list(dict.fromkeys(x for x in lines if x and not x.startswith("#")))
+    if len(concepts) < 2:
+        raise RealCompoError(
+            "prompts", f"there are {len(concepts)} concepts to draw pairs from",
+            "Write at least two, one per line, or set 'lines' to prompts",
+        )  # fmt: skip
+    wordings = [part.strip() for part in template.split(SEPARATOR) if part.strip()]
+    if not wordings or any(w.count("{a}") != 1 or w.count("{b}") != 1 for w in wordings):
+        raise RealCompoError(
+            "template", f"'{template}' does not have {{a}} and {{b}} once each",
+            f"Write it as '{TEMPLATE}'",
+        )  # fmt: skip
+    rng = random.Random(seed)
+    pairs = list(combinations(concepts, 2))
+    chosen: list[tuple[str, str]] = []
+    while len(chosen) < count:
+        rng.shuffle(pairs)
+        chosen += pairs
+    prompts = []
+    for one, other in chosen[:count]:
+        a, b = (one, other) if rng.random() < 0.5 else (other, one)
+        text = rng.choice(wordings).replace("{a}", a).replace("{b}", b)
+        prompts.append(TrainingPrompt(text, (a, b)))
+    return prompts
