@@ -101,10 +101,12 @@ def best_places(rewards: Sequence[float], keep: int = 1) -> list[int]:
 
     A reward that is not a number comes last. Fewer places than ``keep`` if there are fewer.
     """
-    order = sorted(
-        range(len(rewards)),
-        key=lambda place: math.inf if math.isnan(rewards[place]) else -rewards[place],
-    )
+
+    def rank(place: int) -> tuple[bool, float]:
+        unknown = math.isnan(rewards[place])
+        return unknown, 0.0 if unknown else -rewards[place]
+
+    order = sorted(range(len(rewards)), key=rank)
     return order[: max(1, keep)]
 
 

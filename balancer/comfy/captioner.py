@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import RealCompoError
 from .captioner_families import FAMILIES, Family
 
 BATCH = 8
+SINGLE_UP_TO = 1_000_000_000
 IGNORED = -100
 
 
@@ -215,10 +218,26 @@ def load_captioner(folder: Path, where: str = "folder") -> Captioner:
     return Captioner(model, tokenizer, family.of(model.config, extra, where), preparation)
 
 
+def _dtype(folder: Path) -> torch.dtype:
+    """Single precision where it fits easily: rewards of alike pictures differ by little, and half
+    precision loses gradients. Larger models run in what the device is made for."""
+    device = comfy.model_management.text_encoder_device()
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as file:
+            # .keys() is a method of the file, which cannot be iterated itself
+            names = file.keys()
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    if count < SINGLE_UP_TO or comfy.model_management.is_device_cpu(device):
+        return torch.float32
+    if comfy.model_management.should_use_bf16(device):
+        return torch.bfloat16
+    return torch.float16
+
+
 def _from_library(folder: Path, family: type[Family], where: str) -> tuple[Any, Any]:
     import transformers
 
-    dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
     # the library's version 5 renamed it
     name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -229,11 +248,12 @@ def _from_library(folder: Path, family: type[Family], where: str) -> tuple[Any, 
             "Update it: python -m pip install -U transformers",
         )  # fmt: skip
     try:
+        dtype = _dtype(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **options)
         model, told = kind.from_pretrained(
             str(folder), use_safetensors=True, output_loading_info=True, **{name: dtype}, **options
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise RealCompoError(
             where, f"'{folder.name}' cannot be loaded ({error})",
             "Check that the download is whole and of the form that transformers loads itself",

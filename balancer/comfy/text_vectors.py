@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import RealCompoError
@@ -123,7 +124,7 @@ def load_sentence_encoder(folder: Path) -> SentenceEncoder:
             model = transformers.AutoModel.from_pretrained(
                 str(folder), use_safetensors=True, **options
             )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise RealCompoError(
             "encoder", f"'{folder.name}' cannot be loaded ({error})",
             "Choose a folder with a sentence encoder that transformers loads itself",
