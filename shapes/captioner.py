@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .style import WEIGHTS
-from .world import WORDS
+from .world import COLOURS, PLURALS, SHAPES, WORDS
 
 FOLDER = WEIGHTS / "captioner"
 SIDE = 128
@@ -74,6 +75,17 @@ def caption_ids(captions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
     longest = max(map(len, lines))
     ids = torch.tensor([line + [PAD] * (longest - len(line)) for line in lines])
     return ids, (ids != PAD).long()
+
+
+def read_pairs(caption: str) -> set[tuple[str, str]]:
+    """(colour, shape) pairs that a caption names; a colour counts with the noun right after it."""
+    words = caption.replace(",", " ").split()
+    nouns = {shape: shape for shape in SHAPES} | {many: one for one, many in PLURALS.items()}
+    return {
+        (first, nouns[second])
+        for first, second in pairwise(words)
+        if first in COLOURS and second in nouns
+    }
 
 
 def write_folder(folder: Path, state: dict[str, Tensor], facts: dict[str, str]) -> list[Path]:
