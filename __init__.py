@@ -9,6 +9,8 @@ from __future__ import annotations
 from .balancer.comfy import routes
 from .nodes import (
     demo,
+    finetuning,
+    finetuning_tools,
     inspection,
     inspection_attention,
     inspection_layout,
@@ -28,7 +30,7 @@ from .nodes import (
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    realignment_caption, realignment_select, realignment_train,
+    finetuning, finetuning_tools, realignment_caption, realignment_select, realignment_train,
     inspection_layout, inspection, inspection_attention, trace_files, demo,
 )  # fmt: skip
 

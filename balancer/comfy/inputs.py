@@ -34,6 +34,13 @@ def require_conditioning(value: Any, where: str) -> Any:
     return value
 
 
+def require_clip(value: Any, where: str) -> Any:
+    """``value`` if it is a text encoder of the host; RealCompoError otherwise."""
+    if not callable(getattr(value, "encode_from_tokens", None)):
+        raise RealCompoError(where, f"got {_kind(value)}, not a CLIP", "Connect a CLIP loader.")
+    return value
+
+
 def require_settings(value: Any) -> BalancerSettings:
     """``value`` if it is balancer settings; RealCompoError otherwise."""
     if not isinstance(value, BalancerSettings):
@@ -44,11 +51,11 @@ def require_settings(value: Any) -> BalancerSettings:
     return value
 
 
-def require_latent(value: Any) -> dict[str, Any]:
+def require_latent(value: Any, where: str = "latent_image") -> dict[str, Any]:
     """``value`` if it is a latent of the host; RealCompoError otherwise."""
     if not isinstance(value, dict) or not isinstance(value.get("samples"), torch.Tensor):
         raise RealCompoError(
-            "latent_image", f"got {_kind(value)}, not a LATENT", "Connect a latent, such as empty."
+            where, f"got {_kind(value)}, not a LATENT", "Connect a latent, such as empty."
         )
     return value
 

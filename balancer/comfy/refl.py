@@ -9,8 +9,9 @@ the distance kept from the untrained model are our choices.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import comfy.model_management
@@ -22,9 +23,12 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..training import TrainingSettings
 from .captioner import Captioner, require_captioner
+from .finetune import with_notes
 from .gradients import Aliases, ordinary_weights
-from .inputs import require_model
-from .training import ON_CANCEL, Encoded, Session, Trained, encode, require_trainable, train
+from .inputs import require_clip, require_model
+from .lora_file import LoraModel
+from .session import Encoded, Session, encode, require_trainable
+from .training import ON_CANCEL, train
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class ReflSettings:
         for name, good, remedy in (
             ("sampling_steps", self.sampling_steps >= 2, "Set it to 2 or more"),
             ("cfg", self.cfg >= 1, "Set it to 1 (no guidance) or more"),
-            ("start", 0 <= self.start < self.end <= 1, "Set 0 <= start < end <= 1"),
+            ("stop_from", 0 <= self.start < self.end <= 1, "Set 0 <= stop_from < stop_to <= 1"),
             ("reward_weight", self.weight > 0, "Set it above 0"),
             ("keep_weight", self.keep >= 0, "Set it to 0 or more"),
         ):
@@ -232,24 +236,25 @@ def train_by_reward(
     targets: str = "attention",
     on_cancel: str = ON_CANCEL[0],
     save_every: int = 0,
-) -> Trained:
-    """Finetune ``model`` by a captioner's reward on ``prompts``; see ``CaptionReward``.
+) -> tuple[LoraModel, dict[str, list[float]], int]:
+    """Finetune ``model`` by a captioner's reward on ``prompts``: a LoRA, its losses and steps.
 
-    ``size``: width and height of the pictures in pixels. Raises RealCompoError for inputs that do
-    not fit, else as ``train``.
+    ``size``: width and height of the pictures in pixels. Among the losses is ``reward``, which is
+    to rise. The models stay as they are. Raises RealCompoError for inputs that do not fit, else as
+    ``train``.
     """
     patcher, judge = require_model(model, "model"), require_captioner(captioner)
     require_trainable(patcher)
+    require_clip(clip, "clip")
     objective = CaptionReward(clip, vae, judge, prompts, rewards, settings.batch_size)
     scale = int(getattr(vae, "downscale_ratio", 8))
     latent = (max(size[1] // scale, 1), max(size[0] // scale, 1))
-    channels = patcher.model.latent_format.latent_channels
+    shape = (settings.batch_size, patcher.model.latent_format.latent_channels, *latent)
     # the backward keeps what the decoder made; the captioner's pictures are small beside it
-    decoder = 2.0 * vae.memory_used_decode(
-        (settings.batch_size, channels, *latent), vae.vae_dtype
+    decoder = 2.0 * float(vae.memory_used_decode(shape, vae.vae_dtype))
+    about = {"rewards": asdict(rewards), "prompts": list(prompts), "size": list(size)}
+    trained = train(
+        patcher, objective, settings, latent, targets, json.dumps(about), on_cancel, save_every,
+        extra_memory=decoder,
     )  # fmt: skip
-    about = repr((list(prompts), rewards, size))
-    return train(
-        patcher, objective, settings, latent, targets, about, on_cancel, save_every,
-        extra_memory=float(decoder),
-    )  # fmt: skip
+    return with_notes(trained, patcher, "refl", settings, about, targets)

@@ -16,7 +16,7 @@ from ..losses import PEAKS, SEPARATE_FORMS, enhance_loss, separate_loss
 from ..regions import RegionSet
 from ..training_prompts import TrainingPrompt
 from .inputs import resolve
-from .training import Encoded, Session, encode
+from .session import Encoded, Session, encode
 
 HEADS = ("each", "mean")
 NORM_FORMS = ("frozen prediction", "denoising")

@@ -1,39 +1,32 @@
 """Finetuning a model of the host by losses of our own: adapters out, the model untouched.
 
-The host loads and places the model and makes every prediction, so that LoRAs, hooks and other
-packs' patches on it stay in force. Adapters act beside the layers for as long as a training
-lasts; the network's own tensors are never written to.
+Adapters act beside the layers for as long as a training lasts; the network's own tensors are never
+written to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import comfy.model_management
-import comfy.sampler_helpers
-import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..adapters import Adapters
-from ..attention_maps import RegionMaps
 from ..errors import RealCompoError
 from ..training import Optimisation, TrainingSettings
-from .capture import Site, StopProbe, differentiable_attention, find_sites, reading_options
-from .checkpointing import activation_bytes, checkpointed, last_site
+from .checkpointing import activation_bytes
 from .checks import model_name
 from .compat import adds_in_place
 from .forwards import other_forwards
-from .gradients import gradient_mode, ordinary_weights, saved_copies
-from .probe import HALF_PRECISION_SCALE, compute_dtype
+from .probe import compute_dtype
 from .progress import Progress
-from .shared_encoder import call_model
+from .session import Session, in_session, require_trainable
 from .training_file import Checkpoint
 
 TARGETS = {
@@ -50,183 +43,10 @@ ON_CANCEL = ("resume next time", "finish with what was learned")
 _SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """An encoded prompt: (1, T, width), and the pooled vector (1, D) where the model has one."""
-
-    text: Tensor
-    pooled: Tensor | None = None
-
-
-def encode(clip: Any, text: str) -> Encoded:
-    """``text`` by the host's CLIP; ordinary tensors that autograd may save."""
-    embedding, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
-    with torch.inference_mode(False):
-        return Encoded(embedding.clone(), None if pooled is None else pooled.clone())
-
-
-@dataclass
-class Session:
-    """A loaded model in the middle of a host's sampling call: asks it for predictions.
-
-    ``generator`` is the one source of randomness, on the CPU. ``adapters`` are in force unless
-    they are off.
-    """
-
-    patcher: ModelPatcher
-    model: Any
-    options: dict[str, Any]
-    device: torch.device
-    generator: torch.Generator
-    sites: tuple[Site, ...]
-    size: tuple[int, int]
-    adapters: Adapters | None = None
-    frugal: bool = False
-    forwards: int = field(default=0, init=False)
-    backwards: int = field(default=0, init=False)
-    _values: dict[str, Tensor] = field(default_factory=dict, init=False)
-
-    @property
-    def sampling(self) -> Any:
-        """The host's ``model_sampling``."""
-        return self.model.model_sampling
-
-    @property
-    def scale(self) -> float:
-        """Factor on losses before the backward; half precision would lose small gradients."""
-        return HALF_PRECISION_SCALE if compute_dtype(self.model) == torch.float16 else 1.0
-
-    def randn(self, *shape: int) -> Tensor:
-        """Normal noise on the device."""
-        return torch.randn(*shape, generator=self.generator).to(self.device)
-
-    def sigma_at(self, percent: float) -> float:
-        """Noise level at a part of the schedule: 0 is only noise, 1 the finished picture."""
-        low, high = float(self.sampling.sigma_min), float(self.sampling.sigma_max)
-        return min(max(float(self.sampling.percent_to_sigma(percent)), low), high)
-
-    def random_sigmas(self, count: int, start: float = 0.0, end: float = 1.0) -> Tensor:
-        """(count,) noise levels, uniform in the parts ``start`` to ``end`` of the schedule."""
-        parts = torch.rand(count, generator=self.generator) * (end - start) + start
-        return torch.tensor([self.sigma_at(float(p)) for p in parts], device=self.device)
-
-    def noised(self, clean: Tensor, sigma: Tensor) -> Tensor:
-        """``clean`` (B, C, H, W), in the model's own scale, with fresh noise of level ``sigma``."""
-        noise = self.randn(*clean.shape)
-        return self.sampling.noise_scaling(sigma[:, None, None, None], noise, clean, False)
-
-    def predict(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        prompts: Sequence[Encoded],
-        maps: RegionMaps | None = None,
-        factor: int = 0,
-        whole: bool = True,
-    ) -> Tensor | None:
-        """The conditional prediction of the clean latent (B, C, H, W), in autograd's graph.
-
-        ``x`` (B, C, H, W) at noise levels ``sigma`` (B,); one prompt per sample, all of one
-        length. ``maps`` takes in the attention at the sites of level ``factor``; unless
-        ``whole``, the pass ends with the last of them, and None comes back.
-        """
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        seen: list[Tensor] = []
-        options = self.options.copy()
-        inner = options.get("model_function_wrapper")
-
-        def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-            conditions = {**args["c"]}
-            given = conditions["transformer_options"]
-            if maps is None:
-                inside = _differentiable(given, self.sites)
-            else:
-                then = _go_on if whole else _stop
-                inside = reading_options(given, self.sites, factor, maps, then)
-            conditions["transformer_options"] = inside
-            call = {**args, "c": conditions}
-            network = self.model.diffusion_model
-            last = None if whole or maps is None else last_site(self.sites, factor)
-            frugal = self.frugal and torch.is_grad_enabled()
-            with (
-                checkpointed(
-                    network,
-                    last if frugal else None,
-                    adds_in_place(),
-                    whole=frugal and last is None,
-                ),
-                suppress(StopProbe),
-            ):
-                seen.append(call_model(inner, apply_model, call))
-            return torch.zeros_like(args["input"])
-
-        options["model_function_wrapper"] = wrapper
-        self.forwards += len(x)
-        entry = self._entry(x, prompts)
-        comfy.samplers.calc_cond_batch(self.model, [[entry]], x, sigma, options)
-        return seen[0] if seen else None
-
-    def _entry(self, x: Tensor, prompts: Sequence[Encoded]) -> dict[str, Any]:
-        text = torch.cat([prompt.text for prompt in prompts])
-        about: dict[str, Any] = {"width": 8 * x.shape[-1], "height": 8 * x.shape[-2]}
-        pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
-        if len(pooled) == len(prompts):
-            about["pooled_output"] = torch.cat(pooled)
-        conds = {"positive": comfy.sampler_helpers.convert_cond([[text, about]])}
-        done = comfy.samplers.process_conds(self.model, x, conds, self.device, None, None, 0)
-        return done["positive"][0]
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Predictions of the untrained model, outside any graph."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            if self.adapters is not None:
-                stack.enter_context(self.adapters.off())
-            yield
-
-    def backward(self, loss: Tensor, **told: Tensor) -> None:
-        """Add the gradient of ``loss`` (a scalar); its graph is gone afterwards.
-
-        ``told`` are named losses (scalars) to report for this step, before any weight.
-        """
-        (loss * self.scale).backward()
-        self.backwards += 1
-        total = self._values.get("loss", torch.zeros((), device=self.device))
-        self._values["loss"] = total + loss.detach()
-        self._values |= {name: value.detach() for name, value in told.items()}
-
-    def take_values(self) -> dict[str, Tensor]:
-        """The losses of the step that just ended."""
-        values, self._values = self._values, {}
-        return values
-
-
 class Objective(Protocol):
     """What is trained for: one call is one step's losses and backward passes."""
 
     def __call__(self, session: Session) -> None: ...
-
-
-def _go_on() -> None:
-    """The pass is wanted as a whole."""
-
-
-def _stop() -> None:
-    raise StopProbe
-
-
-def _differentiable(given: dict[str, Any], sites: tuple[Site, ...]) -> dict[str, Any]:
-    """Options with attention that autograd can go through, wherever nothing else stands."""
-    options = given.copy()
-    replaced = options["patches_replace"] = dict(options.get("patches_replace", {}))
-    for kind in ("attn1", "attn2"):
-        patches = dict(replaced.get(kind, {}))
-        for site in sites:
-            if site.key[:2] not in patches:
-                patches.setdefault(site.key, differentiable_attention)
-        replaced[kind] = patches
-    return options
 
 
 @dataclass(frozen=True)
@@ -243,18 +63,6 @@ class Trained:
     finished: bool = True
 
 
-def require_trainable(patcher: ModelPatcher) -> tuple[Site, ...]:
-    """The model's cross-attention sites; RealCompoError for a model that is no U-Net."""
-    sites = find_sites(patcher.model.diffusion_model)
-    if not sites:
-        raise RealCompoError(
-            "model", f"'{model_name(patcher)}' has no cross-attention blocks to train",
-            "Use a U-Net model such as SD1.5, SD2 or SDXL; SD3, Flux and their like have joint"
-            " attention",
-        )  # fmt: skip
-    return sites
-
-
 def layers_of(patcher: ModelPatcher, targets: str) -> dict[str, torch.nn.Module]:
     """The linear layers of one of ``TARGETS``, by the names that LoRA files use."""
     pattern = re.compile(TARGETS[targets])
@@ -263,51 +71,6 @@ def layers_of(patcher: ModelPatcher, targets: str) -> dict[str, torch.nn.Module]
         for name, module in patcher.model.diffusion_model.named_modules()
         if pattern.search("." + name) and hasattr(module, "weight")
     }
-
-
-def in_session(
-    patcher: ModelPatcher,
-    size: tuple[int, int],
-    batch: int,
-    seed: int,
-    work: Callable[[Session], None],
-    memory: float = 0.0,
-) -> None:
-    """Let the host load ``patcher`` and do ``work`` with gradients on, outside inference mode.
-
-    ``size`` is the latent's height and width, ``memory`` bytes that are needed beside the model.
-    The model is unpatched in every case.
-    """
-    sites = require_trainable(patcher)
-    channels = patcher.model.latent_format.latent_channels
-    if memory:
-        comfy.model_management.load_models_gpu([patcher], memory_required=memory)
-    guider = comfy.samplers.CFGGuider(patcher)
-    # the host wants conditioning to prepare; every prediction brings its own
-    guider.inner_set_conds({})
-    generator = torch.Generator().manual_seed(seed)
-
-    class Worker(comfy.samplers.Sampler):
-        def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
-            self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any,
-            noise: Tensor, latent_image: Any = None, denoise_mask: Any = None,
-            disable_pbar: bool = False,
-        ) -> Tensor:  # fmt: skip
-            model = model_wrap.inner_model
-            session = Session(
-                patcher, model, extra_args["model_options"], noise.device, generator, sites, size
-            )
-            modules = (model.diffusion_model,)
-            with (
-                gradient_mode(),
-                ordinary_weights(modules),
-                saved_copies(modules, adds_in_place()),
-            ):
-                work(session)
-            return noise
-
-    blank = torch.zeros(batch, channels, *size)
-    guider.sample(blank, blank, Worker(), torch.ones(2), disable_pbar=True, seed=seed)
 
 
 def train(

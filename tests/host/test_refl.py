@@ -129,7 +129,7 @@ def test_guidance_takes_part(demo: Any, captioner: Any) -> None:
 
 
 def test_the_step_with_a_gradient_lies_where_asked(demo: Any, captioner: Any) -> None:
-    from realcompo.balancer.comfy.training import in_session
+    from realcompo.balancer.comfy.session import in_session
 
     seen = []
 
@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_by_name(demo: Any, captioner: Any) -> None
     refused("'model'.*not a MODEL", model=None)
     refused("tokens, the captioner reads up to", prompts="red " * 60)
     refused("there is no prompt", prompts=" ")
-    refused("'start'", stop_from=0.8, stop_to=0.2)
+    refused("'stop_from'", stop_from=0.8, stop_to=0.2)
     refused("'cfg'", cfg=0.5)
 
 

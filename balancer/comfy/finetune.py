@@ -1,0 +1,112 @@
+"""Separate-and-Enhance from a node's inputs: prompts to objective, a model to a LoRA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import RealCompoError
+from ..layout import require_layout
+from ..training import TrainingSettings
+from ..training_prompts import TrainingPrompt
+from .capture import choose_level
+from .checks import model_name
+from .lora_file import LoraModel
+from .separation import NORM_FORMS, SeparateEnhance, SeparationSettings, prepare
+from .session import require_trainable
+from .training import ON_CANCEL, Trained, train
+
+
+@dataclass(frozen=True)
+class Where:
+    """What of the model is trained, and at which maps; ``size`` is the latents' (height, width)."""
+
+    size: tuple[int, int]
+    targets: str = "to_k"
+    map_level: str = "auto"
+    on_cancel: str = ON_CANCEL[0]
+    save_every: int = 0
+
+
+def layout_prompt(layout: Any) -> TrainingPrompt:
+    """A layout's prompt and phrases as one training prompt."""
+    layout = require_layout(layout)
+    phrases = tuple(dict.fromkeys(region.phrase for region in layout.require_regions()))
+    if not layout.prompt:
+        raise RealCompoError(
+            "layout", "it knows no prompt", "Connect the prompt's text to the layout node"
+        )
+    return TrainingPrompt(layout.prompt, phrases)
+
+
+def level_of(patcher: Any, map_level: str) -> int:
+    """Downsample factor of the maps, RealCompoError where the model has none such."""
+    try:
+        return choose_level(require_trainable(patcher), map_level)
+    except RealCompoError as error:
+        raise error.at("", "map_level") if error.where == "balancer" else error from None
+
+
+def clean_latents(patcher: Any, latents: Any) -> Tensor:
+    """A LATENT's samples in the model's own scale: (N, C, H, W), ordinary float32."""
+    samples = latents["samples"]
+    channels = patcher.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise RealCompoError(
+            "latents", f"they have the shape {tuple(samples.shape)}",
+            f"Connect pictures' latents of this model, with {channels} channels",
+        )  # fmt: skip
+    with torch.inference_mode(False):
+        return patcher.model.process_latent_in(samples.clone().float())
+
+
+def separate_enhance(
+    patcher: Any,
+    clip: Any,
+    prompts: Sequence[TrainingPrompt],
+    losses: SeparationSettings,
+    training: TrainingSettings,
+    where: Where,
+    latents: Tensor | None = None,
+) -> tuple[LoraModel, dict[str, list[float]], int]:
+    """Finetune ``patcher`` on ``prompts`` and return a LoRA, its losses and the steps made.
+
+    ``latents`` as ``clean_latents`` gives them, of the size ``where`` names. The model stays as
+    it is. Raises RealCompoError for what cannot be trained, before anything is.
+    """
+    factor = level_of(patcher, where.map_level)
+    singles = bool(losses.norm) and losses.norm_form == NORM_FORMS[0]
+    prepared = prepare(clip, prompts, singles)
+    objective = SeparateEnhance(prepared, losses, training.batch_size, factor, latents)
+    about = {
+        "losses": asdict(losses), "prompts": [asdict(p) for p in prompts], "level": factor,
+        "latents": None if latents is None else [*latents.shape, float(latents.double().sum())],
+    }  # fmt: skip
+    trained = train(
+        patcher, objective, training, where.size, where.targets, json.dumps(about),
+        where.on_cancel, where.save_every, whole=bool(losses.norm),
+    )  # fmt: skip
+    return with_notes(trained, patcher, "separate-and-enhance", training, about, where.targets)
+
+
+def with_notes(
+    trained: Trained,
+    patcher: Any,
+    method: str,
+    training: TrainingSettings,
+    about: dict[str, Any],
+    targets: str,
+) -> tuple[LoraModel, dict[str, list[float]], int]:
+    """What training nodes give out: a LoRA that remembers how it was made, losses and steps."""
+    last = {name: sum(v[-20:]) / len(v[-20:]) for name, v in trained.losses.items()}
+    notes = {
+        "method": method, "base": model_name(patcher), "targets": targets,
+        "steps": trained.steps, "finished": trained.finished,
+        "training": asdict(training), "last_losses": last, **about,
+    }  # fmt: skip
+    return LoraModel(trained.lora, notes), trained.losses, trained.steps

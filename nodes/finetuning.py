@@ -1,0 +1,210 @@
+"""Separate-and-Enhance as a node: finetuning on a model's own attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .training_inputs import given, training_inputs, training_options
+
+CATEGORY = "RealCompo/finetune"
+TRAIN = "Separate and Enhance Finetune"
+EXAMPLE = "a photo of a cat and a dog | a cat | a dog"
+
+
+class RealCompoSeparateEnhance:
+    """Separate-and-Enhance as the paper has it: keys of cross-attention, no pictures needed."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..balancer.comfy.separation import HEADS, NORM_FORMS, SeparationSettings
+        from ..balancer.comfy.training import TARGETS
+        from ..balancer.losses import PEAKS, SEPARATE_FORMS
+        from ..balancer.settings import MAP_LEVELS
+        from ..balancer.training_prompts import KINDS, TEMPLATE
+
+        base = SeparationSettings()
+
+        def weight(name: str, tip: str) -> tuple[str, dict[str, Any]]:
+            return ("FLOAT", {
+                "default": getattr(base, name), "min": 0.0, "max": 100.0, "step": 0.05,
+                "tooltip": tip,
+            })  # fmt: skip
+
+        shared = training_inputs(200, 8, 1e-3)
+        rank = shared.pop("rank")
+        return {
+            "required": {
+                "model": ("MODEL", {
+                    "tooltip": "A U-Net checkpoint (SD1.x, SD2.x, SDXL). It is not changed.",
+                }),
+                "clip": ("CLIP", {"tooltip": "The checkpoint's text encoder."}),
+                "prompts": ("STRING", {
+                    "default": EXAMPLE, "multiline": True, "dynamicPrompts": False,
+                    "tooltip": "One prompt per line, its objects after |, in the prompt's own"
+                    " words; without them they are found by rules. With lines = concepts: one"
+                    " concept per line, such as 'a cat'; pairs of them make the prompts.",
+                }),
+                **shared,
+                "separate": weight("separate", "Weight of the Separate loss: objects' attention"
+                    " must not overlap."),
+                "enhance": weight("enhance", "Weight of the Enhance loss: every object must be"
+                    " looked at firmly somewhere."),
+                "norm": weight("norm", "Weight of the norm loss, which keeps the model near what"
+                    " it was. 0 for a pair, 0.5 for many prompts in the released code."),
+                "seed": ("INT", {
+                    "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
+                    "control_after_generate": True,
+                    "tooltip": "Decides start values, prompts' order, noise levels and noise.",
+                }),
+            },
+            "optional": {
+                "layout": ("REALCOMPO_LAYOUT", {
+                    "tooltip": "Train on this layout's prompt and phrases, beside the prompts"
+                    " above. Clear those to train on it alone.",
+                }),
+                "latents": ("LATENT", {
+                    "tooltip": "Clean latents to put noise on, best drawn by this model for such"
+                    " prompts. Without them quiet noise stands in, as in the released code.",
+                }),
+                "lines": (list(KINDS), {
+                    "default": KINDS[0],
+                    "tooltip": "What the lines above are: whole prompts, or concepts to pair.",
+                }),
+                "template": ("STRING", {
+                    "default": TEMPLATE,
+                    "tooltip": "Wording of a pair of concepts, with {a} and {b}; several with |"
+                    " between.",
+                }),
+                "pairs": ("INT", {
+                    "default": 200, "min": 1, "max": 100_000,
+                    "tooltip": "How many pairs of concepts are drawn, by the seed.",
+                }),
+                "rank": rank,
+                "targets": (list(TARGETS), {
+                    "default": "to_k",
+                    "tooltip": "Which layers learn. The paper trains the keys of cross-attention"
+                    " (to_k) and found it best.",
+                }),
+                "map_level": (list(MAP_LEVELS), {
+                    "default": "auto",
+                    "tooltip": "Which layers' maps are judged, by latent positions per map cell."
+                    " auto: 4 (16x16 maps of SD1.5 at 512 px, as in the paper).",
+                }),
+                "heads": (list(HEADS), {
+                    "default": base.heads,
+                    "tooltip": "each: the losses look at every attention head by itself, as"
+                    " released. mean: at their mean.",
+                }),
+                "form": (list(SEPARATE_FORMS), {
+                    "default": base.form,
+                    "tooltip": "Separate loss for three and more objects: mean over pairs (ours),"
+                    " or the paper's product of all.",
+                }),
+                "peak": (list(PEAKS), {
+                    "default": base.peak,
+                    "tooltip": "max: the strongest position alone, as in the paper. soft: all"
+                    " near it (ours).",
+                }),
+                "norm_form": (list(NORM_FORMS), {
+                    "default": base.norm_form,
+                    "tooltip": "What the norm loss asks: the frozen model's predictions for single"
+                    " objects, as released; or denoising of the latents, which then go with the"
+                    " prompts one by one.",
+                }),
+                "start": ("FLOAT", {
+                    "default": base.start, "min": 0.0, "max": 1.0, "step": 0.01,
+                    "tooltip": "Train from this part of the noise schedule on (0: only noise).",
+                }),
+                "end": ("FLOAT", {
+                    "default": base.end, "min": 0.0, "max": 1.0, "step": 0.01,
+                    "tooltip": "Train up to this part of the noise schedule (1: finished).",
+                }),
+                "width": ("INT", {
+                    "default": 512, "min": 8, "max": 16384, "step": 8,
+                    "tooltip": "Width of the pictures; latents, if any, have their own.",
+                }),
+                "height": ("INT", {
+                    "default": 512, "min": 8, "max": 16384, "step": 8,
+                    "tooltip": "Height of the pictures.",
+                }),
+                **training_options(),
+            },
+        }  # fmt: skip
+
+    RETURN_TYPES = ("LORA_MODEL", "LOSS_MAP", "INT")
+    RETURN_NAMES = ("lora", "loss", "steps")
+    OUTPUT_TOOLTIPS = (
+        "What was learned, for Load LoRA Model, Save LoRA Weights or RealCompo Save LoRA.",
+        "Losses per step, for Plot Loss Graph.",
+        "Optimiser steps made.",
+    )
+    FUNCTION = "train"
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Separate-and-Enhance: finetunes the keys of a model's cross-attention so that the objects"
+        " of a prompt are all there and do not mix. Needs no pictures. Gives a LoRA."
+    )
+
+    def train(
+        self,
+        model: Any,
+        clip: Any,
+        prompts: str,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        separate: float,
+        enhance: float,
+        norm: float,
+        seed: int,
+        layout: Any = None,
+        latents: Any = None,
+        **more: Any,
+    ) -> tuple[Any, Any, int]:
+        """Returns the LoRA, the losses and the steps made."""
+        from ..balancer.comfy.finetune import Where, clean_latents, layout_prompt, separate_enhance
+        from ..balancer.comfy.inputs import require_clip, require_latent, require_model
+        from ..balancer.comfy.separation import SeparationSettings
+        from ..balancer.errors import RealCompoError
+        from ..balancer.training import TrainingSettings
+
+        try:
+            require_model(model, "model")
+            require_clip(clip, "clip")
+            chosen = [] if layout is None else [layout_prompt(layout)]
+            if prompts.strip() or not chosen:
+                chosen += _lines(prompts, seed, more)
+            losses = SeparationSettings(
+                separate, enhance, norm, **given(more, "form", "peak", "heads", "norm_form",
+                                                  "start", "end"),
+            )  # fmt: skip
+            rank = more.get("rank", 8)
+            training = TrainingSettings(
+                steps, batch_size, learning_rate, rank, float(rank or 1),
+                clip=more.get("gradient_clip", 1.0), seed=seed,
+                **given(more, "weight_decay", "ema", "checkpointing"),
+            )  # fmt: skip
+            clean = None
+            size = more.get("height", 512) // 8, more.get("width", 512) // 8
+            if latents is not None:
+                clean = clean_latents(model, require_latent(latents, "latents"))
+                size = clean.shape[-2:]
+            where = Where(
+                (int(size[0]), int(size[1])),
+                **given(more, "targets", "map_level", "on_cancel", "save_every"),
+            )
+            return separate_enhance(model, clip, chosen, losses, training, where, clean)
+        except RealCompoError as error:
+            raise error.at(TRAIN) from None
+
+
+def _lines(prompts: str, seed: int, more: dict[str, Any]) -> list[Any]:
+    from ..balancer.training_prompts import KINDS, TEMPLATE, draw_pairs, parse_lines
+
+    if more.get("lines", KINDS[0]) == KINDS[1]:
+        return draw_pairs(prompts, more.get("template", TEMPLATE), more.get("pairs", 200), seed)
+    return parse_lines(prompts)
+
+
+NODE_CLASS_MAPPINGS = {"RealCompoSeparateEnhance": RealCompoSeparateEnhance}
+NODE_DISPLAY_NAME_MAPPINGS = {"RealCompoSeparateEnhance": TRAIN}
