@@ -79,6 +79,15 @@ def flat_texts(value: Any, where: str) -> list[str]:
     )
 
 
+def read_prompts(text: str) -> list[str]:
+    """One prompt per line; RealCompoError if there is none. Empty lines and # comments go."""
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise RealCompoError("prompts", "there is no prompt", "Write one prompt per line")
+    return prompts
+
+
 def pair_texts(prompts: Sequence[str], captions: Sequence[str]) -> list[str]:
     """The prompt of every caption: one for all, or each for an equal share of them, in order.
 

@@ -5,9 +5,54 @@ from __future__ import annotations
 from typing import Any
 
 CATEGORY = "RealCompo/realignment"
+LIST = "RealCompo Prompt List"
 PICK = "RealCompo Pick Best (after RealignDiff)"
 RANKED = "RealCompo Reward-Ranked Set (after RealignDiff)"
 ALL, EACH = "all", "each batch"
+
+
+class RealCompoPromptList:
+    """A list of prompts, for list execution."""
+
+    RETURN_TYPES = ("STRING", "INT")
+    RETURN_NAMES = ("prompt", "count")
+    OUTPUT_IS_LIST = (True, False)
+    OUTPUT_TOOLTIPS = (
+        "One prompt after the other: nodes behind it run once for each.",
+        "How many there are.",
+    )
+    FUNCTION = "read"
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Gives one prompt per line, so that the nodes behind it (text encoder, sampler, captioner)"
+        " run once for each. For the coarse stage after RealignDiff, which draws several pictures"
+        " of many prompts."
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Lines."""
+        return {
+            "required": {
+                "prompts": ("STRING", {
+                    "multiline": True,
+                    "default": "a red circle and a blue square\na green star and a yellow cross",
+                    "tooltip": "One prompt per line; empty lines and lines that begin with # are"
+                    " left out.",
+                }),
+            }
+        }  # fmt: skip
+
+    def read(self, prompts: str) -> tuple[list[str], int]:
+        """(prompts, count)."""
+        from ..balancer.errors import RealCompoError
+        from ..balancer.rewards import read_prompts
+
+        try:
+            found = read_prompts(prompts)
+        except RealCompoError as error:
+            raise error.at(LIST) from None
+        return found, len(found)
 
 
 class RealCompoPickBest:
@@ -141,10 +186,12 @@ class RealCompoRewardRankedSet:
 
 
 NODE_CLASS_MAPPINGS = {
+    "RealCompoPromptList": RealCompoPromptList,
     "RealCompoPickBest": RealCompoPickBest,
     "RealCompoRewardRankedSet": RealCompoRewardRankedSet,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
+    "RealCompoPromptList": LIST,
     "RealCompoPickBest": PICK,
     "RealCompoRewardRankedSet": RANKED,
 }

@@ -136,8 +136,9 @@ class RealCompoReFLTrain:
         **more: Any,
     ) -> tuple[Any, Any, int]:
         """(LORA_MODEL, LOSS_MAP, steps)."""
-        from ..balancer.comfy.refl import ReflSettings, read_prompts, train_by_reward
+        from ..balancer.comfy.refl import ReflSettings, train_by_reward
         from ..balancer.errors import RealCompoError
+        from ..balancer.rewards import read_prompts
         from ..balancer.training import TrainingSettings
 
         try:

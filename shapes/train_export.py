@@ -16,6 +16,7 @@ from .captioner import write_folder
 from .control import KINDS
 from .host_models import WEIGHTS, weight_hashes
 from .train_diffusion import STYLE_OF, load_text
+from .train_refl import NAME as REFL
 
 ABOUT = {
     "codec": "8x8 patch codec of the shapes world: linear encoder, learned decoder",
@@ -101,6 +102,12 @@ def export(folder: Path) -> None:
     captioner = folder / "captioner.pt"
     if captioner.exists():
         hashes |= _export_captioner(captioner)
+    tuned = folder / REFL
+    if tuned.exists():
+        (WEIGHTS / "tuned").mkdir(exist_ok=True)
+        content = tuned.read_bytes()
+        (WEIGHTS / "tuned" / REFL).write_bytes(content)
+        hashes[f"tuned/{REFL}"] = hashlib.sha256(content).hexdigest()
     # Stages that are not of this folder keep their files, and so their hashes.
     text = json.dumps(dict(sorted((weight_hashes() | hashes).items())), indent=2) + "\n"
     (WEIGHTS / "hashes.json").write_text(text, encoding="utf-8")

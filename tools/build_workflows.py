@@ -20,6 +20,7 @@ from dense_workflows import DENSE_CLASSES, DENSE_GRAPHS
 from execute import InProcess, host_from_environment
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
+from realign_workflows import REALIGN_CLASSES, REALIGN_GRAPHS
 from workflow_graph import Graph, Slot
 
 SEED, STEPS, CFG = (SAMPLING[name] for name in ("seed", "steps", "cfg"))
@@ -323,14 +324,14 @@ def main() -> None:
         "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
         "RealCompoShapesHint", "ControlNetApplyAdvanced", "RealCompoAttentionMaps",
         "RealCompoMixPreview", "RealCompoSaveTrace", "RealCompoLoadTrace", *CONTROL_CLASSES,
-        *LAYOUT_CLASSES, *DENSE_CLASSES,
+        *LAYOUT_CLASSES, *DENSE_CLASSES, *REALIGN_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
         "realcompo_style_swap": style_swap, "realcompo_inspect": inspect, **CONTROL_GRAPHS,
-        **LAYOUT_GRAPHS, **DENSE_GRAPHS,
+        **LAYOUT_GRAPHS, **DENSE_GRAPHS, **REALIGN_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

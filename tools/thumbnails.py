@@ -29,6 +29,8 @@ SHOWN = {
     "realcompo_masks": ("segmentation", "merged", "mirrored"),
     "realcompo_dense": ("plain", "dense", "checked"),
     "realcompo_dense_pair": ("dense_pair",),
+    "realcompo_coarse": ("first", "best"),
+    "realcompo_refl": ("before", "after"),
     "realcompo_sd15_gligen": ("layout",),  # see layout_alone
     "realcompo_segmentation": ("segmentation_picture", "segmentation_mask", "segmentation_box"),
     "realcompo_sdxl_pose": ("Skeletons and regions",),

@@ -72,15 +72,6 @@ def plain_text(prompt: str) -> str:
     return "".join(comfy.sd1_clip.unescape_important(text) for text, _ in parts).strip()
 
 
-def read_prompts(text: str) -> list[str]:
-    """One prompt per line; RealCompoError if there is none. Empty lines and # comments go."""
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise RealCompoError("prompts", "there is no prompt", "Write one prompt per line")
-    return prompts
-
-
 class Picture:
     """Latents of the model to pictures in 0..1, with gradients, by the host's VAE."""
 

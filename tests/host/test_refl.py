@@ -85,7 +85,8 @@ def test_one_seed_is_one_lora(demo: Any, captioner: Any) -> None:
 
 
 def objective(demo: Any, captioner: Any, **settings: Any) -> Any:
-    from realcompo.balancer.comfy.refl import CaptionReward, ReflSettings, read_prompts
+    from realcompo.balancer.comfy.refl import CaptionReward, ReflSettings
+    from realcompo.balancer.rewards import read_prompts
 
     _, clip, vae, _ = demo
     with torch.inference_mode():
@@ -153,7 +154,8 @@ def test_the_step_with_a_gradient_lies_where_asked(demo: Any, captioner: Any) ->
 
 
 def test_weights_in_prompts_are_no_words_to_the_captioner() -> None:
-    from realcompo.balancer.comfy.refl import plain_text, read_prompts
+    from realcompo.balancer.comfy.refl import plain_text
+    from realcompo.balancer.rewards import read_prompts
 
     assert plain_text("(a red:1.3) circle, [blue] \\(star\\)") == "a red circle, [blue] (star)"
     assert read_prompts(PROMPTS) == ["a red circle and a blue square", "a green star"]
