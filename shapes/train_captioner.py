@@ -113,8 +113,10 @@ class Batches:
 
     def __init__(self, pictures: Tensor, scenes: list[Scene], generator: torch.Generator) -> None:
         self.pictures, self.scenes, self.generator = pictures, scenes, generator
-        # Drawn once and read from a random place on: drawing takes long.
-        self.noise = torch.randn(8_000_000, generator=generator)
+        # Drawn once and read from a random place on: drawing takes long. Of a seed of its own, so
+        # that a resumed training has the same.
+        own = torch.Generator().manual_seed(POOL_SEED + 1)
+        self.noise = torch.randn(8_000_000, generator=own)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 3, 128, 128) in -1..1, (B, T) token ids, their mask, (B, 64) patch classes."""
