@@ -10,7 +10,7 @@ REALIGN_CLASSES = (
     *("RealCompoPromptList", "RealCompoLoadCaptioner", "RealCompoShapesCaptioner"),
     *("RealCompoCaption", "RealCompoCaptionReward", "RealCompoLikelihoodReward"),
     *("RealCompoPickBest", "RealCompoRewardRankedSet", "RealCompoReFLTrain", "ImageFromBatch"),
-    *("TrainLoraNode", "SaveLoRA", "LossGraphNode", "LoraModelLoader"),
+    *("TrainLoraNode", "SaveLoRANode", "RealCompoSaveLoRA", "LossGraphNode", "LoraModelLoader"),
 )
 PROMPTS = "a red star and a blue circle\na green cross and a purple square\n" + (
     "a yellow triangle and an orange star"
@@ -81,12 +81,15 @@ def refl(graph: Graph) -> None:
         "RealCompoShapesLoader", (0, 0), "The model", style="realistic", part="realism"
     )
     (captioner,) = graph.add("RealCompoShapesCaptioner", (0, 200))
-    lora, losses, steps = graph.add(
+    lora, losses, _ = graph.add(
         "RealCompoReFLTrain", (360, 0), model=model, clip=clip, vae=vae, captioner=captioner,
         prompts="\n".join(TRAINED_ON), width=128, height=128, **TRAINING,
     )  # fmt: skip
     (tuned,) = graph.add("LoraModelLoader", (740, 0), model=model, lora=lora, strength_model=1.0)
-    graph.add("SaveLoRA", (740, 160), lora=lora, prefix="loras/realcompo_refl", steps=steps)
+    graph.add(
+        "RealCompoSaveLoRA", (740, 160), lora=lora, filename_prefix="loras/realcompo_refl",
+        loss=losses,
+    )  # fmt: skip
     graph.add("LossGraphNode", (740, 300), loss=losses, filename_prefix="realcompo_refl_loss")
     (positive,) = graph.add(
         "CLIPTextEncode", (740, 440), "Positive", clip=clip, text="a red star and a blue circle"
@@ -154,7 +157,7 @@ def sd15(graph: Graph) -> None:
         "TrainLoraNode", (1880, 0), model=model, latents=chosen, positive=conditioning,
         batch_size=2, steps=200, learning_rate=1e-4, rank=8,
     )  # fmt: skip
-    graph.add("SaveLoRA", (2260, 0), lora=lora, prefix="loras/reward_ranked", steps=steps)
+    graph.add("SaveLoRANode", (2260, 0), lora=lora, prefix="loras/reward_ranked", steps=steps)
     graph.add("LossGraphNode", (2260, 140), loss=losses, filename_prefix="reward_ranked_loss")
     graph.note((0, 620), (
         "## Finetune on the best of eight (after RealignDiff)\n\nReward-ranked finetuning: the best"
