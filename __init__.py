@@ -9,6 +9,7 @@ from __future__ import annotations
 from .balancer.comfy import routes
 from .nodes import (
     demo,
+    demo_vision,
     dense_captions,
     finetuning,
     finetuning_tools,
@@ -22,15 +23,19 @@ from .nodes import (
     modulation,
     planner,
     pose,
+    realignment_caption,
     realignment_fine,
+    realignment_select,
+    realignment_train,
     sampling,
     trace_files,
 )
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    finetuning, finetuning_tools, dense_captions, realignment_fine, inspection_layout, inspection,
-    inspection_attention, trace_files, demo,
+    finetuning, finetuning_tools, realignment_caption, realignment_select, realignment_train,
+    dense_captions, realignment_fine, inspection_layout, inspection, inspection_attention,
+    trace_files, demo, demo_vision,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}

@@ -1,10 +1,12 @@
 """Train the demo's models: ``python tools/run.py shapes.train STAGE --out DIR [--minutes N]``.
 
 Stages in order: ``data`` (draws the scenes), ``text``, then ``codec``, ``realism``, ``sketch``,
-``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles, after
-``codec``), ``segmentation`` and ``keypoints`` (ControlNets, after ``spatial``), then ``export``
-into ``shapes/weights``, ``evaluate`` and ``card``. Every stage is seeded and, with ``--resume``,
-goes on from its last checkpoint. ``COMFYUI_PATH`` names the host.
+``neon`` and ``spatial`` in any order or at the same time, ``style`` (the judge of styles) and
+``captioner`` after ``codec``, ``segmentation`` and ``keypoints`` (ControlNets) after ``spatial``,
+then ``export`` into ``shapes/weights``, ``evaluate`` and ``card``. ``refl`` finetunes the exported
+``realism`` by the exported captioner; ``export`` again keeps its LoRA. Every stage is seeded and,
+with ``--resume``, goes on from its last checkpoint (``refl`` by itself). ``COMFYUI_PATH`` names the
+host.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "stage",
         choices=(
-            *("data", "text", "codec", "style", "realism", "sketch", "neon", "spatial"),
-            *("segmentation", "keypoints", "sepen", "export", "evaluate", "card"),
+            *("data", "text", "codec", "style", "captioner", "realism", "sketch", "neon"),
+            *("spatial", "segmentation", "keypoints", "sepen", "refl"),
+            *("export", "evaluate", "card"),
         ),
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
@@ -68,6 +71,14 @@ def main(argv: list[str]) -> int:
         from .train_sepen import train_sepen
 
         train_sepen(choice.out, choice.parts, choice.steps)
+    elif choice.stage == "captioner":
+        from .train_captioner import train_captioner
+
+        train_captioner(choice.out, *budget)
+    elif choice.stage == "refl":
+        from .train_refl import train_refl
+
+        print(train_refl(choice.out, choice.steps))
     elif choice.stage == "export":
         from .train_export import export
 

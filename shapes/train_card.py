@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from .host_models import WEIGHTS
 
+FILES = "**/*.safetensors"
 TEMPLATE = WEIGHTS / "CARD.template.md"
 COLUMNS = ("right", "colour", "shape", "present", "count", "binding", "relation", "place")
 NAMES = {
@@ -32,12 +33,13 @@ NAMES = {
 def files_table() -> str:
     """Every weights file with its size and the training that its metadata tell of."""
     lines = ["| file | what | MiB | steps | training pictures | minutes |", "|" + "---|" * 6]
-    for path in sorted(WEIGHTS.glob("*.safetensors")):
+    for path in sorted(WEIGHTS.glob(FILES)):
         with safe_open(str(path), framework="pt") as file:
             told = dict(file.metadata() or {})
         size = path.stat().st_size / 2**20
+        name = path.relative_to(WEIGHTS).as_posix()
         lines.append(
-            f"| `{path.name}` | {told['about']} | {size:.2f} | {int(told['steps']):,} "
+            f"| `{name}` | {told['about']} | {size:.2f} | {int(told['steps']):,} "
             f"| {int(told['images']):,} | {float(told['minutes']):.0f} |"
         )
     return "\n".join(lines)
@@ -50,6 +52,17 @@ def scores_table(report: dict[str, Any]) -> str:
         if key in report:
             cells = (f"{report[key][column]:.3f}" for column in COLUMNS)
             lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def captions_table(report: dict[str, Any]) -> str:
+    """What the captioner says of drawings and of samples."""
+    columns = ("recall", "precision", "exact")
+    lines = [f"| pictures | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for key, value in report.items():
+        if key.startswith("captions of "):
+            cells = (f"{value[column]:.3f}" for column in columns)
+            lines.append(f"| {key[12:]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -67,13 +80,13 @@ def maps_table(report: dict[str, Any]) -> str:
 def write_card(folder: Path) -> None:
     """Fill the template from ``evaluation.json`` in ``folder`` (see ``train_evaluate``)."""
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    size = sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) / 2**20
+    size = sum(path.stat().st_size for path in WEIGHTS.glob(FILES)) / 2**20
     psnr = ", ".join(
         f"{report[key]['psnr']:.1f} dB {key[6:]}" for key in report if key.startswith("codec ")
     )
     text = TEMPLATE.read_text(encoding="utf-8").format(
         files=files_table(), size=size, scenes=report["scenes"], objects=report["objects"],
         error=0.5 / report["objects"] ** 0.5, scores=scores_table(report),
-        maps=maps_table(report), psnr=psnr,
+        maps=maps_table(report), psnr=psnr, captions=captions_table(report),
     )  # fmt: skip
     (WEIGHTS / "CARD.md").write_text(text, encoding="utf-8", newline="\n")

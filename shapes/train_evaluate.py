@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .captioner import FOLDER, read_pairs
 from .control import KINDS, tells_apart
 from .host_models import WEIGHTS, load_codec, read_weights
-from .oracle import judge_scenes, rates
+from .oracle import detect, judge_scenes, rates
 from .render import render
 from .text import BUCKETS
 from .train_control import draw_controlled, load_exported
@@ -140,11 +141,42 @@ def _score_control(kind: str, scenes: Sequence[Scene], folder: Path) -> dict[str
     return {kind: rates(judge_scenes(pictures, scenes)), f"{kind} told apart": apart}
 
 
+def _told_right(captions: Sequence[str], wanted: Sequence[set[tuple[str, str]]]) -> dict[str, Any]:
+    """Recall and precision of (colour, shape) pairs over all captions; exact: no pair is wrong."""
+    told = [read_pairs(caption) for caption in captions]
+    hits = sum(len(a & b) for a, b in zip(told, wanted, strict=True))
+    return {
+        "recall": hits / max(sum(map(len, wanted)), 1),
+        "precision": hits / max(sum(map(len, told)), 1),
+        "exact": sum(a == b for a, b in zip(told, wanted, strict=True)) / len(told),
+    }
+
+
+def _score_captioner(scenes: Sequence[Scene], generator: torch.Generator) -> dict[str, Any]:
+    """Captions of unseen drawings, and of what the models drew, against what the oracle sees."""
+    from ..balancer.comfy.captioner import load_captioner
+
+    captioner, codec, report = load_captioner(FOLDER), load_codec(), {}
+    truth = [{(o.colour, o.shape) for o in scene.objects} for scene in scenes]
+    for style in STYLES:
+        with torch.no_grad():
+            latents = codec.encode(render(scenes, style, generator) * 2 - 1)
+            pictures = ((codec.decode(latents) + 1) / 2).clamp(0, 1)
+        report[f"captions of {style} drawings"] = _told_right(captioner.caption(pictures), truth)
+    text = _text()
+    for part in ("realism", "sketch", "neon"):
+        pictures = _draw(_trainee(part), text, scenes, False)
+        seen = [{(f.colour, f.shape) for f in found} for found in detect(pictures)]
+        report[f"captions of {part} samples"] = _told_right(captioner.caption(pictures), seen)
+    return report
+
+
 def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> None:
     """Judge the files in ``shapes/weights``; ``evaluation.json`` and grids go to ``folder``.
 
-    ``parts`` names some of ``codec``, the diffusion models and the ControlNets: the other figures
-    of an evaluation that is there on as many scenes stay as they are. Default: all there are.
+    ``parts`` names some of ``codec``, ``captioner``, the diffusion models and the ControlNets: the
+    other figures of an evaluation that is there on as many scenes stay as they are. Default: all
+    there are.
     """
     generator = torch.Generator().manual_seed(SEED)
     scenes = make_scenes(count, generator)
@@ -155,9 +187,11 @@ def evaluate(folder: Path, count: int, parts: Sequence[str] = ()) -> None:
         if before["scenes"] != count:
             raise SystemExit(f"{path} is of {before['scenes']} scenes: give --scenes or all parts")
         report = before
-    for part in parts or ("codec", *STYLE_OF, *KINDS):
+    for part in parts or ("codec", "captioner", *STYLE_OF, *KINDS):
         if part == "codec":
             report |= _score_codec(scenes, generator)
+        elif part == "captioner":
+            report |= _score_captioner(scenes, generator)
         elif not (WEIGHTS / f"{part}.safetensors").exists():
             print(f"{part}: no weights file")
         elif part in STYLE_OF:

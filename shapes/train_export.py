@@ -11,13 +11,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .captioner import FOLDER as CAPTIONER
+from .captioner import write_folder
 from .control import KINDS
 from .host_models import WEIGHTS, weight_hashes
 from .train_diffusion import STYLE_OF, load_text
+from .train_refl import NAME as REFL
 
 ABOUT = {
     "codec": "8x8 patch codec of the shapes world: linear encoder, learned decoder",
     "style": "judge of the shapes world's styles: logits over STYLES for every 4x4 block",
+    "captioner": "BLIP of the shapes world: says what is in a picture of any of its styles",
     "text": "text encoder of the shapes world behind ComfyUI's SDClipModel",
     "realism": "UNet of the shapes world, realistic style, text only",
     "sketch": "UNet of the shapes world, sketch style, text only",
@@ -69,6 +73,20 @@ def _tensors(stage: str, folder: Path, saved: dict[str, Any]) -> dict[str, dict[
     return files
 
 
+def _export_captioner(path: Path) -> dict[str, str]:
+    """The captioner's folder; SHA-256 of its weights by their path below the weights."""
+    saved = torch.load(path)
+    state = {k[5:]: v for k, v in saved["averaged_model"].items() if k.startswith("blip.")}
+    # tied to what they are copies of; the library fills them in
+    tied = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+    state = {k: v for k, v in state.items() if not k.endswith(tied)}
+    about = {"about": ABOUT["captioner"], "license": "same as the pack"}
+    files = write_folder(CAPTIONER, state, {**about, **_facts(saved, "captioner")})
+    weights = next(file for file in files if file.suffix == ".safetensors")
+    name = weights.relative_to(WEIGHTS).as_posix()
+    return {name: hashlib.sha256(weights.read_bytes()).hexdigest()}
+
+
 def export(folder: Path) -> None:
     """Export the averaged weights of every stage, finished or running, of a training folder."""
     WEIGHTS.mkdir(exist_ok=True)
@@ -81,6 +99,15 @@ def export(folder: Path) -> None:
         saved = torch.load(path)
         for name, tensors in _tensors(stage, folder, saved).items():
             hashes[f"{name}.safetensors"] = _write(name, tensors, _facts(saved, stage))
+    captioner = folder / "captioner.pt"
+    if captioner.exists():
+        hashes |= _export_captioner(captioner)
+    tuned = folder / REFL
+    if tuned.exists():
+        (WEIGHTS / "tuned").mkdir(exist_ok=True)
+        content = tuned.read_bytes()
+        (WEIGHTS / "tuned" / REFL).write_bytes(content)
+        hashes[f"tuned/{REFL}"] = hashlib.sha256(content).hexdigest()
     # Stages that are not of this folder keep their files, and so their hashes.
     text = json.dumps(dict(sorted((weight_hashes() | hashes).items())), indent=2) + "\n"
     (WEIGHTS / "hashes.json").write_text(text, encoding="utf-8")

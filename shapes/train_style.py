@@ -42,7 +42,7 @@ def _uniform(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     return torch.rand(shape, generator=generator)
 
 
-def _codec(folder: Path) -> ShapesCodec:
+def style_codec(folder: Path) -> ShapesCodec:
     """The training folder's codec; the exported one where that stage has not run there."""
     codec, path = ShapesCodec(), folder / "codec.pt"
     if path.exists():
@@ -59,7 +59,7 @@ def _pool(folder: Path) -> Tensor:
 
     Half of the codec's latents carry noise, as a diffusion model's do. Drawn once per codec.
     """
-    codec = _codec(folder)
+    codec = style_codec(folder)
     parts = [value.numpy().tobytes() for value in codec.state_dict().values()]
     mark = hashlib.sha256(b"".join(parts)).hexdigest()
     path = folder / "style_pictures.pt"

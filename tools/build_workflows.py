@@ -22,6 +22,7 @@ from fine_workflows import FINE_CLASSES, FINE_GRAPHS
 from finetune_workflows import FINETUNE_CLASSES, FINETUNE_GRAPHS
 from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
+from realign_workflows import REALIGN_CLASSES, REALIGN_GRAPHS
 from workflow_graph import Graph, Slot
 
 SEED, STEPS, CFG = (SAMPLING[name] for name in ("seed", "steps", "cfg"))
@@ -325,14 +326,14 @@ def main() -> None:
         "CheckpointLoaderSimple", "GLIGENLoader", "PreviewImage", "RealCompoShapesControlNet",
         "RealCompoShapesHint", "ControlNetApplyAdvanced", "RealCompoAttentionMaps",
         "RealCompoMixPreview", "RealCompoSaveTrace", "RealCompoLoadTrace", *CONTROL_CLASSES,
-        *LAYOUT_CLASSES, *DENSE_CLASSES, *FINETUNE_CLASSES, *FINE_CLASSES,
+        *LAYOUT_CLASSES, *DENSE_CLASSES, *FINETUNE_CLASSES, *FINE_CLASSES, *REALIGN_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
         "realcompo_demo": demo, "realcompo_guider": guider, "realcompo_controlnet": controlnet,
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
         "realcompo_style_swap": style_swap, "realcompo_inspect": inspect, **CONTROL_GRAPHS,
-        **LAYOUT_GRAPHS, **DENSE_GRAPHS, **FINETUNE_GRAPHS, **FINE_GRAPHS,
+        **LAYOUT_GRAPHS, **DENSE_GRAPHS, **FINETUNE_GRAPHS, **FINE_GRAPHS, **REALIGN_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

@@ -32,6 +32,8 @@ SHOWN = {
     "realcompo_separate_enhance": ("before", "after", "maps after"),
     "realcompo_fine": ("coarse", "regions", "fine"),
     "realcompo_fine_latent": ("coarse", "regions", "fine"),
+    "realcompo_coarse": ("first", "best"),
+    "realcompo_refl": ("before", "after"),
     "realcompo_sd15_gligen": ("layout",),  # see layout_alone
     "realcompo_segmentation": ("segmentation_picture", "segmentation_mask", "segmentation_box"),
     "realcompo_sdxl_pose": ("Skeletons and regions",),

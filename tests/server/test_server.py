@@ -15,7 +15,9 @@ from workflow import to_api
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 # Checkpoints have the outputs MODEL, CLIP and VAE first, as the demo loader has.
-LOADERS = {"CheckpointLoaderSimple", "GLIGENLoader", "ControlNetLoader"}
+LOADERS = {
+    *("CheckpointLoaderSimple", "GLIGENLoader", "ControlNetLoader", "RealCompoLoadCaptioner"),
+}
 DEMO = ROOT / "workflows" / "realcompo_demo.json"
 
 
@@ -89,6 +91,9 @@ def _use_demo_models(graph: dict[str, Any]) -> None:
         if node["class_type"] == "ControlNetLoader":
             node["class_type"] = "RealCompoShapesControlNet"
             node["inputs"] = {"kind": "keypoints"}
+            continue
+        if node["class_type"] == "RealCompoLoadCaptioner":
+            node["class_type"], node["inputs"] = "RealCompoShapesCaptioner", {}
             continue
         if node["class_type"] in LOADERS:
             part = "spatial" if name in spatial | gligen else "realism"

@@ -96,7 +96,8 @@ def test_files_are_those_that_were_exported() -> None:
 
     total = 0
     listed = weight_hashes()
-    assert set(listed) == {p.name for p in WEIGHTS.glob("*.safetensors")}
+    there = WEIGHTS.glob("**/*.safetensors")
+    assert set(listed) == {path.relative_to(WEIGHTS).as_posix() for path in there}
     for name, digest in listed.items():
         content = (WEIGHTS / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest

@@ -1,0 +1,251 @@
+"""Reward feedback learning by a captioner: the objective of one training step.
+
+After RealignDiff's coarse stage and ReFL (Xu et al. 2023, arXiv 2304.05977). A latent is sampled
+without gradients down to a random late step; the clean picture that is predicted there is decoded,
+and the captioner says how likely it finds the prompt for it. That likelihood is raised through the
+one prediction. RealignDiff's own loss is not public: the likelihood as the reward, its margin and
+the distance kept from the untrained model are our choices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.sd1_clip
+import torch
+from torch import Tensor
+
+from ..errors import RealCompoError
+from ..training import TrainingSettings
+from .captioner import Captioner, require_captioner
+from .finetune import with_notes
+from .gradients import Aliases, ordinary_weights
+from .inputs import require_clip, require_model
+from .lora_file import LoraModel
+from .session import Encoded, Session, encode, require_trainable
+from .training import ON_CANCEL, train
+
+
+@dataclass(frozen=True)
+class ReflSettings:
+    """How rewards are taken.
+
+    ``sampling_steps`` of Euler's method on ``scheduler``'s noise levels at guidance ``cfg``
+    (1: none, as ReFL was released). The step with a gradient is uniform in the parts ``start`` to
+    ``end`` of them. Loss: ``weight`` * mean(relu(``margin`` - reward)), the reward being the mean
+    log-probability of the prompt's tokens: once it is above ``margin``, a picture teaches nothing
+    more. ``keep`` weighs the mean square of what training changed in the predicted noise, at the
+    step with a gradient and at another one before it.
+    """
+
+    sampling_steps: int = 20
+    scheduler: str = "normal"
+    cfg: float = 1.0
+    start: float = 0.75
+    end: float = 1.0
+    margin: float = 0.0
+    weight: float = 1.0
+    keep: float = 1.0
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        for name, good, remedy in (
+            ("sampling_steps", self.sampling_steps >= 2, "Set it to 2 or more"),
+            ("cfg", self.cfg >= 1, "Set it to 1 (no guidance) or more"),
+            ("stop_from", 0 <= self.start < self.end <= 1, "Set 0 <= stop_from < stop_to <= 1"),
+            ("reward_weight", self.weight > 0, "Set it above 0"),
+            ("keep_weight", self.keep >= 0, "Set it to 0 or more"),
+        ):
+            if not good:
+                raise RealCompoError(name, "it does not fit", remedy)
+
+
+def plain_text(prompt: str) -> str:
+    """The prompt without the host's weights: '(red car:1.2)' is 'red car' to a captioner."""
+    escaped = comfy.sd1_clip.escape_important(prompt)
+    parts = comfy.sd1_clip.token_weights(escaped, 1.0)
+    return "".join(comfy.sd1_clip.unescape_important(text) for text, _ in parts).strip()
+
+
+class Picture:
+    """Latents of the model to pictures in 0..1, with gradients, by the host's VAE."""
+
+    def __init__(self, vae: Any) -> None:
+        if not hasattr(vae, "first_stage_model") or not hasattr(vae, "patcher"):
+            raise RealCompoError("vae", "it is not a VAE", "Connect a VAE or checkpoint loader")
+        self.vae = vae
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The decoder and its encoder."""
+        return self.vae.first_stage_model
+
+    def __call__(self, model: Any, clean: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 of ``clean`` (B, C, h, w) in the model's own scale."""
+        latent = model.process_latent_out(clean).to(self.vae.vae_dtype)
+        told = self.module.decode(latent.to(self.vae.device)).float()
+        # the host's own scaling of this kind of VAE works in place
+        return self.vae.process_output(told.clone())[:, :3]
+
+
+class CaptionReward:
+    """One step: samples, one prediction with a gradient, its likelihood, and the distance kept."""
+
+    def __init__(
+        self,
+        clip: Any,
+        vae: Any,
+        captioner: Captioner,
+        prompts: Sequence[str],
+        settings: ReflSettings,
+        batch: int,
+    ) -> None:
+        """Encodes ``prompts``; RealCompoError for those that the captioner cannot read."""
+        self._captioner, self._picture = captioner, Picture(vae)
+        self._settings, self._batch = settings, batch
+        self._texts = [plain_text(prompt) for prompt in prompts]
+        self._encoded = [encode(clip, prompt) for prompt in prompts]
+        self._empty = encode(clip, "") if settings.cfg > 1 else None
+        self._kinds: dict[int, list[int]] = {}
+        for index, encoded in enumerate(self._encoded):
+            self._kinds.setdefault(encoded.text.shape[1], []).append(index)
+        captioner.check(self._texts, settings.prefix)
+        self._known: Aliases = {}
+        self._ready = False
+
+    def __call__(self, session: Session) -> None:
+        """The losses of one step: ``reward`` is told as it is, the higher the better."""
+        settings = self._settings
+        chosen = self._choose(session)
+        asked = [self._encoded[index] for index in chosen]
+        x, sigma, before = self._sample(session, asked)
+        self._load(session)
+        modules = (self._picture.module, self._captioner.module)
+        with ordinary_weights(modules, self._known):
+            tuned = _predict(session, x, sigma, asked)
+            clean = self._guided(session, x, sigma, tuned)
+            reward = self._captioner.likelihood(
+                self._picture(session.model, clean),
+                [self._texts[index] for index in chosen],
+                settings.prefix,
+            ).to(session.device)
+            loss = settings.weight * torch.relu(settings.margin - reward).mean()
+            told = {"reward": reward.detach().mean()}
+            if settings.keep:
+                far = _distance(session, x, sigma, asked, tuned)
+                loss = loss + settings.keep * far / 2
+                told["distance"] = far.detach()
+            session.backward(loss, **told)
+        if settings.keep:
+            # what late steps teach changes the early ones as well, which decide what is where
+            x, sigma = before
+            tuned = _predict(session, x, sigma, asked)
+            far = _distance(session, x, sigma, asked, tuned)
+            session.backward(settings.keep * far / 2, distance=(told["distance"] + far) / 2)
+
+    def _choose(self, session: Session) -> list[int]:
+        """Prompts whose encodings have one length; a length's chance goes with its prompts."""
+        count = len(self._encoded)
+        first = int(torch.randint(count, (1,), generator=session.generator))
+        kind = self._kinds[self._encoded[first].text.shape[1]]
+        order = torch.randperm(len(kind), generator=session.generator).tolist()
+        return [kind[order[n % len(kind)]] for n in range(self._batch)]
+
+    @torch.no_grad()
+    def _sample(
+        self, session: Session, asked: Sequence[Encoded]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Latents and noise levels at a random late step, and at a random step before it."""
+        settings = self._settings
+        steps = settings.sampling_steps
+        levels = comfy.samplers.calculate_sigmas(session.sampling, settings.scheduler, steps)
+        levels = levels.to(session.device)
+        steps = len(levels) - 1
+        low = min(int(settings.start * steps), steps - 1)
+        high = max(low + 1, min(round(settings.end * steps), steps))
+        draw = session.generator
+        stop = int(torch.randint(low, high, (1,), generator=draw))
+        early = int(torch.randint(0, stop + 1, (1,), generator=draw))
+        channels = session.model.latent_format.latent_channels
+        noise = session.randn(len(asked), channels, *session.size)
+        blank = torch.zeros_like(noise)
+        x = session.sampling.noise_scaling(levels[0], noise, blank, True)
+        before = (x, levels[0].expand(len(asked)))
+        for place in range(stop):
+            sigma = levels[place].expand(len(asked))
+            if place == early:
+                before = (x, sigma)
+            clean = self._guided(session, x, sigma, _predict(session, x, sigma, asked))
+            x = clean + (x - clean) * (levels[place + 1] / levels[place])
+        return x, levels[stop].expand(len(asked)), before
+
+    def _guided(self, session: Session, x: Tensor, sigma: Tensor, told: Tensor) -> Tensor:
+        if self._empty is None:
+            return told
+        with torch.no_grad():
+            free = _predict(session, x, sigma, [self._empty] * len(x))
+        return free + self._settings.cfg * (told - free)
+
+    def _load(self, session: Session) -> None:
+        """All three models at once: the host may have sent two of them away for the first."""
+        if not self._ready:
+            patchers = [session.patcher, self._picture.vae.patcher, self._captioner.patcher]
+            comfy.model_management.load_models_gpu(patchers)
+            self._ready = True
+
+
+def _predict(session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded]) -> Tensor:
+    told = session.predict(x, sigma, asked)
+    assert told is not None
+    return told
+
+
+def _distance(
+    session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded], tuned: Tensor
+) -> Tensor:
+    """Mean square of what training changed in the predicted noise."""
+    with session.frozen():
+        frozen = _predict(session, x, sigma, asked)
+    # predictions are of the clean latent; the noise differs by this over sigma
+    return ((tuned - frozen) / sigma[:, None, None, None]).square().mean()
+
+
+def train_by_reward(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    captioner: Any,
+    prompts: Sequence[str],
+    size: tuple[int, int],
+    settings: TrainingSettings,
+    rewards: ReflSettings,
+    targets: str = "attention",
+    on_cancel: str = ON_CANCEL[0],
+    save_every: int = 0,
+) -> tuple[LoraModel, dict[str, list[float]], int]:
+    """Finetune ``model`` by a captioner's reward on ``prompts``: a LoRA, its losses and steps.
+
+    ``size``: width and height of the pictures in pixels. Among the losses is ``reward``, which is
+    to rise. The models stay as they are. Raises RealCompoError for inputs that do not fit, else as
+    ``train``.
+    """
+    patcher, judge = require_model(model, "model"), require_captioner(captioner)
+    require_trainable(patcher)
+    require_clip(clip, "clip")
+    objective = CaptionReward(clip, vae, judge, prompts, rewards, settings.batch_size)
+    scale = int(getattr(vae, "downscale_ratio", 8))
+    latent = (max(size[1] // scale, 1), max(size[0] // scale, 1))
+    shape = (settings.batch_size, patcher.model.latent_format.latent_channels, *latent)
+    # the backward keeps what the decoder made; the captioner's pictures are small beside it
+    decoder = 2.0 * float(vae.memory_used_decode(shape, vae.vae_dtype))
+    about = {"rewards": asdict(rewards), "prompts": list(prompts), "size": list(size)}
+    trained = train(
+        patcher, objective, settings, latent, targets, json.dumps(about), on_cancel, save_every,
+        extra_memory=decoder,
+    )  # fmt: skip
+    return with_notes(trained, patcher, "refl", settings, about, targets)
