@@ -272,7 +272,7 @@ def _from_library(folder: Path, family: type[Family], where: str) -> tuple[Any, 
 def _preparation(folder: Path, config: dict[str, Any], where: str) -> Preparation:
     told = _read_first(folder, ("preprocessor_config.json", "processor_config.json"))
     told = told.get("image_processor", told)
-    size = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
+    size: Any = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
     size = size or (config.get("vision_config") or {}).get("image_size")
     if isinstance(size, dict):
         size = (size.get("height", size.get("shortest_edge")), size.get("width"))

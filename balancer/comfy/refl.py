@@ -81,7 +81,7 @@ class Picture:
         self.vae = vae
 
     @property
-    def module(self) -> torch.nn.Module:
+    def module(self) -> Any:
         """The decoder and its encoder."""
         return self.vae.first_stage_model
 

@@ -38,7 +38,8 @@ def clip_vectors(clip: Any, texts: Sequence[str]) -> tuple[Tensor, str]:
         tokens = clip.tokenize(text, return_word_ids=True)
         vectors, pooled = clip.encode_from_tokens(_plain(tokens), return_pooled=True)
         pooled_too = pooled_too and pooled is not None
-        rows[text] = pooled[0] if pooled_too else _mean_of_words(vectors, tokens)
+        whole = pooled[0] if pooled_too and pooled is not None else None
+        rows[text] = _mean_of_words(vectors, tokens) if whole is None else whole
         comfy.model_management.throw_exception_if_processing_interrupted()
     how = "pooled text vectors" if pooled_too else "mean of the words' vectors"
     return torch.stack([rows[text].float().cpu().flatten() for text in texts]), how

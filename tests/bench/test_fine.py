@@ -32,7 +32,7 @@ def given():
 def by_nodes(studio, one, picture, settings, start):
     """One scene through the nodes, from the picture on."""
     import nodes
-    from realcompo.nodes.demo import RealCompoShapesDetector
+    from realcompo.nodes.demo_vision import RealCompoShapesDetector
     from realcompo.nodes.dense_captions import RealCompoDenseCaptions
     from realcompo.nodes.realignment_fine import RealCompoReweightedAttention
 

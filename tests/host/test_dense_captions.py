@@ -13,7 +13,7 @@ import torch
 from realcompo.balancer.comfy import chat, planning
 from realcompo.balancer.comfy.inputs import resolve
 from realcompo.balancer.errors import RealCompoError
-from realcompo.nodes.demo import RealCompoShapesDetector
+from realcompo.nodes.demo_vision import RealCompoShapesDetector
 from realcompo.nodes.dense_captions import RealCompoDenseCaptions, RealCompoPromptPhrases
 
 from . import llm_server as llm

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from realcompo.balancer.errors import RealCompoError
-from realcompo.nodes.demo import RealCompoShapesCaptioner, RealCompoShapesLoader
+from realcompo.nodes.demo import RealCompoShapesLoader
+from realcompo.nodes.demo_vision import RealCompoShapesCaptioner
 from realcompo.nodes.realignment_train import RealCompoReFLTrain
 
 PROMPTS = "a red circle and a blue square\n\n# not a prompt\na green star"
