@@ -24,7 +24,7 @@ SEED = 7
 PROMPTS = 320
 LATENT = (16, 16)
 TRAINING: dict[str, Any] = {
-    "steps": 300, "batch_size": 16, "learning_rate": 1e-3, "rank": 8, "alpha": 8.0, "seed": SEED,
+    "steps": 600, "batch_size": 16, "learning_rate": 5e-4, "rank": 8, "alpha": 8.0, "seed": SEED,
 }  # fmt: skip
 # Chosen on pictures of pairs to train on. Half the latent's sides is where the demo's models have
 # most of their cross-attention; in the first third of the schedule they settle what is where.
