@@ -27,7 +27,8 @@ from .nodes import (
 
 _AREAS = (
     sampling, layout_editor, layouts, planner, layout_converters, pose, layout_tools, modulation,
-    dense_captions, realignment_fine, inspection_layout, inspection, inspection_attention, trace_files, demo,
+    dense_captions, realignment_fine, inspection_layout, inspection, inspection_attention,
+    trace_files, demo,
 )  # fmt: skip
 
 NODE_CLASS_MAPPINGS = {k: v for area in _AREAS for k, v in area.NODE_CLASS_MAPPINGS.items()}
