@@ -24,7 +24,6 @@ from .masks import region_grid
 from .noun_words import (
     Wording,
     attribute_fit,
-    has_attributes,
     noun_fit,
     same_word,
     shares_attribute,
@@ -159,15 +158,6 @@ class _Match:
         taken = {index for row in self.given for index in row}
         return [index for index in range(len(self.found)) if index not in taken]
 
-    def is_right(self, number: int) -> bool:
-        """Whether the things of a phrase are said to look as the phrase wants: all attributes that
-        it names, and it names some."""
-        phrase = self.captions[number].wording
-        return bool(phrase.attributes) and all(
-            noun_fit(tag, phrase) == 3 and has_attributes(tag, phrase)
-            for tag in (wording(self.found[index].tag) for index in self.given[number])
-        )
-
     def _by_noun(self) -> None:
         """One thing for each phrase; equally good ones from left to right, as the prompt goes."""
         last = max(1, len(self.captions) - 1)
@@ -289,7 +279,6 @@ def align(
     fallback: Layout | None = None,
     aspect: float = 1.0,
     keep: str = MASK,
-    settled: float = 1.0,
 ) -> Aligned:
     """Regions for ``captions`` by what was ``found`` in the picture.
 
@@ -310,8 +299,6 @@ def align(
         if keep == BOX or number in match.replaced:
             # the outline of what takes another thing's place is that other thing's
             group = [replace(seen, mask=None) for seen in group]
-        if group and match.is_right(number):
-            caption = replace(caption, weight=caption.weight * settled)
         if group:
             made[number] = _regions(caption, group, several)
     lacking = [number for number in range(len(captions)) if number not in made]

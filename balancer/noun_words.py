@@ -152,8 +152,3 @@ def attribute_fit(tag: Wording, phrase: Wording) -> float:
 def shares_attribute(tag: Wording, phrase: Wording) -> bool:
     """Whether one attribute is said by both."""
     return any(same_word(a, b) for a in tag.attributes for b in phrase.attributes)
-
-
-def has_attributes(tag: Wording, phrase: Wording) -> bool:
-    """Whether ``tag`` says every attribute that ``phrase`` does."""
-    return all(any(same_word(a, b) for a in tag.attributes) for b in phrase.attributes)

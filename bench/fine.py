@@ -7,7 +7,7 @@ Every scene has its own prompt, layout and noise, as in ``pictures.py``. Used by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.samplers
@@ -30,6 +30,8 @@ from ..shapes.oracle import detect_masks
 from .pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
 
 NOISE, LATENT = "noise", "latent"
+FRESH = 1 << 30
+"""Added to a scene's seed where noise is put on its coarse latent."""
 # Chosen on pairs that are not held out: the demo's models settle things later than SD does, and
 # self-attention that is kept to regions takes more of their look than it puts right.
 SHAPES_ATTENTION = DenseSettings(cross_strength=1.0, self_strength=0.0, end_fraction=0.6, power=1.0)
@@ -50,7 +52,6 @@ class FineSettings:
     denoise: float = 0.8
     nouns: bool = False
     keep: str = MASK
-    settled: float = 1.0
 
 
 SHAPES_FINE = FineSettings(attention=SHAPES_ATTENTION)
@@ -79,7 +80,6 @@ def layouts_of(
                 prompt,
                 settings.missing,
                 keep=settings.keep,
-                settled=settings.settled,
             )
         except RealCompoError:
             made.append(None)
@@ -120,7 +120,7 @@ def refine(
     """The coarse pictures (N, 3, H, W) in 0..1 drawn again by their own layouts: the same shape.
 
     ``start``: 'noise' starts from the noise of the scene's seed, 'latent' from the coarse picture's
-    latent with that noise on it, by ``settings.denoise``. ``model`` (the studio's realism model if
+    latent with fresh noise on it, by ``settings.denoise``. ``model`` (the studio's realism model if
     None) is what drew the coarse pictures. A picture without a layout stays as it is.
     """
     model = studio.realism if model is None else model
@@ -137,7 +137,9 @@ def refine(
         some = rows[first : first + batch]
         chosen = [asked[number] for number in some]
         layouts = [layout for number in some if (layout := made[number]) is not None]
-        noise = studio.noise(chosen)
+        # noise that the picture came from is no noise to it: what they share would count twice
+        again = [replace(one, seed=one.seed + FRESH) for one in chosen]
+        noise = studio.noise(again if start == LATENT else chosen)
         latent = torch.zeros_like(noise)
         if start == LATENT:
             latent = studio.vae.encode(coarse[some].permute(0, 2, 3, 1))

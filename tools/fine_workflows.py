@@ -94,19 +94,23 @@ def from_latent(graph: Graph) -> None:
     (latent,) = graph.add(
         "KSampler", (2100, 0), "Fine: from the coarse latent", model=given["model"],
         positive=given["positive"], negative=given["negative"], latent_image=given["latent"],
-        denoise=DENOISE, seed=SEED_LATENT, **SAMPLING,
+        denoise=DENOISE, seed=SEED_AGAIN, **SAMPLING,
     )  # fmt: skip
     _finish(graph, given, latent, "realcompo_fine_latent")
     graph.note((0, 560), (
         "## From the coarse latent\n\nThe fine pass starts from the coarse picture with"
         " noise on it (*denoise* below 1): more of the picture stays, less can be put"
-        " right.\n\n*Prompt Phrases* gives a list, so that the detector runs once for each"
-        " thing; *Dense Captions* puts masks and names together again. Names leave the"
+        " right, missing things least. Its seed is another one: the noise that a picture came"
+        " from is no fresh noise to it.\n\n*Prompt Phrases* gives a list, so that the"
+        " detector runs once for each thing; *Dense Captions* puts masks and names together again. Names leave the"
         " attributes out: the thing is found in whatever colour it was drawn."
     ), (620, 260))  # fmt: skip
 
 
-SEED_NOISE, SEED_LATENT, DENOISE = 12, 11, 0.85
+SEED_NOISE, SEED_LATENT = 12, 11
+# The noise that a picture came from is no fresh noise to it: put on its own latent, what both share
+# would count twice.
+SEED_AGAIN, DENOISE = 101, 0.8
 FINE_GRAPHS: dict[str, Callable[[Graph], None]] = {
     "realcompo_fine": same_noise,
     "realcompo_fine_latent": from_latent,

@@ -50,11 +50,12 @@ def by_nodes(studio, one, picture, settings, start):
         about.words.replace(" ", "_"), about.outside,
     )  # fmt: skip
     empty = studio.clip.encode_from_tokens(studio.clip.tokenize(""))
-    latent, denoise = torch.zeros(1, 16, 16, 16), 1.0
+    latent, denoise, seed = torch.zeros(1, 16, 16, 16), 1.0, one.seed
     if start == fine.LATENT:
+        seed += fine.FRESH
         latent, denoise = studio.vae.encode(image), settings.denoise
     (out,) = nodes.common_ksampler(
-        model, one.seed, STEPS, CFG, "euler", "normal", positive, [[empty, {}]],
+        model, seed, STEPS, CFG, "euler", "normal", positive, [[empty, {}]],
         {"samples": latent}, denoise=denoise,
     )  # fmt: skip
     return studio.vae.decode(out["samples"])[0].movedim(-1, 0).clamp(0, 1)
