@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..balancer.rewards import best_places
 from ..shapes import oracle
 from ..shapes.host_models import STYLE_FILES, load_codec, weight_hashes
 from ..shapes.pairs import held_out_pairs, pair_scenes
@@ -227,9 +228,7 @@ class Job:
         began = time.perf_counter()
         scenes = [self.scenes[number] for number, _ in self.samples]
         values = torch.stack([rewards(row.reward or "", s.pictures, scenes) for s in every])
-        # the first of equals: argmax does not promise it
-        best = [max(range(len(every)), key=lambda c, n=n: (float(values[c, n]), -c))
-                for n in range(len(scenes))]  # fmt: skip
+        best = [best_places(told.tolist())[0] for told in values.unbind(1)]
         spent = (time.perf_counter() - began) / len(scenes)
         return Stage(
             torch.stack([every[c].pictures[n] for n, c in enumerate(best)]),

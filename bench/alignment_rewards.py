@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
-from ..shapes.host_models import WEIGHTS
+from ..shapes.captioner import FOLDER
 from ..shapes.oracle import judge_scenes
-from ..shapes.world import Scene, make_caption
+from ..shapes.world import Scene
+from . import coarse
+from .coarse import Reward
 from .tuned import file_hash
 
-CAPTIONER = WEIGHTS / "captioner" / "model.safetensors"
-Reward = Callable[[Tensor, Sequence[Scene]], Tensor]
+CAPTIONER = FOLDER / "model.safetensors"
 
 
 def oracle(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
@@ -27,36 +26,7 @@ def oracle(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
     return torch.tensor([number + 0.5 * verdict.binding for number, verdict in pairs])
 
 
-@lru_cache(maxsize=1)
-def _captioner() -> Any:
-    from ..balancer.comfy.captioner import load_captioner
-    from ..shapes.captioner import FOLDER
-
-    return load_captioner(FOLDER)
-
-
-def caption(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """Words that the demo's captioner says of a picture against those of its prompt."""
-    from ..balancer.comfy.caption_reward import caption_rewards
-
-    values, _ = caption_rewards(_prompts(scenes), _captioner().caption(pictures))
-    return torch.tensor(values)
-
-
-def likelihood(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """How likely the demo's captioner finds the prompt, seeing the picture."""
-    from ..balancer.comfy.caption_reward import likelihood_rewards
-
-    batch = pictures.permute(0, 2, 3, 1)
-    values, _ = likelihood_rewards(_prompts(scenes), _captioner(), [batch])
-    return torch.tensor(values)
-
-
-def _prompts(scenes: Sequence[Scene]) -> list[str]:
-    return [make_caption(scene).text for scene in scenes]
-
-
-REWARDS: dict[str, Reward] = {"caption": caption, "likelihood": likelihood, "oracle": oracle}
+REWARDS: dict[str, Reward] = {**coarse.REWARDS, "oracle": oracle}
 
 
 def known_reward(name: str) -> bool:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 pytest.importorskip("comfy.samplers")
 
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.bench import alignment, alignment_draw, tuned  # noqa: E402
+from realcompo.bench import alignment, alignment_draw, alignment_rewards, tuned  # noqa: E402
 from realcompo.bench import rows as quality_rows  # noqa: E402
 from realcompo.bench.alignment_draw import Job, Stage  # noqa: E402
 from realcompo.bench.alignment_metrics import alignment_scores, diversity, spread  # noqa: E402
@@ -147,6 +147,41 @@ def test_the_best_is_kept_and_of_equals_the_first(
     monkeypatch.setattr(Job, "_sampled", None)
     assert job.scored(Row("realism")).hits["present"].tolist() == [1, 2]
     assert job.scored(replace(row, method="again")).method == "again"
+
+
+@pytest.mark.parametrize("name", ["caption", "likelihood", "oracle"])
+def test_rewards_prefer_pictures_of_their_prompt(name: str) -> None:
+    asked = pair_scenes(training_pairs(), 6, 3)
+    generator = torch.Generator().manual_seed(1)
+    right = alignment_rewards.rewards(name, render(asked, "realistic", generator), asked)
+    wrong = render(asked[1:] + asked[:1], "realistic", generator)
+    assert (right > alignment_rewards.rewards(name, wrong, asked)).all()
+    assert alignment_rewards.known_reward(name)
+
+
+def test_choices_are_keyed_by_the_captioner(tmp_path: Path, monkeypatch: Any) -> None:
+    job = Job(tmp_path, scenes=2, prompts=0)
+    row = Row("best", best_of=2, reward="caption")
+    before = job.path(row)
+    other = tmp_path / "captioner.safetensors"
+    other.write_bytes(b"another")
+    monkeypatch.setattr(alignment_rewards, "CAPTIONER", other)
+    assert job.path(row) != before
+    assert job.drawn_path(row, 1) == job.drawn_path(replace(row, reward="oracle"), 1)
+    with pytest.raises(RealCompoError, match="no reward 'taste'"):
+        alignment_rewards.rewards("taste", drawn(WANTED), [WANTED])
+
+
+def test_the_fine_stage_starts_from_the_kept_pictures(tmp_path: Path) -> None:
+    job = Job(tmp_path, scenes=2, prompts=1, repeats=2, steps=2)
+    row = Row("fine", fine="noise")
+    fine, coarse = job.make(row), job.make(Row("realism"))
+    assert job.missing(row) is None and job.missing(replace(row, fine="nowhere"))
+    assert np.array_equal(fine.seeds, coarse.seeds)
+    # at most one more run of two steps with guidance, for pictures in which something was seen
+    assert coarse.forwards <= fine.forwards <= coarse.forwards + 2 * 2
+    assert fine.pictures.shape == coarse.pictures.shape
+    assert job.path(row) != job.path(replace(row, fine="latent"))
 
 
 def lora(path: Path, scale: float, layer: str | None = None) -> Path:
