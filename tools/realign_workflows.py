@@ -12,8 +12,8 @@ REALIGN_CLASSES = (
     *("RealCompoPickBest", "RealCompoRewardRankedSet", "RealCompoReFLTrain", "ImageFromBatch"),
     *("TrainLoraNode", "SaveLoRANode", "RealCompoSaveLoRA", "LossGraphNode", "LoraModelLoader"),
 )
-PROMPTS = "a red star and a blue circle\na green cross and a purple square\n" + (
-    "a yellow triangle and an orange star"
+PROMPTS = "a yellow triangle and an orange star\na red star and a blue circle\n" + (
+    "a green cross and a purple square"
 )
 TRAINED_ON = (
     *("a red circle and a blue square", "a green star and a yellow cross"),
