@@ -180,7 +180,10 @@ class Workers:
             stop.is_set()
         ):
             for actor in up:
-                while load[actor] < DEPTH and (task := shelf.take(actor)) is not None:
+                while load[actor] < (DEPTH if len(shelf) > len(self._actors) else 1):
+                    task = shelf.take(actor)
+                    if task is None:
+                        break
                     pending[actor.work.remote(task)] = (actor, task)
                     load[actor] += 1
             if not pending:

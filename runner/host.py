@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import inspect
 import io
+import json
 import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +64,7 @@ class Host:
         from execute import InProcess  # pyright: ignore[reportMissingImports]
 
         self.path, self.base = path, base
+        self._folders = _folders() if "folder_paths" in sys.modules else {}
         self._nodes = InProcess(path, base, tuple(arguments))
         self._custom_nodes_loaded = False
         self._extra_model_paths()
@@ -74,6 +77,14 @@ class Host:
             from execute import Memory  # pyright: ignore[reportMissingImports]
 
             self._memory = Memory()
+
+    def close(self) -> None:
+        """Give the host its folders back, where it had others before."""
+        folder_paths = importlib.import_module("folder_paths")
+        for name, folder in self._folders.items():
+            setter = getattr(folder_paths, f"set_{name}_directory", None)
+            if setter is not None:
+                setter(folder)
 
     def _extra_model_paths(self) -> None:
         """The user's further model folders, which ComfyUI's own start reads before its nodes."""
@@ -143,6 +154,12 @@ class Host:
             raise RowError(said) from error
 
 
+def _folders() -> dict[str, str]:
+    folder_paths: Any = importlib.import_module("folder_paths")
+    names = ("output", "temp", "input")
+    return {name: getattr(folder_paths, f"get_{name}_directory")() for name in names}
+
+
 async def _finish(awaitable: Any) -> Any:
     return await awaitable
 
@@ -175,6 +192,7 @@ class GraphWorker:
     def close(self) -> None:
         """Remove the working folder and give the host its progress bar back."""
         self._quiet.close()
+        self._host.close()
         shutil.rmtree(self._base, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -192,8 +210,8 @@ class GraphWorker:
             utils.PROGRESS_BAR_ENABLED, utils.PROGRESS_BAR_HOOK = before
 
     def describe(self, names: Iterable[str]) -> dict[str, Any]:
-        """See ``Host.describe``."""
-        return self._host.describe(names)
+        """See ``Host.describe``; as plain values, as they come from a server."""
+        return plain(self._host.describe(names))
 
     def interrupt(self) -> None:
         """Make the row under way raise ``Stopped`` at its next step; from any thread."""
@@ -205,7 +223,7 @@ class GraphWorker:
         started = time.monotonic()
         outcome = Outcome(task.id, FAILED, self.name)
         try:
-            outcome.shown = self._host.run(task.graph, task.id)
+            outcome.shown = plain(self._host.run(task.graph, task.id))
             outcome.pictures = self._collect(outcome.shown)
             row = {**task.values, "id": task.id, "workflow": task.graph}
             outcome.seconds = time.monotonic() - started
@@ -245,6 +263,11 @@ class GraphWorker:
             gc.collect()
             self._management.soft_empty_cache()
             self._cleaned = time.monotonic()
+
+
+def plain(value: Any) -> Any:
+    """``value`` as it comes through JSON: classes of the host mean nothing where it is not."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def files_of(shown: Shown) -> list[tuple[str, dict[str, Any]]]:

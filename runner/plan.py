@@ -108,19 +108,22 @@ def _entry(
         base = f"{group}-{number}" if repeat > 1 else group
         own = base if "id" in row.values else digest
     except RowError as error:
-        return _broken(row, str(error))
+        return _broken(row, binding, str(error))
     named = with_prefix(filled, own, info)
     task = Task(own, row.number, named, row.values, model_key(filled, info))
-    labels = {key: value for key, value in row.values.items() if key != "id"}
-    return Entry(task, digest, {"group": group, "repeat": number, **labels})
+    cells = {key: value for key, value in row.values.items() if key != "id"}
+    # as the workflow has them: a CSV file's numbers are text, a repeated row has its own seed
+    for column, targets in binding.columns.items():
+        cells[column] = filled[targets[0].node]["inputs"][targets[0].input]
+    return Entry(task, digest, {"group": group, "repeat": number, **cells})
 
 
-def _broken(row: TableRow, problem: str) -> Entry:
+def _broken(row: TableRow, binding: Binding, problem: str) -> Entry:
     """A row that cannot be drawn: named after its place and cells, so that a corrected row counts
-    as a new one."""
+    as a new one. Of its cells only labels are kept: one 'x' would make a column of numbers text."""
     about = hashlib.sha256(repr((row.number, row.problem, row.values)).encode()).hexdigest()[:12]
     name = f"row-{row.number}-{about}"
-    labels = {key: value for key, value in row.values.items() if key != "id"}
+    labels = {key: row.values[key] for key in binding.labels if key in row.values and key != "id"}
     columns = {"group": name, "repeat": 0, **labels}
     return Entry(Task(name, row.number, {}, row.values), about, columns, problem)
 

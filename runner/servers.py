@@ -202,6 +202,9 @@ class _Line:
     def __init__(self, round_: _Round, url: str) -> None:
         self.round, self.url, self.up = round_, url, False
         self.client = uuid.uuid4().hex
+        self._rows = 0
+        self._idle = asyncio.Event()
+        self._starts: dict[str, float] = {}
         self._ends: dict[str, asyncio.Future[tuple[str, dict[str, Any]]]] = {}
 
     async def run(self) -> None:
@@ -241,7 +244,10 @@ class _Line:
                 continue  # binary frames are previews
             message = json.loads(frame.data)
             kind, data = message.get("type"), message.get("data") or {}
-            end = self._ends.get(data.get("prompt_id", ""))
+            prompt = data.get("prompt_id", "")
+            end = self._ends.get(prompt)
+            if kind == "execution_start" and end is not None:
+                self._starts[prompt] = time.monotonic()
             # hosts before 0.3 tell of the end by an 'executing' without a node
             over = kind == "executing" and data.get("node") is None
             ends = ("execution_success", "execution_error", "execution_interrupted")
@@ -255,7 +261,15 @@ class _Line:
 
         while True:
             await self.round.waiting.get()
+            if self._rows and len(self.round.shelf) < len(self.round.servers.urls):
+                # the last rows are for servers that have none
+                self.round.waiting.put_nowait(None)
+                self.round.waiting.task_done()
+                await self._idle.wait()
+                continue
             task: Task = self.round.shelf.take(self.url)
+            self._rows += 1
+            self._idle.clear()
             try:
                 self.round.tell(await self._draw(session, task))
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, _Lost) as error:
@@ -265,6 +279,10 @@ class _Line:
                 # the other fetcher found the server dead, or the user has stopped the run
                 self.round.put_back(task, "the connection broke", self.url)
                 raise
+            finally:
+                self._rows -= 1
+                if not self._rows:
+                    self._idle.set()
 
     async def _draw(self, session: aiohttp.ClientSession, task: Task) -> Outcome:
         started = time.monotonic()
@@ -290,7 +308,7 @@ class _Line:
             outcome.pictures = [
                 await self._picture(session, node, one) for node, one in files_of(outcome.shown)
             ]
-            outcome.seconds = time.monotonic() - started
+            outcome.seconds = time.monotonic() - self._starts.get(prompt, started)
             return await asyncio.to_thread(self.round.servers.finish, task, outcome)
         except RowError as error:
             if full_disk(str(error)):
@@ -298,7 +316,8 @@ class _Line:
                     f"The disk of the server {self.url} is full: free some space there, then run"
                     " the same command again; what is finished stays."
                 ) from None
-            outcome.error, outcome.seconds = str(error), time.monotonic() - started
+            outcome.error = str(error)
+            outcome.seconds = time.monotonic() - self._starts.get(prompt, started)
             return outcome
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):
@@ -306,6 +325,7 @@ class _Line:
             raise
         finally:
             self._ends = {key: one for key, one in self._ends.items() if one is not end}
+            self._starts.pop(prompt, None)
 
     async def _entry(
         self,
