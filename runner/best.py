@@ -25,7 +25,7 @@ def best_of(
     ``image``, ``score`` and ``rank`` (from 1). Rows that failed, and scores that are no number,
     are left out. Raises ``RunnerError`` for a column that the table does not have.
     """
-    rows = _rows(results)
+    rows = read_results(results)
     known = set().union(*rows) if rows else set()
     missing = [name for name in (metric, *group) if name not in known]
     if missing:
@@ -43,7 +43,8 @@ def best_of(
     return best
 
 
-def _rows(results: Path | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def read_results(results: Path | Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of a run's folder or results table, or those given. Raises ``RunnerError``."""
     if not isinstance(results, Path):
         return list(results)
     import pyarrow.parquet

@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import OutOfSpace, RunnerError, one_line
 from .job import FAILED, Outcome, Shelf, Task
+from .metrics import check_metric
 
 DEPTH = 2
 """Tasks that a worker has: one that it does, and the next, so that it never waits."""
@@ -86,7 +87,6 @@ class Workers:
         self.place, self.factory, self.settings = place, factory, dict(settings)
         self._actors: list[Any] = []
         self._ours = False
-        self._most = place.workers
 
     def __enter__(self) -> Workers:
         return self
@@ -94,8 +94,8 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self, most: int | None = None) -> None:
-        """Start Ray and the actors, at most ``most``; once. Raises ``RunnerError``."""
+    def start(self) -> None:
+        """Start Ray and the actors; once. Raises ``RunnerError``."""
         if self._actors:
             return
         ray = _ray()
@@ -117,9 +117,8 @@ class Workers:
         comfyui = self.place.comfyui or os.environ.get("COMFYUI_PATH", "")
         environment["COMFYUI_PATH"] = str(comfyui)
         tools = str(self.place.pack / "tools")
-        count = min(wanted, most) if most else wanted
         self._actors = [
-            actor.remote(tools, environment, self.factory, self.settings) for _ in range(count)
+            actor.remote(tools, environment, self.factory, self.settings) for _ in range(wanted)
         ]
         try:
             ray.get(self._actors[0].ready.remote(), timeout=START_SECONDS)
@@ -159,28 +158,30 @@ class Workers:
             raise RunnerError(f"A worker failed: {_cause(error)}.") from None
 
     def results(
-        self, tasks: Sequence[Any], stop: threading.Event
+        self, tasks: Sequence[Any], stop: threading.Event, most: int | None = None
     ) -> Iterator[tuple[Any, Any, str | None]]:
         """(task, its result, None) as they come; (task, None, sentence) for a task that its
         worker raised at, or that killed it too often.
 
-        ``tasks`` have an ``id`` and a ``key``; those of one key are kept on one worker.
+        ``tasks`` have an ``id`` and a ``key``; those of one key are kept on one worker. ``most``:
+        use so many of the workers.
         """
         ray = _ray()
         self.start()
         shelf = Shelf(tasks)
-        load = {actor: 0 for actor in self._actors}
+        actors = self._actors[:most]
+        load = dict.fromkeys(actors, 0)
         pending: dict[Any, tuple[Any, Any]] = {}
         # No worker gets a row before it is known to be up: one that starts slowly must not hold
         # rows back from the others.
-        for actor in self._actors:
+        for actor in actors:
             pending[actor.ready.remote()] = (actor, None)
         up: set[Any] = set()
         while (len(shelf) or any(task is not None for _, task in pending.values())) and not (
             stop.is_set()
         ):
             for actor in up:
-                while load[actor] < (DEPTH if len(shelf) > len(self._actors) else 1):
+                while load[actor] < (DEPTH if len(shelf) > len(actors) else 1):
                     task = shelf.take(actor)
                     if task is None:
                         break
@@ -249,7 +250,8 @@ class Cluster:
         metrics: Sequence[str] = (),
     ) -> None:
         """``arguments``: ComfyUI's command line; ``metrics``: see ``load_metric``."""
-        settings = {"arguments": tuple(arguments), "metrics": tuple(metrics)}
+        names = [check_metric(metric) for metric in metrics]
+        settings = {"arguments": tuple(arguments), "metrics": names}
         self.workers = Workers(place, GRAPH_WORKER, settings)
 
     def __enter__(self) -> Cluster:

@@ -10,6 +10,7 @@ from typing import Any
 from .errors import Stopped
 from .host import GraphWorker
 from .job import Outcome, Task
+from .metrics import check_metric
 
 
 class InProcess:
@@ -22,7 +23,8 @@ class InProcess:
         metrics: Sequence[str] = (),
     ) -> None:
         """``arguments``: ComfyUI's command line; ``metrics``: see ``load_metric``."""
-        self._settings = {"path": path, "arguments": arguments, "metrics": metrics}
+        names = [check_metric(metric) for metric in metrics]
+        self._settings: dict[str, Any] = {"path": path, "arguments": arguments, "metrics": names}
         self._worker: GraphWorker | None = None
 
     def __enter__(self) -> InProcess:

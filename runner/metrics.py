@@ -23,14 +23,22 @@ per picture."""
 BUILT_IN = {"oracle": f"{__package__}.oracle:oracle"}
 
 
+def check_metric(name: str) -> str:
+    """``name`` if it can name a metric; what it names is loaded where it is computed, later.
+
+    Raises ``RunnerError``.
+    """
+    if not BUILT_IN.get(name, name).rpartition(":")[0]:
+        raise RunnerError(f"The metric '{name}' is not written as module:function.")
+    return name
+
+
 def load_metric(name: str) -> Metric:
     """The function that 'module:function' or 'path/to/file.py:function' names, or 'oracle'.
 
     Raises ``RunnerError`` if there is none.
     """
-    place, _, function = BUILT_IN.get(name, name).rpartition(":")
-    if not place:
-        raise RunnerError(f"The metric '{name}' is not written as module:function.")
+    place, _, function = BUILT_IN.get(name, check_metric(name)).rpartition(":")
     try:
         module = _file(Path(place)) if place.endswith(".py") else _module(place)
     except Exception as error:  # whatever a user's module does when it is imported

@@ -8,7 +8,7 @@ import sys
 from hostpack import PACK, engine_package, host_path, start_host
 
 # Starts the host itself, or has others do it: a graphics card must not be held for nothing.
-WITHOUT_HOST = {"runner.main"}
+WITHOUT_HOST = {"runner.main", "bench.runner"}
 
 
 def host_arguments(arguments: list[str]) -> tuple[str, ...]:

@@ -215,9 +215,7 @@ def test_a_worker_keeps_its_models_and_then_helps_where_most_is_left() -> None:
         (None, "cannot be read: No such file"),
     ],
 )
-def test_a_file_that_is_no_api_workflow_is_refused(
-    value: Any, words: str, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_api_workflow_is_refused(value: Any, words: str, tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     if value is not None:
         path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
