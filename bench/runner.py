@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,24 @@ from .report import commit, write_whole
 from .runner_rows import SAMPLER, bench_rows, demo_graph
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS, STEPS = 200, 3
-KILL_AFTER = 60
-BLOCKS, BLOCK_ROWS = 4, 16
-PAIRS = 12
+STEPS = 1
+"""Of the demonstrations' rows; overhead is measured at the demo's own number."""
 METRIC = "oracle"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is drawn: rows of a demonstration, of which one is killed after some; pairs for
+    the overhead; blocks of rows for the scaling."""
+
+    rows: int = 200
+    kill_after: int = 60
+    pairs: int = 8
+    blocks: int = 4
+    block_rows: int = 16
+
+
+QUICK = Size(12, 4, 2, 1, 4)
 
 
 class Watched:
@@ -101,8 +115,8 @@ def complete(out: Path, count: int) -> dict[str, Any]:
 class Demonstration:
     """The places, the rows, and the folder everything goes into."""
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        self.folder, self.rows = folder, bench_rows(rows)
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.folder, self.size, self.rows = folder, size, bench_rows(size.rows)
         self.graph: Graph = {}
         self.workflow, self.table = folder / "workflow.json", folder / "rows.jsonl"
 
@@ -180,7 +194,7 @@ def overhead(local: InProcess, pairs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
+def cpu_seconds(pids: Iterable[int | None]) -> float:
     """Processor time that processes have used."""
     import psutil
 
@@ -197,16 +211,16 @@ def scaling(
     name: str,
     one: Backend,
     two: Backend,
-    pids: Callable[[], Sequence[int]],
+    pids: Callable[[], Sequence[int | None]],
 ) -> dict[str, Any]:
     """Blocks of rows by one worker and by two, in turns: rate by the clock, and processor time."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     cpu: dict[int, list[float]] = {1: [], 2: []}
     driver: list[float] = []
-    for block in range(BLOCKS):
+    for block in range(demo.size.blocks):
         rows = [row for row in demo.rows if row["Realism model.style"] == "realistic"]
         rows = [{**row, f"{SAMPLER}.seed": 1000 * block + n}
-                for n, row in enumerate(rows[:BLOCK_ROWS])]  # fmt: skip
+                for n, row in enumerate(rows[: demo.size.block_rows])]  # fmt: skip
         for workers, backend in ((1, one), (2, two)) if block % 2 == 0 else ((2, two), (1, one)):
             watched = Watched(backend)
             before, own = cpu_seconds(pids()), time.process_time()
@@ -217,7 +231,7 @@ def scaling(
             rates[workers].append((len(rows) - 1) / (watched.times[-1] - watched.times[0]))
     ratios = [b / a for a, b in zip(rates[1], rates[2], strict=True)]
     return {
-        "blocks": BLOCKS, "rows_per_block": BLOCK_ROWS, "steps": STEPS,
+        "blocks": demo.size.blocks, "rows_per_block": demo.size.block_rows, "steps": STEPS,
         "rows_per_second": {str(key): statistics.median(value) for key, value in rates.items()},
         "ratio": statistics.median(ratios), "ratios": ratios,
         "worker_cpu_seconds_per_row": {str(k): statistics.median(v) for k, v in cpu.items()},
@@ -232,7 +246,7 @@ def killed_driver(demo: Demonstration, *more: str) -> dict[str, Any]:
     environment = {**os.environ}
     with (demo.folder / "driver.log").open("wb") as log:
         first = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        while first.poll() is None and _journal(out) < KILL_AFTER:
+        while first.poll() is None and _journal(out) < demo.size.kill_after:
             time.sleep(0.2)
         first.kill()
         first.wait()
@@ -249,6 +263,7 @@ def killed_driver(demo: Demonstration, *more: str) -> dict[str, Any]:
         # a picture that was written and not yet recorded is drawn again
         "pictures_drawn_again": len(again), "seconds_of_second_start": time.monotonic() - start,
         **complete(out, len(demo.rows)),
+        "same_pictures": pixels(out) == pixels(demo.folder / "a"),
     }  # fmt: skip
 
 
@@ -275,8 +290,9 @@ def small_disk(folder: Path, size: str) -> Iterator[Path | None]:
 
 def full_disk(demo: Demonstration) -> dict[str, Any] | None:
     """A run onto a disk that is too small, then onto the same disk enlarged."""
-    rows = ["--limit", "60"]
-    with small_disk(demo.folder / "disk", "500k") as disk:
+    count = min(60, demo.size.rows)
+    rows = ["--limit", str(count)]
+    with small_disk(demo.folder / "disk", f"{demo.size.rows * 5 // 2}k") as disk:
         if disk is None:
             return None
         out = disk / "out"
@@ -290,7 +306,7 @@ def full_disk(demo: Demonstration) -> dict[str, Any] | None:
         return {
             "exit_code": first.returncode, "sentence": _last_line(first.stderr, demo),
             "recorded_when_full": recorded, "exit_code_with_space": second.returncode,
-            **complete(out, 60),
+            **complete(out, count),
         }  # fmt: skip
 
 
@@ -322,82 +338,98 @@ def mistakes(demo: Demonstration) -> dict[str, str]:
     return found
 
 
-def _kill_at(count: int, pid_of: Callable[[Outcome], int]) -> Callable[[int, Outcome], None]:
-    def at(number: int, outcome: Outcome) -> None:
-        if number == count:
-            os.kill(pid_of(outcome), signal.SIGKILL)
+class Stages:
+    """Figures by stage, kept in a file: a stopped bench goes on with the next stage."""
 
-    return at
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+        self.found: dict[str, Any] = json.loads(text)
+
+    def do(self, name: str, make: Callable[[], Any]) -> None:
+        """Make a stage's figures unless they are there."""
+        if name not in self.found:
+            self.found[name] = make()
+            write_whole(self.path, json.dumps(self.found, indent=1))
+            print(name, json.dumps(self.found[name]), flush=True)
+
+    def open(self, *names: str) -> bool:
+        """Is one of these stages still to be done?"""
+        return any(name not in self.found for name in names)
 
 
-def _pid(outcome: Outcome) -> int:
-    return int(outcome.worker.rpartition(":")[2])
-
-
-def demonstrate(folder: Path, rows: int) -> dict[str, Any]:
-    """Everything; returns the figures."""
-    from live_server import LiveServer  # pyright: ignore[reportMissingImports]
-
-    demo, found = Demonstration(folder, rows), {}
-
-    def tell(name: str, value: Any) -> None:
-        found[name] = value
-        print(name, json.dumps(value), flush=True)
-
+def demonstrate(folder: Path, size: Size) -> dict[str, Any]:
+    """Everything that is not done yet; returns the figures."""
+    demo, stages = Demonstration(folder, size), Stages(folder / "stages.json")
     with InProcess(metrics=[METRIC]) as local:
         demo.write(local)
-        watched = Watched(local)
-        start = time.process_time()
-        demo.draw(watched, demo.out("a"))
-        cpu = (time.process_time() - start) / rows
-        reference = pixels(demo.folder / "a")
-        tell("in_process", {**complete(demo.folder / "a", rows), "row_cpu_seconds": cpu,
-                            "seconds": watched.seconds})  # fmt: skip
-        tell("overhead_in_process", overhead(local, PAIRS))
-    tell("killed_driver", killed_driver(demo))
-    found["killed_driver"]["same_pictures"] = pixels(demo.folder / "driver") == reference
-    tell("full_disk", full_disk(demo))
-    tell("mistakes", mistakes(demo))
+        stages.do("in_process", lambda: whole(demo, local, "a"))
+        stages.do("overhead_in_process", lambda: overhead(local, size.pairs))
+    with_servers(demo, stages)
+    with_ray(demo, stages)
+    stages.do("killed_driver", lambda: killed_driver(demo))
+    stages.do("full_disk", lambda: full_disk(demo))
+    stages.do("mistakes", lambda: mistakes(demo))
+    return stages.found
+
+
+def whole(
+    demo: Demonstration,
+    backend: Backend,
+    name: str,
+    at: Callable[[int, Outcome], None] | None = None,
+) -> dict[str, Any]:
+    """All rows by ``backend``; whether the table is complete, the pictures those of stage 'a'."""
+    watched, out = Watched(backend, at), demo.out(name)
+    start = time.process_time()
+    demo.draw(watched, out)
+    return {
+        **complete(out, len(demo.rows)), "seconds": watched.seconds,
+        "driver_cpu_seconds_per_row": (time.process_time() - start) / len(demo.rows),
+        "same_pictures": pixels(out) == pixels(demo.folder / "a"),
+    }  # fmt: skip
+
+
+def with_servers(demo: Demonstration, stages: Stages) -> None:
+    """Two servers on the loopback interface."""
+    from live_server import LiveServer  # pyright: ignore[reportMissingImports]
+
+    if not stages.open("two_servers", "scaling_servers", "killed_server"):
+        return
     host, python = Path(os.environ["COMFYUI_PATH"]), Path(sys.executable)
 
-    def server(name: str, port: int | None = None) -> LiveServer:
-        return LiveServer(host, python, dict(os.environ), folder / name, port)
+    def server(name: str) -> Any:
+        return LiveServer(host, python, dict(os.environ), demo.folder / name)
 
     with server("server-1") as first, server("server-2") as second:
-        both = Servers([first.url, second.url], [METRIC])
-        watched = Watched(both)
-        demo.draw(watched, demo.out("b"))
-        tell("two_servers", {**complete(demo.folder / "b", rows), "seconds": watched.seconds,
-                             "same_pictures": pixels(demo.folder / "b") == reference})  # fmt: skip
-        pids = [pid for pid in (first.pid, second.pid) if pid is not None]
-        alone = Servers([first.url], [METRIC])
-        tell("scaling_servers", scaling(demo, "servers", alone, both, lambda: pids))
+        both, alone = Servers([first.url, second.url], [METRIC]), Servers([first.url], [METRIC])
+        pids = [first.pid, second.pid]
+        stages.do("two_servers", lambda: whole(demo, both, "b"))
+        stages.do("scaling_servers", lambda: scaling(demo, "servers", alone, both, lambda: pids))
 
         def kill(number: int, outcome: Outcome) -> None:
-            if number == KILL_AFTER:
+            if number == demo.size.kill_after:
                 second.kill()
 
-        demo.draw(Watched(both, kill), demo.out("b-killed"))
-        tell("killed_server", {
-            **complete(demo.folder / "b-killed", rows),
-            "same_pictures": pixels(demo.folder / "b-killed") == reference,
-        })  # fmt: skip
+        stages.do("killed_server", lambda: whole(demo, both, "b-killed", kill))
+
+
+def with_ray(demo: Demonstration, stages: Stages) -> None:
+    """Two workers of a Ray that is started here."""
+    if not stages.open("two_ray_workers", "scaling_ray", "killed_ray_worker"):
+        return
     with Cluster(Place("local", 2), metrics=[METRIC]) as cluster:
-        watched = Watched(cluster)
-        demo.draw(watched, demo.out("c"))
-        tell("two_ray_workers", {
-            **complete(demo.folder / "c", rows), "seconds": watched.seconds,
-            "same_pictures": pixels(demo.folder / "c") == reference,
-        })  # fmt: skip
-        workers = {_pid_of(row) for row in read_results(demo.folder / "c")}
+        stages.do("two_ray_workers", lambda: whole(demo, cluster, "c"))
+        rows = read_results(demo.folder / "c")
+        pids = sorted({int(row["worker"].rpartition(":")[2]) for row in rows})
         alone = Only(cluster)
-        tell("scaling_ray", scaling(demo, "ray", alone, cluster, lambda: sorted(workers)))
-        demo.draw(Watched(cluster, _kill_at(KILL_AFTER, _pid)), demo.out("c-killed"))
-        tell("killed_ray_worker", {
-            **complete(demo.folder / "c-killed", rows),
-            "same_pictures": pixels(demo.folder / "c-killed") == reference,
-        })  # fmt: skip
-    return found
+        stages.do("scaling_ray", lambda: scaling(demo, "ray", alone, cluster, lambda: pids))
+
+        def kill(number: int, outcome: Outcome) -> None:
+            if number == demo.size.kill_after:
+                os.kill(int(outcome.worker.rpartition(":")[2]), signal.SIGKILL)
+
+        stages.do("killed_ray_worker", lambda: whole(demo, cluster, "c-killed", kill))
 
 
 class Only(Watched):
@@ -413,27 +445,26 @@ class Only(Watched):
             yield outcome
 
 
-def _pid_of(row: Any) -> int:
-    return int(row["worker"].rpartition(":")[2])
-
-
 def main(argv: list[str]) -> int:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(prog="bench runner", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "runner.json")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-runner")
-    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--quick", action="store_true", help="a few rows of each, into --work")
     choice = parser.parse_args(argv)
     choice.work.mkdir(parents=True, exist_ok=True)
     loads = [os.getloadavg()]
-    figures = demonstrate(choice.work, choice.rows)
+    size = QUICK if choice.quick else Size()
+    if choice.quick and choice.out == parser.get_default("out"):
+        choice.out = choice.work / "runner.json"
+    figures = demonstrate(choice.work, size)
     loads.append(os.getloadavg())
     document = {
         "command": "python dev.py bench runner", "commit": commit(),
         "machine": {"cpus": os.cpu_count(), "system": platform.system(),
                     "threads_per_worker": os.environ.get("OMP_NUM_THREADS"),
                     "load_average_before_and_after": loads},
-        "rows": choice.rows, "steps": STEPS, "figures": figures,
+        "rows": size.rows, "steps": STEPS, "figures": figures,
     }  # fmt: skip
     write_whole(choice.out, json.dumps(document, indent=1) + "\n")
     print(f"Figures are in {choice.out}")

@@ -74,9 +74,13 @@ class Host:
             execution = importlib.import_module("execution")
             self._execution, self._executor = execution, execution.PromptExecutor(Silent())
         else:
-            from execute import Memory  # pyright: ignore[reportMissingImports]
+            self._memory = self._new_memory()
 
-            self._memory = Memory()
+    @staticmethod
+    def _new_memory() -> Any:
+        from execute import Memory  # pyright: ignore[reportMissingImports]
+
+        return Memory()
 
     def close(self) -> None:
         """Give the host its folders back, where it had others before."""
@@ -119,6 +123,13 @@ class Host:
         self._nodes.nodes.NODE_CLASS_MAPPINGS.update(
             {name: node for name, node in ours.items() if name.startswith("RealCompo")}
         )
+
+    def forget(self) -> None:
+        """Compute everything anew from now on."""
+        if self._executor is not None:
+            self._executor.reset()
+        else:
+            self._memory = self._new_memory()
 
     def run(self, graph: Graph, name: str) -> Shown:
         """Run a graph; raises ``RowError`` if the host refuses it or a node fails, ``Stopped`` if
@@ -223,8 +234,7 @@ class GraphWorker:
         started = time.monotonic()
         outcome = Outcome(task.id, FAILED, self.name)
         try:
-            outcome.shown = plain(self._host.run(task.graph, task.id))
-            outcome.pictures = self._collect(outcome.shown)
+            outcome.shown, outcome.pictures = self._draw(task)
             row = {**task.values, "id": task.id, "workflow": task.graph}
             outcome.seconds = time.monotonic() - started
             outcome.metrics = measure(self._metrics, outcome.pictures, row)
@@ -241,6 +251,16 @@ class GraphWorker:
             self._clear(outcome.shown)
             self._collect_garbage()
         return outcome
+
+    def _draw(self, task: Task) -> tuple[Shown, list[Picture]]:
+        shown = plain(self._host.run(task.graph, task.id))
+        try:
+            return shown, self._collect(shown)
+        except FileNotFoundError:
+            # the same row a moment ago: nothing had changed, so that nothing was saved anew
+            self._host.forget()
+            shown = plain(self._host.run(task.graph, task.id))
+            return shown, self._collect(shown)
 
     def _collect(self, shown: Shown) -> list[Picture]:
         return collect(

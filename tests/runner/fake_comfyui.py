@@ -167,5 +167,3 @@ class FakeComfyUI:
     async def _view(self, request: web.Request) -> web.Response:
         seed = int(request.query["filename"].split(".")[0])
         return web.Response(body=picture(seed)[0].data)
-
-
