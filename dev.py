@@ -33,7 +33,7 @@ COMMANDS = {
     "test": "run the whole test suite; further arguments go to pytest",
     "serve": "serve ComfyUI in the browser with the pack and the demo models",
     "host": "say which ComfyUI is used and why (--refresh: clone it again)",
-    "lint": "ruff on everything, pyright on the engine",
+    "lint": "ruff on everything, pyright on the engine and the runner",
     "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
     "locales": "compare the translations with the nodes (--update: write the English texts)",

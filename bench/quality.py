@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from ..balancer.errors import RealCompoError
 from ..balancer.regions import RegionSet
+from ..runner.cluster import Place
+from ..runner.errors import RunnerError
 from ..shapes.control import draw_hints
 from ..shapes.host_models import weight_hashes
 from ..shapes.oracle import judge_scenes
@@ -33,6 +35,7 @@ from . import checkpoints
 from .dense_pictures import dense_guider
 from .figures import contact_sheet, trade_off
 from .pictures import STEPS, Asked, Drawn, Studio, layout_of
+from .quality_workers import drawn_by_workers
 from .report import claims, commit, markdown_table, write_json, write_whole
 from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, known_rows, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
@@ -131,20 +134,40 @@ class Studios:
 COSTS = ("forwards", "partial_forwards", "backwards", "seconds")
 
 
+def job_of(scenes: int, steps: int, schedule_scenes: int, folder: Path | None = None) -> Job:
+    """The job on the first ``scenes`` test scenes."""
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    return Job(make_scenes(scenes, generator), folder or Path(), steps, schedule_scenes)
+
+
+def as_bytes(drawn: Drawn) -> np.ndarray:
+    """Pictures as a user's files have them."""
+    return (drawn.pictures * 255).round().byte().numpy()
+
+
+def costs_of(drawn: Drawn) -> dict[str, float]:
+    """What the pictures cost, by name."""
+    return {name: float(getattr(drawn, name)) for name in COSTS}
+
+
+def from_bytes(pictures: np.ndarray, costs: Mapping[str, float]) -> Drawn:
+    """Inverse of ``as_bytes`` and ``costs_of``."""
+    return Drawn(torch.from_numpy(pictures).float() / 255, *(costs[name] for name in COSTS))
+
+
 def save_drawn(path: Path, drawn: Drawn) -> None:
-    """Pictures as bytes, as a user's files have them, and costs; never half a file."""
-    costs = {name: np.array(getattr(drawn, name)) for name in COSTS}
+    """Pictures and costs; never half a file."""
+    costs = {name: np.array(value) for name, value in costs_of(drawn).items()}
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.savez(file, pictures=(drawn.pictures * 255).round().byte().numpy(), **costs)
+        np.savez(file, pictures=as_bytes(drawn), **costs)
     os.replace(part, path)
 
 
 def load_drawn(path: Path) -> Drawn:
     """Inverse of ``save_drawn``."""
     with np.load(path) as stored:
-        pictures = torch.from_numpy(stored["pictures"]).float() / 255
-        return Drawn(pictures, *(float(stored[name]) for name in COSTS))
+        return from_bytes(stored["pictures"], {name: float(stored[name]) for name in COSTS})
 
 
 def score(row: Row, scenes: Sequence[Scene], drawn: Drawn) -> RowResult:
@@ -204,6 +227,23 @@ def make_rows(job: Job, rows: Sequence[Row]) -> None:
         finally:
             path.with_suffix(".lock").unlink(missing_ok=True)
         print_row(scored(job, row))
+
+
+def make_rows_on(job: Job, rows: Sequence[Row], place: Place, threads: int) -> None:
+    """The same by Ray workers; see ``bench/quality_workers.py``."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    mine = [row for row in rows if not job.drawn(row).exists() and _claimed(job.drawn(row))]
+    try:
+        for row, drawn in drawn_by_workers(job, mine, place, threads):
+            save_drawn(job.drawn(row), drawn)
+            print_row(scored(job, row))
+            for other in mine:  # those that are still under way are not given up
+                lock = job.drawn(other).with_suffix(".lock")
+                if lock.exists():
+                    lock.touch()
+    finally:
+        for row in mine:
+            job.drawn(row).with_suffix(".lock").unlink(missing_ok=True)
 
 
 def scored(job: Job, row: Row) -> RowResult:
@@ -300,6 +340,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true",
                         help="six rows, 16 scenes, 15 steps; into --work")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ray", metavar="ADDRESS",
+                        help="draw rows by workers of a Ray cluster, or a local one")  # fmt: skip
+    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers")
     checkpoints.add_arguments(parser)
     choice = parser.parse_args(argv)
     if checkpoints.wanted(choice):
@@ -315,17 +358,25 @@ def main(argv: list[str]) -> int:
         scenes, steps, others = min(scenes, QUICK_SCENES), QUICK_STEPS, QUICK_SCENES
         if choice.out == parser.get_default("out"):
             choice.out = choice.work / "quick"
-    generator = torch.Generator().manual_seed(TEST_SEED)
-    job = Job(make_scenes(scenes, generator), choice.work, steps, others)
+    job = job_of(scenes, steps, others, choice.work)
+
+    def make(rows: Sequence[Row]) -> None:
+        if not choice.ray:
+            return make_rows(job, rows)
+        try:
+            make_rows_on(job, rows, Place(choice.ray, choice.workers), choice.threads)
+        except RunnerError as error:
+            parser.error(str(error))
+
     rows = [row for row in table(steps) if not choice.quick or row.method in QUICK_ROWS]
     if choice.rows:
         known = known_rows(steps)
         unknown = set(choice.rows) - {row.method for row in known}
         if unknown:
             parser.error(f"there is no row {', '.join(sorted(unknown))}")
-        make_rows(job, [row for row in known if row.method in choice.rows])
+        make([row for row in known if row.method in choice.rows])
         return 0
-    make_rows(job, rows)
+    make(rows)
     wait_for(job, rows)
     command = " ".join(["python dev.py bench quality", *(["--quick"] if choice.quick else [])])
     write_report(job, rows, choice.out, command, REFERENCE // (8 if choice.quick else 1), RESAMPLES)

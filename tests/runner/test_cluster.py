@@ -13,6 +13,7 @@ from typing import Any
 
 import hostpack
 import pytest
+import torch
 
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is tested")
@@ -98,6 +99,21 @@ def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster) -> None:
         found[piece.id] = (result, problem)
     assert all(result is None for result, _ in found.values())
     assert all("AttributeError" in str(problem) for _, problem in found.values())
+
+
+def test_the_quality_bench_draws_its_rows_by_workers(cluster: Cluster, tmp_path: Path) -> None:
+    from realcompo.bench.quality import job_of, load_drawn, make_rows, make_rows_on
+    from realcompo.bench.rows import known_rows
+
+    rows = [row for row in known_rows(2) if row.method in ("realism", "spatial")]
+    threads = torch.get_num_threads()
+    here, there = job_of(3, 2, 2, tmp_path / "here"), job_of(3, 2, 2, tmp_path / "there")
+    make_rows_on(there, rows, Place("local", 1), threads)
+    make_rows(here, rows)
+    for row in rows:
+        one, other = load_drawn(here.drawn(row)), load_drawn(there.drawn(row))
+        assert torch.equal(one.pictures, other.pictures) and one.forwards == other.forwards
+    assert not list((tmp_path / "there").glob("*.lock"))
 
 
 def test_a_cluster_that_is_not_there_is_told() -> None:
