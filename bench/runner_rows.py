@@ -59,7 +59,7 @@ def bench_rows(count: int, styles: Iterable[str] = STYLES) -> list[dict[str, Any
             "id": f"scene-{number:03}",
             f"{LAYOUT}.phrases": "\n".join(lines),
             f"{LAYOUT}.prompt": " and ".join(phrases),
-            f"{SAMPLER}.seed": number,
+            "seed": number,
             "Realism model.style": styles[number % len(styles)],
         })  # fmt: skip
     return rows

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,13 @@ pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use d
 
 import pyarrow.parquet as parquet  # noqa: E402
 
+from realcompo.bench.quality_workers import RowTask  # noqa: E402
 from realcompo.bench.runner_rows import bench_rows, demo_graph  # noqa: E402
 from realcompo.runner.cluster import Cluster, Place, Workers  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402
 from realcompo.runner.job import Outcome  # noqa: E402
 from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Work for a worker that is no graph."""
-
-    id: str
-    key: str
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +85,7 @@ def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster) -> None:
     with pytest.raises(RunnerError, match="A worker cannot start: AttributeError"):
         workers.start()
     workers.close()
-    pieces = [Piece("good", "a"), Piece("bad", "a")]
+    pieces = [RowTask("one", "a"), RowTask("other", "a")]  # a kind that it does not draw
     found = {}
     for piece, result, problem in cluster.workers.results(pieces, threading.Event()):
         found[piece.id] = (result, problem)

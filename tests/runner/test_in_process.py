@@ -65,7 +65,7 @@ def test_rows_are_drawn_scored_and_carry_their_workflow(drawn: Path) -> None:
             assert image.size == (128, 128)
             embedded = json.loads(image.info["prompt"])  # dropped on the page, it opens
         assert embedded == json.loads(row["workflow"])
-        assert embedded["19"]["inputs"]["seed"] == row[f"{SAMPLER}.seed"]
+        assert embedded["19"]["inputs"]["seed"] == row["seed"]
         assert 0 <= row["metric.iou"][0] <= 1 and row["seconds"] > 0
         assert json.loads(row["shown"])["19"]["realcompo"]
 
