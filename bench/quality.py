@@ -152,7 +152,7 @@ def costs_of(drawn: Drawn) -> dict[str, float]:
 
 def from_bytes(pictures: np.ndarray, costs: Mapping[str, float]) -> Drawn:
     """Inverse of ``as_bytes`` and ``costs_of``."""
-    return Drawn(torch.from_numpy(pictures).float() / 255, *(costs[name] for name in COSTS))
+    return Drawn(torch.tensor(pictures).float() / 255, *(costs[name] for name in COSTS))
 
 
 def save_drawn(path: Path, drawn: Drawn) -> None:
@@ -229,12 +229,19 @@ def make_rows(job: Job, rows: Sequence[Row]) -> None:
         print_row(scored(job, row))
 
 
-def make_rows_on(job: Job, rows: Sequence[Row], place: Place, threads: int) -> None:
-    """The same by Ray workers; see ``bench/quality_workers.py``."""
+def make_rows_on(
+    job: Job,
+    rows: Sequence[Row],
+    place: Place,
+    threads: int,
+    arguments: Sequence[str] = ("--cpu", "--use-pytorch-cross-attention"),
+) -> None:
+    """The same by Ray workers, with ``arguments`` for ComfyUI (default: as ``tools/run.py`` starts
+    it here); see ``bench/quality_workers.py``."""
     job.folder.mkdir(parents=True, exist_ok=True)
     mine = [row for row in rows if not job.drawn(row).exists() and _claimed(job.drawn(row))]
     try:
-        for row, drawn in drawn_by_workers(job, mine, place, threads):
+        for row, drawn in drawn_by_workers(job, mine, place, threads, arguments):
             save_drawn(job.drawn(row), drawn)
             print_row(scored(job, row))
             for other in mine:  # those that are still under way are not given up

@@ -34,16 +34,15 @@ class RowTask:
 
 
 def row_worker(
-    scenes: int, steps: int, schedule_scenes: int, threads: int
+    scenes: int, steps: int, schedule_scenes: int, threads: int, arguments: Sequence[str]
 ) -> Callable[[RowTask], Answer]:
-    """What a worker does with a task: draw the row of that name, as this process would."""
+    """What a worker does with a task: draw the row of that name. ``arguments``: ComfyUI's."""
     import hostpack  # pyright: ignore[reportMissingImports]
-    from run import host_arguments  # pyright: ignore[reportMissingImports]
 
     path = hostpack.host_path()
     if path is None:
         raise RunnerError("There is no ComfyUI here: set COMFYUI_PATH to its folder.")
-    hostpack.start_host(path, host_arguments([]))
+    hostpack.start_host(path, tuple(arguments))
     import torch
 
     from .quality import Studios, as_bytes, costs_of, job_of
@@ -61,15 +60,17 @@ def row_worker(
 
 
 def drawn_by_workers(
-    job: Job, rows: Sequence[Row], place: Place, threads: int
+    job: Job, rows: Sequence[Row], place: Place, threads: int, arguments: Sequence[str]
 ) -> Iterator[tuple[Row, Drawn]]:
-    """Every row with what was drawn for it, as they come. Raises ``RunnerError`` at the first that
-    fails; the others' files are there by then."""
+    """Every row with what was drawn for it, as they come. ``arguments``: ComfyUI's.
+
+    Raises ``RunnerError`` at the first that fails; the others' files are there by then.
+    """
     from .quality import from_bytes
 
     settings = {
         "scenes": len(job.scenes), "steps": job.steps, "schedule_scenes": job.schedule_scenes,
-        "threads": threads,
+        "threads": threads, "arguments": tuple(arguments),
     }  # fmt: skip
     named = {row.method: row for row in rows}
     tasks = [RowTask(row.method, f"{row.style} {row.control} {row.regions}") for row in rows]

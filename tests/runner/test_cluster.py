@@ -100,7 +100,7 @@ def test_the_quality_bench_draws_its_rows_by_workers(cluster: Cluster, tmp_path:
     rows = [row for row in known_rows(2) if row.method in ("realism", "spatial")]
     threads = torch.get_num_threads()
     here, there = job_of(3, 2, 2, tmp_path / "here"), job_of(3, 2, 2, tmp_path / "there")
-    make_rows_on(there, rows, Place("local", 1), threads)
+    make_rows_on(there, rows, Place("local", 1), threads, ["--cpu"])  # as this process
     make_rows(here, rows)
     for row in rows:
         one, other = load_drawn(here.drawn(row)), load_drawn(there.drawn(row))
