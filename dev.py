@@ -33,12 +33,13 @@ COMMANDS = {
     "test": "run the whole test suite; further arguments go to pytest",
     "serve": "serve ComfyUI in the browser with the pack and the demo models",
     "host": "say which ComfyUI is used and why (--refresh: clone it again)",
-    "lint": "ruff on everything, pyright on the engine",
+    "lint": "ruff on everything, pyright on the engine and the runner",
     "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
     "locales": "compare the translations with the nodes (--update: write the English texts)",
     "train": "train the demo models; further arguments go to shapes.train",
     "bench": "run a bench: dev.py bench NAME ...",
+    "run": "draw every row of a table with a workflow: dev.py run WORKFLOW.json --set TABLE ...",
 }
 
 
@@ -169,6 +170,14 @@ def _bench(arguments: list[str]) -> int:
     return _module(f"bench.{arguments[0]}", arguments[1:])
 
 
+def _rows(arguments: list[str]) -> int:
+    python = environment.ensure()
+    # servers have a ComfyUI of their own
+    alone = any(argument.split("=")[0] == "--server" for argument in arguments)
+    values = dict(os.environ) if alone else _host().environment()
+    return _run([str(python), str(TOOLS / "run.py"), "runner.main", *arguments], values)
+
+
 def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     listing = "\n".join(f"  {name:<7} {text}" for name, text in COMMANDS.items())
@@ -190,6 +199,7 @@ def main(argv: list[str]) -> int:
         "locales": _locales,
         "train": lambda arguments: _module("shapes.train", arguments),
         "bench": _bench,
+        "run": _rows,
     }
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -13,7 +13,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from ..balancer.errors import RealCompoError
 from ..balancer.regions import RegionSet
+from ..runner.cluster import Place
+from ..runner.errors import RunnerError
 from ..shapes.control import draw_hints
 from ..shapes.host_models import weight_hashes
 from ..shapes.oracle import judge_scenes
@@ -34,6 +37,7 @@ from .dense_pictures import dense_guider
 from .figures import contact_sheet, trade_off
 from .kept import claimed, write_arrays
 from .pictures import STEPS, Asked, Drawn, Studio, layout_of
+from .quality_workers import drawn_by_workers
 from .report import claims, commit, markdown_table, write_json, write_whole
 from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, known_rows, table
 from .schedule import Schedule, ScheduledGuider, mean_schedule
@@ -136,17 +140,37 @@ class Studios:
 COSTS = ("forwards", "partial_forwards", "backwards", "seconds")
 
 
+def job_of(scenes: int, steps: int, schedule_scenes: int, folder: Path | None = None) -> Job:
+    """The job on the first ``scenes`` test scenes."""
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    return Job(make_scenes(scenes, generator), folder or Path(), steps, schedule_scenes)
+
+
+def as_bytes(drawn: Drawn) -> np.ndarray:
+    """Pictures as a user's files have them."""
+    return (drawn.pictures * 255).round().byte().numpy()
+
+
+def costs_of(drawn: Drawn) -> dict[str, float]:
+    """What the pictures cost, by name."""
+    return {name: float(getattr(drawn, name)) for name in COSTS}
+
+
+def from_bytes(pictures: np.ndarray, costs: Mapping[str, float]) -> Drawn:
+    """Inverse of ``as_bytes`` and ``costs_of``."""
+    return Drawn(torch.tensor(pictures).float() / 255, *(costs[name] for name in COSTS))
+
+
 def save_drawn(path: Path, drawn: Drawn) -> None:
-    """Pictures as bytes, as a user's files have them, and costs; never half a file."""
-    costs = {name: np.array(getattr(drawn, name)) for name in COSTS}
-    write_arrays(path, pictures=(drawn.pictures * 255).round().byte().numpy(), **costs)
+    """Pictures and costs; never half a file."""
+    costs = {name: np.array(value) for name, value in costs_of(drawn).items()}
+    write_arrays(path, pictures=as_bytes(drawn), **costs)
 
 
 def load_drawn(path: Path) -> Drawn:
     """Inverse of ``save_drawn``."""
     with np.load(path) as stored:
-        pictures = torch.from_numpy(stored["pictures"]).float() / 255
-        return Drawn(pictures, *(float(stored[name]) for name in COSTS))
+        return from_bytes(stored["pictures"], {name: float(stored[name]) for name in COSTS})
 
 
 def score(row: Row, scenes: Sequence[Scene], drawn: Drawn) -> RowResult:
@@ -191,6 +215,28 @@ def make_rows(job: Job, rows: Sequence[Row]) -> None:
                 save_drawn(path, studios.draw(row))
         if ours:
             print_row(scored(job, row))
+
+
+def make_rows_on(
+    job: Job,
+    rows: Sequence[Row],
+    place: Place,
+    threads: int,
+    arguments: Sequence[str] = ("--cpu", "--use-pytorch-cross-attention"),
+) -> None:
+    """The same by Ray workers, with ``arguments`` for ComfyUI (default: as ``tools/run.py`` starts
+    it here); see ``bench/quality_workers.py``."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    missing = [row for row in rows if not job.drawn(row).exists()]
+    with ExitStack() as stack:
+        mine = [row for row in missing if stack.enter_context(claimed(job.drawn(row)))]
+        for row, drawn in drawn_by_workers(job, mine, place, threads, arguments):
+            save_drawn(job.drawn(row), drawn)
+            print_row(scored(job, row))
+            for other in mine:  # those that are still under way are not given up
+                lock = job.drawn(other).with_suffix(".lock")
+                if lock.exists():
+                    lock.touch()
 
 
 def scored(job: Job, row: Row) -> RowResult:
@@ -287,6 +333,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true",
                         help="six rows, 16 scenes, 15 steps; into --work")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ray", metavar="ADDRESS",
+                        help="draw rows by workers of a Ray cluster, or a local one")  # fmt: skip
+    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers")
     checkpoints.add_arguments(parser)
     choice = parser.parse_args(argv)
     if checkpoints.wanted(choice):
@@ -302,8 +351,16 @@ def main(argv: list[str]) -> int:
         scenes, steps, others = min(scenes, QUICK_SCENES), QUICK_STEPS, QUICK_SCENES
         if choice.out == parser.get_default("out"):
             choice.out = choice.work / "quick"
-    generator = torch.Generator().manual_seed(TEST_SEED)
-    job = Job(make_scenes(scenes, generator), choice.work, steps, others)
+    job = job_of(scenes, steps, others, choice.work)
+
+    def make(rows: Sequence[Row]) -> None:
+        if not choice.ray:
+            return make_rows(job, rows)
+        try:
+            make_rows_on(job, rows, Place(choice.ray, choice.workers), choice.threads)
+        except RunnerError as error:
+            parser.error(str(error))
+
     rows = [row for row in table(steps) if not choice.quick or row.method in QUICK_ROWS]
     if choice.rows:
         known = known_rows(steps)
@@ -314,9 +371,9 @@ def main(argv: list[str]) -> int:
         absent = {row.lora for row in chosen if row.lora and lora_file(row.lora) is None}
         if absent:
             parser.error(f"there is no finetuned model {', '.join(sorted(absent))}")
-        make_rows(job, chosen)
+        make(chosen)
         return 0
-    make_rows(job, rows)
+    make(rows)
     wait_for(job, rows)
     command = " ".join(["python dev.py bench quality", *(["--quick"] if choice.quick else [])])
     write_report(job, rows, choice.out, command, REFERENCE // (8 if choice.quick else 1), RESAMPLES)

@@ -192,14 +192,14 @@ def ensure() -> Path:
     if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")).get("pins") == wanted:
         return python
     start = time.monotonic()
-    print("Installing the pinned packages into .venv (once; about 1.5 GB with a CPU torch)")
+    print("Installing the pinned packages into .venv (once; about 1.9 GB with a CPU torch)")
     torch_version, torch_reason = _torch()
     keep = VENV / "realcompo-keep-torch.txt"
     keep.write_text(f"torch=={torch_version}\n", encoding="utf-8")
     files = ["-c", str(PINS / "constraints.txt"), "-c", str(keep)]
-    for name in ("host", "dev"):
+    for name in ("host", "dev", "runner"):
         files += ["-r", str(PINS / f"{name}.txt")]
-    pip(files, "packages of the host and the tests")
+    pip(files, "packages of the host, the runner and the tests")
     vision_version, vision_reason = _torchvision(torch_version)
     chosen = {
         "pins": wanted,

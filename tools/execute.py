@@ -7,9 +7,12 @@ headless host) and where a single value of a graph is wanted.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import inspect
+import json
 import os
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -73,9 +76,12 @@ class Executor:
         graph: dict[str, Any],
         find_class: Callable[[str], type],
         on_event: Event | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        """``find_class`` gives the class of a node type or raises ``WorkflowError``."""
+        """``find_class`` gives the class of a node type or raises ``WorkflowError``. ``memory``:
+        what earlier runs computed, so that only what has changed is computed again."""
         self.graph, self.find_class = graph, find_class
+        self._memory = memory
         self.values: dict[str, list[list[Any]]] = {}
         self.shown: dict[str, Any] = {}
         self._say = on_event or (lambda kind, data: None)
@@ -90,9 +96,13 @@ class Executor:
                 for name, node in self.graph.items()
                 if getattr(self.find_class(node["class_type"]), "OUTPUT_NODE", False)
             ]
+        if self._memory is not None:
+            self._memory.begin(self.graph, self.find_class)
         with torch.inference_mode():
             for target in targets:
                 self._compute(str(target), ())
+        if self._memory is not None:
+            self._memory.forget_unused()
         return self
 
     def _compute(self, name: str, below: tuple[str, ...]) -> None:
@@ -100,6 +110,12 @@ class Executor:
             return
         if name in below:
             raise WorkflowError(f"the graph runs in a circle through node {name}")
+        known = self._memory.recall(name) if self._memory is not None else None
+        if known is not None:
+            self.values[name], show = known
+            if show:
+                self.shown[name] = show
+            return
         inputs: dict[str, list[Any]] = {}
         for key, value in self.graph[name]["inputs"].items():
             if is_link(value):
@@ -109,16 +125,73 @@ class Executor:
                 inputs[key] = [value["__value__"] if isinstance(value, dict) else value]
         self._say("executing", {"node": name})
         node = self.find_class(self.graph[name]["class_type"])
-        known = node.INPUT_TYPES()  # type: ignore[attr-defined]
-        missing = [key for key in known.get("required", {}) if key not in inputs]
+        asked = node.INPUT_TYPES()  # type: ignore[attr-defined]
+        missing = [key for key in asked.get("required", {}) if key not in inputs]
         if missing:
             raise WorkflowError(f"node {name} ({node.__name__}): nothing at input {missing[0]}")
         hidden = {"PROMPT": self.graph, "UNIQUE_ID": name, "EXTRA_PNGINFO": {}}
-        for key, kind in (known.get("hidden") or {}).items():
+        for key, kind in (asked.get("hidden") or {}).items():
             inputs[key] = [hidden.get(kind if isinstance(kind, str) else kind[0])]
         self.values[name], show = _call(node, inputs)
         if show:
             self.shown[name] = show
+        if self._memory is not None:
+            self._memory.keep(name, self.values[name], show)
+
+
+class Memory:
+    """What the nodes of the last run gave, by all that decides it: their class and values, and the
+    same of every node before them. The server keeps outputs by the same rule."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[list[list[Any]], dict[str, Any]]] = {}
+        self._names: dict[str, str] = {}
+        self._graph: dict[str, Any] = {}
+        self._find: Callable[[str], type] = lambda name: type(name, (), {})
+
+    def begin(self, graph: dict[str, Any], find_class: Callable[[str], type]) -> None:
+        """A new run, of ``graph``."""
+        self._graph, self._find, self._names = graph, find_class, {}
+
+    def recall(self, node: str) -> tuple[list[list[Any]], dict[str, Any]] | None:
+        """(values per output, what it showed) of a node that has not changed, else None."""
+        return self._known.get(self._name(node))
+
+    def keep(self, node: str, values: list[list[Any]], show: dict[str, Any]) -> None:
+        """Remember what a node gave."""
+        self._known[self._name(node)] = values, show
+
+    def forget_unused(self) -> None:
+        """Drop what the last run did not need: models of another row would pile up."""
+        used = set(self._names.values())
+        self._known = {name: value for name, value in self._known.items() if name in used}
+
+    def _name(self, node: str) -> str:
+        if node not in self._names:
+            self._names[node] = ""  # a circle must end; the run refuses it by itself
+            entry = self._graph[node]
+            cls = self._find(entry["class_type"])
+            inputs = {
+                key: ["node", self._name(str(value[0])), value[1]] if is_link(value) else value
+                for key, value in sorted(entry["inputs"].items())
+            }
+            hidden = (cls.INPUT_TYPES().get("hidden") or {}).values()  # type: ignore[attr-defined]
+            me = node if "UNIQUE_ID" in hidden or getattr(cls, "NOT_IDEMPOTENT", False) else ""
+            text = json.dumps([entry["class_type"], inputs, me, _changed(cls, entry["inputs"])])
+            self._names[node] = hashlib.sha256(text.encode()).hexdigest()
+        return self._names[node]
+
+
+def _changed(cls: type, inputs: dict[str, Any]) -> str:
+    """What a class says of its inputs' state outside the graph (a file's date, say)."""
+    ask = getattr(cls, "IS_CHANGED", None)
+    if ask is None:
+        return ""
+    try:
+        told = ask(**{key: None if is_link(value) else value for key, value in inputs.items()})
+    except Exception:  # as the server: what cannot be asked counts as changed
+        told = float("nan")
+    return uuid.uuid4().hex if told != told else repr(told)  # nan differs from everything
 
 
 def _call(node: type, inputs: dict[str, list[Any]]) -> tuple[list[list[Any]], dict[str, Any]]:
@@ -149,9 +222,9 @@ def _call(node: type, inputs: dict[str, list[Any]]) -> tuple[list[list[Any]], di
 class InProcess:
     """The host's node classes and the pack's in this process."""
 
-    def __init__(self, host: Path, base: Path) -> None:
-        """Start the host from ``host``; pictures go below ``base``."""
-        hostpack.start_host(host)
+    def __init__(self, host: Path, base: Path, arguments: tuple[str, ...] = ("--cpu",)) -> None:
+        """Start the host from ``host`` with ``arguments``; pictures go below ``base``."""
+        hostpack.start_host(host, arguments)
         self.host = host
         self.nodes = importlib.import_module("nodes")
         headless.give_folders(importlib.import_module("folder_paths"), base)
@@ -194,6 +267,7 @@ class InProcess:
         graph: dict[str, Any],
         targets: Iterable[str] | None = None,
         on_event: Event | None = None,
+        memory: Memory | None = None,
     ) -> Executor:
         """Run a graph with these classes; the host's progress goes to ``on_event`` too."""
         if on_event is not None:
@@ -202,7 +276,7 @@ class InProcess:
             utils.set_progress_bar_global_hook(
                 lambda value, total, *_, **__: on_event("progress", {"value": value, "max": total})
             )
-        return Executor(graph, self.node_class, on_event).run(targets)
+        return Executor(graph, self.node_class, on_event, memory).run(targets)
 
 
 async def _finish(awaitable: Any) -> Any:

@@ -154,6 +154,17 @@ class LiveServer:
             self._process.wait(timeout=10)
         self._process = None
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process, None while it does not run."""
+        return self._process.pid if self._process is not None else None
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of the server's log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""

@@ -7,6 +7,9 @@ import sys
 
 from hostpack import PACK, engine_package, host_path, start_host
 
+# Starts the host itself, or has others do it: a graphics card must not be held for nothing.
+WITHOUT_HOST = {"runner.main", "bench.runner"}
+
 
 def host_arguments(arguments: list[str]) -> tuple[str, ...]:
     """The host's own arguments: the CPU for everything that comes with the pack, which was made
@@ -26,7 +29,7 @@ def main() -> int:
         return 2
     engine_package()
     path = host_path()
-    if path is not None:
+    if path is not None and sys.argv[1] not in WITHOUT_HOST:
         start_host(path, host_arguments(sys.argv[2:]))
     module = importlib.import_module(f"{PACK}.{sys.argv[1]}")
     return int(module.main(sys.argv[2:]) or 0)

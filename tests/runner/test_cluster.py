@@ -1,0 +1,116 @@
+"""Rows by Ray workers: the same pictures as in one process, and a killed worker loses none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hostpack
+import pytest
+import torch
+
+pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
+pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is tested")
+pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
+
+import pyarrow.parquet as parquet  # noqa: E402
+
+from realcompo.bench.quality_workers import RowTask  # noqa: E402
+from realcompo.bench.runner_rows import bench_rows, demo_graph  # noqa: E402
+from realcompo.runner.cluster import Cluster, Place, Workers  # noqa: E402
+from realcompo.runner.errors import RunnerError  # noqa: E402
+from realcompo.runner.job import Outcome  # noqa: E402
+from realcompo.runner.local import InProcess  # noqa: E402
+from realcompo.runner.run import run  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    import ray
+
+    # one processor beyond the workers', for one that cannot start
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="error")
+    with Cluster(Place("local", 2), metrics=["oracle"]) as backend:
+        yield backend
+    ray.shutdown()
+
+
+def table(out: Path) -> dict[str, dict[str, Any]]:
+    rows = parquet.read_table(out / "results.parquet").to_pylist()
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_a_killed_worker_loses_nothing_and_the_pictures_are_those_of_one_process(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    rows = bench_rows(8, ["realistic", "sketch"])
+    graph = demo_graph(cluster, "realcompo", 1)
+    outcomes: list[Outcome] = []
+
+    class Killing(Cluster):
+        def __init__(self) -> None:
+            self.workers = cluster.workers
+
+        def results(self, tasks: Any, stop: threading.Event) -> Iterator[Outcome]:
+            for outcome in super().results(tasks, stop):
+                outcomes.append(outcome)
+                if len(outcomes) == 2:
+                    os.kill(int(outcome.worker.split(":")[1]), signal.SIGKILL)
+                yield outcome
+
+    broken = {**rows[0], "id": "broken", "RealCompo Layout From Boxes.prompt": "a yacht"}
+    summary = run([*rows, broken], graph, Killing(), tmp_path / "ray", progress=False)
+    assert (summary.done, summary.failed) == (8, 1)
+    assert Counter(outcome.id for outcome in outcomes).most_common(1)[0][1] == 1
+    with InProcess(hostpack.host_path()) as local:
+        run(rows, graph, local, tmp_path / "local", progress=False)
+    here, there = table(tmp_path / "local"), table(tmp_path / "ray")
+    assert "is not in the prompt" in there.pop("broken")["error"]
+    for name, row in here.items():
+        assert there[name]["pixels_sha256"] == row["pixels_sha256"]
+        assert there[name]["workflow"] == row["workflow"]
+        assert len(there[name]["metric.right"]) == 1
+
+
+def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster) -> None:
+    """Beside rows of a workflow: any callable of the pack's; its failures are told."""
+    workers = Workers(Place("local", 1), "balancer.endpoint:os.getpid", {})
+    with pytest.raises(RunnerError, match="A worker cannot start: AttributeError"):
+        workers.start()
+    workers.close()
+    pieces = [RowTask("one", "a"), RowTask("other", "a")]  # a kind that it does not draw
+    found = {}
+    for piece, result, problem in cluster.workers.results(pieces, threading.Event()):
+        found[piece.id] = (result, problem)
+    assert all(result is None for result, _ in found.values())
+    assert all("AttributeError" in str(problem) for _, problem in found.values())
+
+
+def test_the_quality_bench_draws_its_rows_by_workers(cluster: Cluster, tmp_path: Path) -> None:
+    from realcompo.bench.quality import job_of, load_drawn, make_rows, make_rows_on
+    from realcompo.bench.rows import known_rows
+
+    rows = [row for row in known_rows(2) if row.method in ("realism", "spatial")]
+    threads = torch.get_num_threads()
+    here, there = job_of(3, 2, 2, tmp_path / "here"), job_of(3, 2, 2, tmp_path / "there")
+    make_rows_on(there, rows, Place("local", 1), threads, ["--cpu"])  # as this process
+    make_rows(here, rows)
+    for row in rows:
+        one, other = load_drawn(here.drawn(row)), load_drawn(there.drawn(row))
+        assert torch.equal(one.pictures, other.pictures) and one.forwards == other.forwards
+    assert not list((tmp_path / "there").glob("*.lock"))
+
+
+def test_a_cluster_that_is_not_there_is_told() -> None:
+    import ray
+
+    ray.shutdown()
+    with pytest.raises(RunnerError, match="There is no Ray at '127.0.0.1:1'"):
+        Workers(Place("127.0.0.1:1"), "runner.host:GraphWorker", {}).start()
