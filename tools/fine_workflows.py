@@ -102,8 +102,9 @@ def from_latent(graph: Graph) -> None:
         " noise on it (*denoise* below 1): more of the picture stays, less can be put"
         " right, missing things least. Its seed is another one: the noise that a picture came"
         " from is no fresh noise to it.\n\n*Prompt Phrases* gives a list, so that the"
-        " detector runs once for each thing; *Dense Captions* puts masks and names together again."
-        " Names leave the attributes out: the thing is found in whatever colour it was drawn."
+        " detector runs once for each thing; *Dense Captions* puts masks and names together"
+        " again. Names leave the attributes out: the thing is found in whatever colour it was"
+        " drawn."
     ), (620, 260))  # fmt: skip
 
 
