@@ -47,11 +47,15 @@ def train_refl(folder: Path, steps: int | None = None) -> Path:
     started = time.monotonic()
     with torch.inference_mode():
         model, clip, vae, _ = load_demo(STYLE, "realism")
-        lora, _, made = train_by_reward(
-            model, clip, vae, load_captioner(FOLDER), prompts(), (SIDE, SIDE),
-            TrainingSettings(**(TRAINING | ({"steps": steps} if steps else {}))),
-            ReflSettings(**REWARDS), targets=TARGETS,
-        )  # fmt: skip
+        captioner = load_captioner(FOLDER)
+        # Half the time of single precision where the processor knows bfloat16. What is cast must
+        # not be kept: the matrices that are learned change with every step.
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            lora, _, made = train_by_reward(
+                model, clip, vae, captioner, prompts(), (SIDE, SIDE),
+                TrainingSettings(**(TRAINING | ({"steps": steps} if steps else {}))),
+                ReflSettings(**REWARDS), targets=TARGETS,
+            )  # fmt: skip
     facts = {
         "trained_by": "shapes.train refl",
         "steps": str(made),

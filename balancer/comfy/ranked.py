@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..errors import RealCompoError
@@ -65,6 +64,14 @@ def _chosen(batches: Sequence[Any], where: str, places: list[int], group: int | 
     return result
 
 
+def _blocked() -> Any:
+    """What keeps nodes from running, without a complaint."""
+    # not at the top: hosts without an executor of their own do not have it
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker(None)
+
+
 def pick_best(
     rewards: Any,
     keep: int,
@@ -112,7 +119,7 @@ def pick_best(
                 picked[where].append(_chosen(batches, where, own, group))
     for where, batches in given:
         if batches is None:
-            picked[where].append(ExecutionBlocker(None))
+            picked[where].append(_blocked())
     return picked["latents"], picked["images"], places, best
 
 
