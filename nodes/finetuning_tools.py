@@ -27,7 +27,7 @@ class RealCompoSeparationReport:
                 "clip": ("CLIP", {"tooltip": "The checkpoint's text encoder."}),
                 "prompts": ("STRING", {
                     "default": EXAMPLE, "multiline": True, "dynamicPrompts": False,
-                    "tooltip": "One prompt per line, its objects after |, in the prompt's own"
+                    "tooltip": "One prompt per line, its objects after vertical bars, in the prompt's own"
                     " words; without them they are found by rules.",
                 }),
                 "noise_levels": ("STRING", {
