@@ -40,8 +40,8 @@ class RealCompoSeparateEnhance:
                 "clip": ("CLIP", {"tooltip": "The checkpoint's text encoder."}),
                 "prompts": ("STRING", {
                     "default": EXAMPLE, "multiline": True, "dynamicPrompts": False,
-                    "tooltip": "One prompt per line, its objects after vertical bars, in the prompt's own"
-                    " words; without them they are found by rules. With lines = concepts: one"
+                    "tooltip": "One prompt per line, its objects after vertical bars, in the"
+                    " prompt's own words; without them they are found by rules. With lines = concepts: one"
                     " concept per line, such as 'a cat'; pairs of them make the prompts.",
                 }),
                 **shared,
@@ -72,8 +72,8 @@ class RealCompoSeparateEnhance:
                 }),
                 "template": ("STRING", {
                     "default": TEMPLATE,
-                    "tooltip": "Wording of a pair of concepts: a and b in curly brackets, once each, stand"
-                    " for them. Several wordings with vertical bars between.",
+                    "tooltip": "Wording of a pair of concepts: a and b in curly brackets, once"
+                    " each, stand for them. Several wordings with vertical bars between.",
                 }),
                 "pairs": ("INT", {
                     "default": 200, "min": 1, "max": 100_000,

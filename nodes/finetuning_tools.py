@@ -27,8 +27,8 @@ class RealCompoSeparationReport:
                 "clip": ("CLIP", {"tooltip": "The checkpoint's text encoder."}),
                 "prompts": ("STRING", {
                     "default": EXAMPLE, "multiline": True, "dynamicPrompts": False,
-                    "tooltip": "One prompt per line, its objects after vertical bars, in the prompt's own"
-                    " words; without them they are found by rules.",
+                    "tooltip": "One prompt per line, its objects after vertical bars, in the"
+                    " prompt's own words; without them they are found by rules.",
                 }),
                 "noise_levels": ("STRING", {
                     "default": "0.2, 0.5, 0.8",
