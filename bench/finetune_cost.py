@@ -56,8 +56,9 @@ ABOUT = (
     "the model with each of the B prompts, B * B samples); `maps`: Separate-and-Enhance's losses "
     "on the maps, keys of cross-attention trained; `maps+norm`: with its loss on predictions; "
     "`whole`: our loop with a denoising loss, which cannot stop at the last map; `-checkpointed`: "
-    "activations computed again in the backward. *seconds*: CPU time of a step, median; *MiB*: "
-    "what a training adds to its process at most, beside the loaded model. SD1.5 at 512 px in "
+    "activations computed again in the backward. *seconds*: CPU time of a step, median; *of "
+    "stock*: ratio, with its range over runs that took turns; *MiB*: what a training adds to its "
+    "process at most, beside the loaded model. SD1.5 at 512 px in "
     "bfloat16: *samples* that enter the network and *TFLOP* of a step; *held*: GiB of all that the "
     "training made and holds as a backward begins (the checkpointed forms compute a block at a "
     "time on top of it); *state*: GiB of adapters, gradients and AdamW's moments. The model's own "
@@ -200,7 +201,9 @@ def markdown(document: dict[str, Any], told: Sequence[Claim]) -> str:
                 f"| `{form}` | {batch} | {found['samples']} | {found['flops'] / 1e12:.2f} | "
                 f"{found['held_bytes'] / 2**30:.2f} | {found['state_bytes'] / 2**30:.3f} |"
             )
-    return "\n".join(lines) + "\n\n" + markdown_table_of_claims(told)
+    # few runs, so that the range of their ratios is told, not an interval
+    table = markdown_table_of_claims(told).replace("95 % interval", "range")
+    return "\n".join(lines) + "\n\n" + table
 
 
 def main(argv: list[str]) -> int:
