@@ -8,6 +8,7 @@ that is slower than its workers is not flooded.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ DEPTH = 2
 """Tasks that a worker has: one that it does, and the next, so that it never waits."""
 LOOK_SECONDS = 0.5
 START_SECONDS = 600.0
+KNOCK_SECONDS = 10.0
 ROOT = Path(__file__).resolve().parent.parent
 GRAPH_WORKER = "runner.host:GraphWorker"
 # A worker's computation must not differ from the driver's: the number of threads changes sums.
@@ -140,6 +142,7 @@ class Workers:
             if self.place.workers:
                 more["num_cpus"] = max(self.place.workers, os.cpu_count() or 1)
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="error", **more)
         except Exception as error:  # of several kinds, by what does not answer
             raise RunnerError(
@@ -272,6 +275,13 @@ class Cluster:
     def interrupt(self) -> None:
         """See ``Backend``."""
         self.workers.interrupt()
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` if nothing listens at 'host:port': Ray itself tries for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _cause(error: BaseException) -> str:
