@@ -42,7 +42,8 @@ class RealCompoSeparateEnhance:
                     "default": EXAMPLE, "multiline": True, "dynamicPrompts": False,
                     "tooltip": "One prompt per line, its objects after vertical bars, in the"
                     " prompt's own words; without them they are found by rules. With lines ="
-                    " concepts: one concept per line, such as 'a cat'; pairs of them make the prompts.",
+                    " concepts: one concept per line, such as 'a cat'; pairs of them make the"
+                    " prompts.",
                 }),
                 **shared,
                 "separate": weight("separate", "Weight of the Separate loss: objects' attention"
