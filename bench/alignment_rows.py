@@ -8,8 +8,8 @@ from typing import Any
 STYLES = {"realistic": "", "sketch": "-sketch", "neon": "-neon"}
 """Styles of the realism models, and what is added to a method's name for each."""
 SEPEN, REFL, BEST, FINE = "sepen", "realign-refl", "realign-best-of-4", "realign-fine"
-SEPEN_PARTS = ("sep-only", "en-only", "to-q", "to-v")
-"""Separate-and-Enhance with one loss only, or with another projection trained than to_k."""
+SEPEN_PARTS = ("to-k", "to-k-sep-only", "to-k-en-only", "to-v")
+"""Separate-and-Enhance on the keys, as in the paper, and there with one loss only; on the values."""
 CANDIDATES = 4
 
 

@@ -35,12 +35,15 @@ LOSSES: dict[str, Any] = {
 MAP_LEVEL = "2"
 
 
+# The paper trains keys (to_k). The demo's text encoder gives a word a vector that depends on the
+# word before it and no other, so a key cannot know which pair its word is in; a query can, by what
+# earlier layers have gathered.
 @dataclass(frozen=True)
 class Variant:
     """One LoRA file: the realism model of ``style``, and what is not as in the others."""
 
     style: str = "realistic"
-    targets: str = "to_k"
+    targets: str = "to_q"
     losses: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,9 +51,9 @@ VARIANTS = {
     "sepen-realistic": Variant(),
     "sepen-sketch": Variant("sketch"),
     "sepen-neon": Variant("neon"),
-    "sepen-sep-only": Variant(losses={"enhance": 0.0}),
-    "sepen-en-only": Variant(losses={"separate": 0.0}),
-    "sepen-to-q": Variant(targets="to_q"),
+    "sepen-to-k": Variant(targets="to_k"),
+    "sepen-to-k-sep-only": Variant(targets="to_k", losses={"enhance": 0.0}),
+    "sepen-to-k-en-only": Variant(targets="to_k", losses={"separate": 0.0}),
     "sepen-to-v": Variant(targets="to_v"),
 }
 
