@@ -9,7 +9,7 @@ STYLES = {"realistic": "", "sketch": "-sketch", "neon": "-neon"}
 """Styles of the realism models, and what is added to a method's name for each."""
 SEPEN, REFL, BEST, FINE = "sepen", "realign-refl", "realign-best-of-4", "realign-fine"
 SEPEN_PARTS = ("to-k", "to-k-sep-only", "to-k-en-only", "to-v")
-"""Separate-and-Enhance on the keys, as in the paper, and there with one loss only; on the values."""
+"""Separate-and-Enhance on keys, as in the paper, also with one loss only; and on values."""
 CANDIDATES = 4
 
 

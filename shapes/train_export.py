@@ -17,6 +17,7 @@ from .control import KINDS
 from .host_models import WEIGHTS, weight_hashes
 from .train_diffusion import STYLE_OF, load_text
 from .train_refl import NAME as REFL
+from .train_sepen import VARIANTS as SEPEN
 
 ABOUT = {
     "codec": "8x8 patch codec of the shapes world: linear encoder, learned decoder",
@@ -102,12 +103,13 @@ def export(folder: Path) -> None:
     captioner = folder / "captioner.pt"
     if captioner.exists():
         hashes |= _export_captioner(captioner)
-    tuned = folder / REFL
-    if tuned.exists():
+    for file in (REFL, *(f"{name}.safetensors" for name in SEPEN)):
+        if not (folder / file).exists():
+            continue
         (WEIGHTS / "tuned").mkdir(exist_ok=True)
-        content = tuned.read_bytes()
-        (WEIGHTS / "tuned" / REFL).write_bytes(content)
-        hashes[f"tuned/{REFL}"] = hashlib.sha256(content).hexdigest()
+        content = (folder / file).read_bytes()
+        (WEIGHTS / "tuned" / file).write_bytes(content)
+        hashes[f"tuned/{file}"] = hashlib.sha256(content).hexdigest()
     # Stages that are not of this folder keep their files, and so their hashes.
     text = json.dumps(dict(sorted((weight_hashes() | hashes).items())), indent=2) + "\n"
     (WEIGHTS / "hashes.json").write_text(text, encoding="utf-8")
