@@ -20,7 +20,7 @@ import torch
 
 from .alignment_draw import PROMPTS, SCENES, BusyError, Job
 from .alignment_report import ABOUT, GROUPS, claims, notes
-from .alignment_rows import SHEET, SHEETS_OF_STYLES, STYLES, Row, rows
+from .alignment_rows import SHEET, SHEETS_OF_STYLES, STYLES, Row, known_rows, rows
 from .figures import contact_sheet
 from .pictures import STEPS, layout_of
 from .report import as_document, commit, markdown_table, write_whole
@@ -118,6 +118,7 @@ def main(argv: list[str]) -> int:
               tuned=choice.tuned)  # fmt: skip
     chosen = rows()
     if choice.rows:
+        chosen = known_rows()
         unknown = set(choice.rows) - {row.method for row in chosen}
         if unknown:
             parser.error(f"there is no row {', '.join(sorted(unknown))}")

@@ -56,12 +56,20 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
 
 
 def _sepen(bootstrap: Bootstrap, tuned: RowResult, base: RowResult, name: str) -> list[Claim]:
-    """Presence or binding up by eight points, at no more than 5 % less realism."""
-    names = {"present": f"{name}_presence_gain", "binding": f"{name}_binding_gain"}
+    """Presence or binding up by eight points, at no more than 5 % less realism.
+
+    Presence is told by object, and by picture: the paper's rate of success counts pictures with
+    both objects.
+    """
+    names = {
+        "present": f"{name}_presence_gain",
+        "both": f"{name}_success_gain",
+        "binding": f"{name}_binding_gain",
+    }
     gains = [
         Claim.judged(
             claim, bootstrap.difference(tuned, base, metric), GAIN, ">=", metric=metric,
-            note=f"{' or '.join(names.values())}: either suffices",
+            note=f"{' or '.join(names.values())}: one suffices",
         )
         for metric, claim in names.items()
     ]  # fmt: skip

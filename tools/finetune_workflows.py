@@ -10,7 +10,7 @@ FINETUNE_CLASSES = (
     "RealCompoSeparateEnhance", "RealCompoSeparationReport", "RealCompoSaveLoRA",
     "LoraModelLoader", "LossGraphNode",
 )  # fmt: skip
-PROMPT, PHRASES = "a red cross and a blue square", "a red cross | a blue square"
+PROMPT, PHRASES = "an orange star and a purple circle", "an orange star | a purple circle"
 CONCEPTS = "\n".join(
     f"{'an' if colour == 'orange' else 'a'} {colour} {shape}"
     for colour, shape in (
@@ -26,9 +26,9 @@ SAMPLING = {
 }  # fmt: skip
 # What suits the demo's tiny models; for SD1.5 the node's own numbers go out from the paper's.
 TRAINING = {
-    "steps": 80, "batch_size": 8, "learning_rate": 2e-3, "separate": 1.0, "enhance": 0.5,
+    "steps": 100, "batch_size": 8, "learning_rate": 1e-3, "separate": 1.0, "enhance": 0.5,
     "norm": 0.0, "seed": 1, "lines": "concepts", "template": "{a} and {b}", "pairs": 40,
-    "heads": "mean", "map_level": "2", "end": 0.34, "states": "own sampling",
+    "targets": "to_q", "heads": "mean", "map_level": "2", "end": 0.34, "states": "own sampling",
     "sampling_cfg": CFG, "width": 128, "height": 128,
 }  # fmt: skip
 

@@ -608,7 +608,7 @@ def test_bad_input_is_told_before_anything_runs(model, monkeypatch, changes, whe
 def test_files_stay_below_the_output_folder(model) -> None:
     from realcompo.nodes.finetuning_tools import RealCompoSaveLoRA
 
-    for prefix in ("../escape", "/tmp/escape"):
+    for prefix in ("../escape", "/escape"):
         with pytest.raises(RealCompoError, match="filename_prefix"):
             RealCompoSaveLoRA().save({"a": torch.zeros(1)}, prefix)
     with pytest.raises(RealCompoError, match="holds nothing"):
