@@ -119,10 +119,11 @@ def _entry(
 
 
 def _broken(row: TableRow, binding: Binding, problem: str) -> Entry:
-    """A row that cannot be drawn: named after its place and cells, so that a corrected row counts
-    as a new one. Of its cells only labels are kept: one 'x' would make a column of numbers text."""
+    """A row that cannot be drawn, named by its id or, without a usable one, after its place and
+    cells. Of these only labels are kept: one 'x' would make a column of numbers text."""
     about = hashlib.sha256(repr((row.number, row.problem, row.values)).encode()).hexdigest()[:12]
-    name = f"row-{row.number}-{about}"
+    name = str(row.values.get("id") or "")
+    name = name if NAME.fullmatch(name) else f"row-{row.number}-{about}"
     labels = {key: row.values[key] for key in binding.labels if key in row.values and key != "id"}
     columns = {"group": name, "repeat": 0, **labels}
     return Entry(Task(name, row.number, {}, row.values), about, columns, problem)

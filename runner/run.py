@@ -84,7 +84,7 @@ def run(
         finally:
             _count(summary, plan, store)
             summary.stopped = stop.is_set()
-        summary.results = store.finish()
+        summary.results = store.finish({entry.task.id for entry in plan.entries})
     return summary
 
 
@@ -102,7 +102,9 @@ def _missing(plan: Plan, store: Store, retry_failed: bool) -> list[Entry]:
     known, missing = store.known(), []
     for entry in plan.entries:
         status, digest = known.get(entry.task.id, ("", entry.digest))
-        if digest != entry.digest:
+        if digest != entry.digest and status == FAILED:
+            status = ""  # the row, or the workflow, has been corrected
+        elif digest != entry.digest:
             raise RunnerError(
                 f"{store.folder} has a row '{entry.task.id}' from another workflow or with other"
                 " values: name another folder, or give the row another id."

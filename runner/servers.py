@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import queue
 import threading
 import time
@@ -424,4 +425,7 @@ def _address(url: str) -> str:
 def _why(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return f"no answer within {ANSWER_SECONDS:.0f} s"
+    cause = getattr(error, "os_error", error)  # aiohttp's own text names the address once more
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno)
     return one_line(error) or type(error).__name__

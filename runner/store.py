@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .job import DONE, Outcome, Task
 JOURNAL, PARTS, IMAGES, RESULTS = "journal.jsonl", "parts", "images", "results.parquet"
 PART_ROWS = 500
 """Rows per piece of the table: at most so many are in the journal."""
+SORTED_ROWS = 100_000
 COLUMNS = (
     "id", "row", "group", "repeat", "status", "error", "images", "pixels_sha256", "seconds",
     "worker", "finished", "shown", "workflow",
@@ -170,29 +171,42 @@ class Store:
             self._journal.truncate()
         self._recent.clear()
 
-    def finish(self) -> Path:
-        """Write ``results.parquet``: every row once, as of its last try, in the table's order."""
+    def finish(self, planned: Collection[str]) -> Path:
+        """Write ``results.parquet``: every row once, as of its last try, in the table's order (up
+        to ``SORTED_ROWS`` rows; beyond, as they were drawn).
+
+        A row that could not even be filled, and is not among ``planned`` any more, has been
+        corrected since and is left out.
+        """
         import pyarrow
         import pyarrow.parquet
 
         self._new_part()
         last: dict[str, tuple[int, int]] = {}
-        order: dict[str, int] = {}
         parts = self._parts()
         for index, part in enumerate(parts):
-            for place, row in enumerate(_read(part, ["id", "row"])):
-                last[row["id"]], order[row["id"]] = (index, place), row["row"]
+            filled = _column(part, "workflow")
+            for place, row in enumerate(_read(part, ["id"])):
+                last[row["id"]] = (index, place)
+                if not filled[place] and row["id"] not in planned:
+                    last[row["id"]] = (-1, -1)
         schema = unified([pyarrow.parquet.read_schema(part) for part in parts])
+        kept = []
+        for index, part in enumerate(parts):
+            table = as_schema(pyarrow.parquet.read_table(part), schema)
+            names = table.column("id").to_pylist()
+            mask = [last[name] == (index, place) for place, name in enumerate(names)]
+            kept.append(table.filter(pyarrow.array(mask, pyarrow.bool_())))
+        # workflows are most of a table: beyond this they would not fit beside each other
+        if sum(table.num_rows for table in kept) <= SORTED_ROWS and kept:
+            kept = [pyarrow.concat_tables(kept).sort_by([("row", "ascending"),
+                                                         ("repeat", "ascending")])]  # fmt: skip
         path = self.folder / RESULTS
         with self._space():
             temporary = path.with_suffix(".part")
             with pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                for index, part in enumerate(parts):
-                    table = as_schema(pyarrow.parquet.read_table(part), schema)
-                    names = table.column("id").to_pylist()
-                    mask = [last[name] == (index, place) for place, name in enumerate(names)]
-                    kept = table.filter(pyarrow.array(mask, pyarrow.bool_()))
-                    writer.write_table(kept.sort_by("row"))
+                for table in kept:
+                    writer.write_table(table, row_group_size=PART_ROWS)
             os.replace(temporary, path)
         return path
 
@@ -227,6 +241,13 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         raise RunnerError(
             f"{path} is damaged ({one_line(error)}): remove it, and its rows are drawn again."
         ) from None
+
+
+def _column(path: Path, name: str) -> list[bool]:
+    """Which rows have something in a column."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path, columns=[name]).column(name).is_valid().to_pylist()
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> Any:

@@ -79,7 +79,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(
     for _ in range(2):
         painter = Painter(die_after=5)
         # killed: neither the table nor the journal is closed in order
-        monkeypatch.setattr(storing.Store, "finish", lambda self: pytest.fail("not reached"))
+        monkeypatch.setattr(storing.Store, "finish", lambda *_: pytest.fail("not reached"))
         with pytest.raises(Killed):
             go(tmp_path, painter)
         monkeypatch.undo()
@@ -210,6 +210,19 @@ def test_broken_rows_are_recorded_without_being_drawn(tmp_path: Path) -> None:
     broken, good = table(tmp_path)
     assert broken["error"] == "column 'seed': 'x' is no whole number" and broken["who"] == "me"
     assert broken["seed"] is None and good["seed"] == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_corrected_row_takes_the_place_of_the_broken_one(named: bool, tmp_path: Path) -> None:
+    names = [{"id": "a"}, {"id": "b"}] if named else [{}, {}]
+    broken = [{**names[0], "seed": "x"}, {**names[1], "seed": 1}]
+    assert go(tmp_path, Painter(), broken).failed == 1
+    painter = Painter()
+    summary = go(tmp_path, painter, [{**names[0], "seed": 2}, {**names[1], "seed": 1}])
+    assert seeds(painter) == [2] and (summary.done, summary.failed) == (2, 0)
+    assert [(row["row"], row["seed"], row["status"]) for row in table(tmp_path)] == [
+        (1, 2, "done"), (2, 1, "done")
+    ]  # fmt: skip
 
 
 def test_the_best_of_each_group(tmp_path: Path) -> None:
