@@ -264,7 +264,8 @@ def result(method: str, present: float, style: float, seed: int = 0, **more: Any
     for values in spreads.values():
         values[:10] = 1.5 + rng.random(10) * 0.01
     pictures = {
-        "binding": (hits["present"] == 2).astype(float), "style": np.full(60, style), **spreads,
+        "binding": (hits["present"] == 2).astype(float), "both": (hits["present"] == 2) * 1.0,
+        "style": np.full(60, style), **spreads,
         "bound": np.divide(hits["present"], hits["shown"], out=np.full(60, np.nan),
                            where=hits["shown"] > 0),
     }  # fmt: skip
