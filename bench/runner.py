@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..runner import host as runner_host
 from ..runner.best import read_results
 from ..runner.cluster import Cluster, Place
 from ..runner.job import Backend, Graph, Outcome, Task
@@ -46,12 +47,12 @@ METRIC = "oracle"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn: rows of a demonstration, of which one is killed after some; pairs for
+    """How much is drawn: rows of a demonstration, of which one is killed after some; rows for
     the overhead; blocks of rows for the scaling."""
 
     rows: int = 200
     kill_after: int = 60
-    pairs: int = 8
+    overhead_rows: int = 8
     blocks: int = 4
     block_rows: int = 16
 
@@ -145,54 +146,61 @@ class Demonstration:
         return run(rows or self.rows, self.graph, backend, out, progress=False, **more)
 
 
-def overhead(local: InProcess, pairs: int) -> dict[str, Any]:
-    """Processor time of rows against the bare sampler, both in this process, by turns: the node's
-    own function with the same inputs, at the demo's 30 steps."""
-    import torch
-    from execute import Executor  # pyright: ignore[reportMissingImports]
+def overhead(local: InProcess, rows: int) -> dict[str, Any]:
+    """Processor time of a row beyond the sampler's own, at the demo's 30 steps.
 
+    The sampler is timed inside the row that it belongs to: on a busy machine two calls of one
+    function differ by a tenth, more than what is looked for.
+    """
     graph = demo_graph(local, "realcompo", 30)
-    rows = [{f"{SAMPLER}.seed": seed} for seed in range(pairs)]
-    plan = make_plan(graph, table_of(rows), local.describe({n["class_type"] for n in
-                                                            graph.values()}))  # fmt: skip
+    table = table_of([{f"{SAMPLER}.seed": seed} for seed in range(rows + 1)])
+    plan = make_plan(graph, table, local.describe({n["class_type"] for n in graph.values()}))
+    spent: Counter[str] = Counter()
     host: Any = local.worker._host
-    sampler = next(name for name, node in graph.items() if node["_meta"]["title"] == SAMPLER)
-    find = host._nodes.node_class
-    before = Executor(graph, find).run(
-        [str(v[0]) for v in graph[sampler]["inputs"].values() if isinstance(v, list)]
-    )
-    inputs = {
-        key: before.values[str(v[0])][v[1]][0] if isinstance(v, list) else v
-        for key, v in graph[sampler]["inputs"].items()
-    }
-    kind = find(graph[sampler]["class_type"])
-    call = getattr(kind(), kind.FUNCTION)  # type: ignore[attr-defined]
-    bare, whole, clock_bare, clock_whole = [], [], [], []
-    tasks = [entry.task for entry in plan.entries]
-    with torch.inference_mode():
-        call(**{**inputs, "seed": 99})
-    local.worker(tasks[0])
-    for task in tasks:
-        start, clock = time.process_time(), time.monotonic()
-        with torch.inference_mode():
-            call(**{**inputs, "seed": task.number})
-        middle, clock_middle = time.process_time(), time.monotonic()
-        local.worker(task)
-        bare.append(middle - start)
-        whole.append(time.process_time() - middle)
-        clock_bare.append(clock_middle - clock)
-        clock_whole.append(time.monotonic() - clock_middle)
-    share = [row / one - 1 for row, one in zip(whole, bare, strict=True)]
+    with contextlib.ExitStack() as stack:
+        for name in {node["class_type"] for node in graph.values()}:
+            kind = host._nodes.node_class(name)
+            stack.enter_context(_timed(kind, kind.FUNCTION, spent, name))
+        stack.enter_context(_timed(runner_host, "measure", spent, METRIC))
+        first, *tasks = [entry.task for entry in plan.entries]
+        local.worker(first)
+        shares, parts = [], Counter()
+        for task in tasks:
+            spent.clear()
+            start = time.process_time()
+            outcome = local.worker(task)
+            spent["row"] = time.process_time() - start
+            assert outcome.status == "done", outcome.error
+            shares.append(spent["row"] / spent["RealCompoDualSampler"] - 1)
+            parts.update(spent)
+    known = sum(value for name, value in parts.items() if name != "row")
     return {
-        "pairs": pairs, "steps": 30,
-        "sampler_cpu_seconds": statistics.median(bare),
-        "row_cpu_seconds": statistics.median(whole),
-        "overhead": statistics.median(share),
-        "overhead_quartiles": statistics.quantiles(share, n=4)[::2],
-        "row_beside_sampler_cpu_seconds":
-            statistics.median([row - one for row, one in zip(whole, bare, strict=True)]),
-        "clock": [statistics.median(clock_bare), statistics.median(clock_whole)],
+        "rows": rows, "steps": 30,
+        "overhead": statistics.median(shares), "overhead_range": [min(shares), max(shares)],
+        "cpu_seconds_per_row": {
+            **{name: value / rows for name, value in parts.most_common()},
+            "host_and_runner": (parts["row"] - known) / rows,
+        },
     }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _timed(owner: Any, name: str, spent: Counter[str], label: str) -> Iterator[None]:
+    """Processor time of a function goes to ``spent[label]``."""
+    original = getattr(owner, name)
+
+    def timed(*arguments: Any, **more: Any) -> Any:
+        start = time.process_time()
+        try:
+            return original(*arguments, **more)
+        finally:
+            spent[label] += time.process_time() - start
+
+    setattr(owner, name, timed)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 def cpu_seconds(pids: Iterable[int | None]) -> float:
@@ -365,7 +373,7 @@ def demonstrate(folder: Path, size: Size) -> dict[str, Any]:
     with InProcess(metrics=[METRIC]) as local:
         demo.write(local)
         stages.do("in_process", lambda: whole(demo, local, "a"))
-        stages.do("overhead_in_process", lambda: overhead(local, size.pairs))
+        stages.do("overhead_in_process", lambda: overhead(local, size.overhead_rows))
     with_servers(demo, stages)
     with_ray(demo, stages)
     stages.do("killed_driver", lambda: killed_driver(demo))
