@@ -36,7 +36,7 @@ class Adaptation:
 
 
 SHAPES_ADAPTATION = Adaptation()
-"""Chosen on training pairs."""
+"""Starting values, not tuned yet."""
 
 
 def adapted(
