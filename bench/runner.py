@@ -367,9 +367,11 @@ class Stages:
         return any(name not in self.found for name in names)
 
 
-def demonstrate(folder: Path, size: Size) -> dict[str, Any]:
-    """Everything that is not done yet; returns the figures."""
+def demonstrate(folder: Path, size: Size, again: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that is not done yet, and what shall be done ``again``; returns the figures."""
     demo, stages = Demonstration(folder, size), Stages(folder / "stages.json")
+    for name in again:
+        stages.found.pop(name, None)
     with InProcess(metrics=[METRIC]) as local:
         demo.write(local)
         stages.do("in_process", lambda: whole(demo, local, "a"))
@@ -459,6 +461,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench runner", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "runner.json")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-runner")
+    parser.add_argument("--again", nargs="+", default=[], metavar="STAGE",
+                        help="measure these anew, such as scaling_servers")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a few rows of each, into --work")
     choice = parser.parse_args(argv)
     choice.work.mkdir(parents=True, exist_ok=True)
@@ -466,7 +470,7 @@ def main(argv: list[str]) -> int:
     size = QUICK if choice.quick else Size()
     if choice.quick and choice.out == parser.get_default("out"):
         choice.out = choice.work / "runner.json"
-    figures = demonstrate(choice.work, size)
+    figures = demonstrate(choice.work, size, choice.again)
     loads.append(os.getloadavg())
     document = {
         "command": "python dev.py bench runner", "commit": commit(),

@@ -73,7 +73,7 @@ def test_rows_are_drawn_scored_and_carry_their_workflow(drawn: Path) -> None:
 def test_a_node_that_fails_says_so_in_its_row(drawn: Path) -> None:
     broken = table(drawn)["broken"]
     assert broken["status"] == "failed" and broken["images"] == []
-    assert broken["error"].startswith("node 19 (RealCompoDualSampler): RealCompo Dual Sampler")
+    assert "RealCompo Dual Sampler, input 'layout'" in broken["error"]
     assert "is not in the prompt" in broken["error"] and "\n" not in broken["error"]
 
 
