@@ -7,6 +7,8 @@ from typing import Any
 
 STYLES = {"realistic": "", "sketch": "-sketch", "neon": "-neon"}
 """Styles of the realism models, and what is added to a method's name for each."""
+TUNED = "refl-realistic"
+"""The LoRA that the captioner's reward trained."""
 SEPEN, REFL, BEST, FINE = "sepen", "realign-refl", "realign-best-of-4", "realign-fine"
 SEPEN_PARTS = ("to-k", "to-k-sep-only", "to-k-en-only", "to-v")
 """Separate-and-Enhance on keys, as in the paper, also with one loss only; and on values."""
@@ -69,21 +71,20 @@ def rows() -> list[Row]:
         _best(BEST, "caption"),
         _best(f"{BEST}-likelihood", "likelihood"),
         _best(f"{BEST}-oracle", "oracle"),
+        Row(REFL, lora=TUNED),
         Row(FINE, fine="noise"),
         _best(f"{BEST}+fine", "caption", fine="noise"),
+        Row(f"{REFL}+fine", lora=TUNED, fine="noise"),
     ]
     return found + (more_rows() if MORE_IN_TABLE else [])
 
 
 def more_rows() -> list[Row]:
     """Rows that the committed table does not have yet; they may be named."""
-    refl = "refl-realistic"
     return [
         Row(f"{SEPEN}-test-time", adapted=True),
-        Row(REFL, lora=refl),
-        _best(f"{REFL}+best-of-4", "caption", lora=refl),
+        _best(f"{REFL}+best-of-4", "caption", lora=TUNED),
         Row(f"{FINE}-latent", fine="latent"),
-        Row(f"{REFL}+fine", lora=refl, fine="noise"),
         Row(f"{SEPEN}+fine", lora=f"{SEPEN}-realistic", fine="noise"),
     ]
 
