@@ -40,7 +40,8 @@ def test_what_a_step_counts(subject: Subject) -> None:
     assert again["held_bytes"] < found["maps"]["held_bytes"]
     assert again["flops"] > found["maps"]["flops"]
     assert found["maps"]["flops"] < found["maps+norm"]["flops"]
-    assert found["maps"]["state_bytes"] == found["whole"]["state_bytes"]
+    # adapters behind the last map get no gradient, and so no moments
+    assert found["maps"]["state_bytes"] < found["whole"]["state_bytes"]
     assert found["maps"]["state_bytes"] < found["stock"]["state_bytes"]
 
 
