@@ -292,6 +292,8 @@ def _cause(error: BaseException) -> str:
 
 
 def _ray() -> Any:
+    # Ray gives its own processes half a minute to start, which a busy machine may not manage.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(START_SECONDS)))
     try:
         import ray
         import ray.exceptions

@@ -14,6 +14,7 @@ import hostpack
 import pytest
 import torch
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # for a busy machine; before Ray
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is tested")
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")

@@ -190,7 +190,7 @@ def test_every_pinned_requirement_has_an_exact_version() -> None:
     }
     asked = [
         line
-        for name in ("host.txt", "dev.txt")
+        for name in ("host.txt", "dev.txt", "runner.txt")
         for line in (environment.PINS / name).read_text().splitlines()
         if line and not line.startswith("#")
     ]

@@ -52,6 +52,8 @@ def violations(path: Path, found: list[tuple[str, bool, int]]) -> list[str]:
         forbid(training or {"realcompo.shapes.train"}, "training is not for users")
     if room == "shapes" and not re.match(r"host_models|train", path.name):
         forbid(HOST, "only host_models and training know the host")
+    if room in ("door", "nodes", "shapes") or path == Path("__init__.py"):
+        forbid({"realcompo.runner", "realcompo.bench"}, "ComfyUI loads neither with the pack")
     if room in (*PACK_ROOMS, "door", "root") and path.name not in ("dev.py", "conftest.py"):
         for top in ("balancer", "shapes", "runner", "bench"):
             forbid({top}, "inside the pack every import is relative")
@@ -77,6 +79,9 @@ def _found(text: list[str]) -> list[tuple[str, bool, int]]:
         ("nodes/x.py", ["realcompo.shapes.host_models", "lazy comfy.samplers"], 0),
         ("nodes/x.py", ["realcompo.shapes.train.main"], 1),
         ("nodes/x.py", ["balancer.layout"], 1),
+        ("nodes/x.py", ["lazy realcompo.runner.best"], 1),
+        ("__init__.py", ["realcompo.runner"], 1),
+        ("bench/x.py", ["realcompo.runner.cluster"], 0),
         ("shapes/oracle.py", ["comfy.sd"], 1),
         ("shapes/host_models.py", ["comfy.sd"], 0),
         ("shapes/train.py", ["comfy.sd"], 0),
