@@ -431,10 +431,8 @@ def with_ray(demo: Demonstration, stages: Stages) -> None:
         return
     with Cluster(Place("local", 2), metrics=[METRIC]) as cluster:
         stages.do("two_ray_workers", lambda: whole(demo, cluster, "c"))
-        rows = read_results(demo.folder / "c")
-        pids = sorted({int(row["worker"].rpartition(":")[2]) for row in rows})
         alone = Only(cluster)
-        stages.do("scaling_ray", lambda: scaling(demo, "ray", alone, cluster, lambda: pids))
+        stages.do("scaling_ray", lambda: scaling(demo, "ray", alone, cluster, cluster.workers.pids))
 
         def kill(number: int, outcome: Outcome) -> None:
             if number == demo.size.kill_after:

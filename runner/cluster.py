@@ -36,6 +36,7 @@ class Place:
 
     ``address``: 'local' starts Ray on this machine, 'auto' or 'host:6379' or 'ray://...' joins a
     cluster. ``workers``: how many, default one per graphics card, one where there is none.
+    ``processors``: what a Ray started here may use, default all, and one for each worker.
     ``pack`` and ``comfyui``: folders on the workers' machines, default as on this one.
     """
 
@@ -43,6 +44,7 @@ class Place:
     workers: int | None = None
     pack: Path = ROOT
     comfyui: Path | None = None
+    processors: int | None = None
 
 
 def _actor() -> type:
@@ -135,21 +137,41 @@ class Workers:
     def _join(self, ray: Any) -> None:
         if ray.is_initialized():
             return
-        address = self.place.address
-        more: dict[str, Any] = {}
-        if address == "local":
-            more["include_dashboard"] = False
-            if self.place.workers:
-                more["num_cpus"] = max(self.place.workers, os.cpu_count() or 1)
-        try:
-            _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level="error", **more)
-        except Exception as error:  # of several kinds, by what does not answer
-            raise RunnerError(
-                f"There is no Ray at '{self.place.address}' ({one_line(error)}): start it with"
-                " 'ray start', or use --ray local."
-            ) from None
+        if self.place.address == "local":
+            self._start_here(ray)
+        else:
+            try:
+                _knock(self.place.address)
+                ray.init(address=self.place.address, log_to_driver=False, logging_level="error")
+            except Exception as error:  # of several kinds, by what does not answer
+                raise RunnerError(
+                    f"There is no Ray at '{self.place.address}' ({one_line(error)}): start it with"
+                    " 'ray start', or use --ray local."
+                ) from None
         self._ours = True
+
+    def _start_here(self, ray: Any) -> None:
+        processors = self.place.processors or max(self.place.workers or 1, os.cpu_count() or 1)
+        for last in (False, True):
+            try:
+                ray.init(
+                    address="local", include_dashboard=False, num_cpus=processors,
+                    log_to_driver=False, logging_level="error",
+                )  # fmt: skip
+                return
+            except Exception as error:
+                # Ray gives its own processes half a minute, which a busy machine may not manage
+                ray.shutdown()
+                if last:
+                    raise RunnerError(
+                        f"Ray does not start on this machine ({one_line(error)}): free some of its"
+                        " processor or memory, then run the same command again."
+                    ) from None
+
+    def pids(self) -> list[int]:
+        """The workers' processes, once all of them have started."""
+        self.start()
+        return _ray().get([actor.ready.remote() for actor in self._actors])
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """Call a method of the first worker's callable."""
@@ -292,8 +314,6 @@ def _cause(error: BaseException) -> str:
 
 
 def _ray() -> Any:
-    # Ray gives its own processes half a minute to start, which a busy machine may not manage.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(START_SECONDS)))
     try:
         import ray
         import ray.exceptions

@@ -14,7 +14,6 @@ import hostpack
 import pytest
 import torch
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # for a busy machine; before Ray
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is tested")
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
@@ -32,13 +31,9 @@ from realcompo.runner.run import run  # noqa: E402
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    import ray
-
     # one processor beyond the workers', for one that cannot start
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="error")
-    with Cluster(Place("local", 2), metrics=["oracle"]) as backend:
+    with Cluster(Place("local", 2, processors=3), metrics=["oracle"]) as backend:
         yield backend
-    ray.shutdown()
 
 
 def table(out: Path) -> dict[str, dict[str, Any]]:
