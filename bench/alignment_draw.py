@@ -107,15 +107,15 @@ class Job:
         self.samples += again
         self.folder, self.steps, self.tuned = folder, steps, tuple(tuned)
         folder.mkdir(parents=True, exist_ok=True)
-        self._studios: dict[tuple[str, str | None], Studio] = {}
+        self._studios: dict[tuple[str, str | None, float], Studio] = {}
 
     def studio(self, row: Row) -> Studio:
         """The realism model of a row's style, finetuned if the row says so; loaded once."""
-        pair = row.style, row.lora
-        if pair not in self._studios:
+        known = row.style, row.lora, row.until
+        if known not in self._studios:
             lora = None if row.lora is None else needed_file(row.lora, self.tuned)
-            self._studios[pair] = Studio(row.style, lora=lora)
-        return self._studios[pair]
+            self._studios[known] = Studio(row.style, lora=lora, until=row.until)
+        return self._studios[known]
 
     def asked(self, studio: Studio, seeds: Sequence[int]) -> list[Asked]:
         """Every sample's prompt, to be drawn from the noise of its seed."""
@@ -147,6 +147,8 @@ class Job:
             about = [self._weights(row), self.steps, CFG, SAMPLER, SCHEDULER, TEST_SEED, candidate]
         if row.adapted:
             about.append(asdict(SHAPES_ADAPTATION))
+        if row.until < 1.0:
+            about.append(["until", row.until])
         return self._key(name, *about)
 
     def picked_path(self, row: Row) -> Path:

@@ -9,19 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
-from .fine import LATENT, NOISE, SHAPES_FINE, refine
+from .fine import SHAPES_FINE, refine
 from .passes import counting
 from .pictures import Asked, Drawn, Studio
 
 
 def known_start(start: str) -> bool:
     """Whether pictures can be drawn again from there."""
-    return start in (NOISE, LATENT)
+    return start in SHAPES_FINE
 
 
 def fine_key(start: str) -> list[Any]:
     """What the stage's pictures depend on, beside those it starts from and their model."""
-    return [start, asdict(SHAPES_FINE)]
+    return [start, asdict(SHAPES_FINE[start])]
 
 
 def refined(
@@ -33,6 +33,6 @@ def refined(
     """
     began = time.perf_counter()
     with counting([studio.realism.model.diffusion_model]) as passes:
-        pictures = refine(studio, asked, coarse, SHAPES_FINE, start, steps=steps)
+        pictures = refine(studio, asked, coarse, SHAPES_FINE[start], start, steps=steps)
     seconds = (time.perf_counter() - began) / len(asked)
     return Drawn(pictures, passes.entered / len(asked), 0.0, 0.0, seconds)

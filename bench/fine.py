@@ -54,7 +54,11 @@ class FineSettings:
     keep: str = MASK
 
 
-SHAPES_FINE = FineSettings(attention=SHAPES_ATTENTION)
+SHAPES_FINE = {
+    NOISE: FineSettings(attention=SHAPES_ATTENTION),
+    LATENT: FineSettings(attention=SHAPES_ATTENTION, denoise=0.6),
+}
+"""By what the picture is drawn again from."""
 
 
 def layouts_of(
@@ -145,8 +149,8 @@ def refine(
             latent = studio.vae.encode(coarse[some].permute(0, 2, 3, 1))
         positive = _conditioning(chosen, layouts, studio.clip, settings)
         latents = sampler.sample(
-            noise, positive, [[empty, {}]], cfg=cfg, latent_image=latent,
-            disable_pbar=True, seed=chosen[0].seed,
+            noise, studio.tuned(positive), studio.tuned([[empty, {}]]), cfg=cfg,
+            latent_image=latent, disable_pbar=True, seed=chosen[0].seed,
         )  # fmt: skip
         pictures = studio.vae.decode(latents).permute(0, 3, 1, 2).clamp(0, 1)
         drawn[some] = pictures.to(drawn)

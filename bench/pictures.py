@@ -29,7 +29,7 @@ from ..balancer.trace import Trace
 from ..shapes.control import draw_hints
 from ..shapes.host_models import load_control, load_demo
 from ..shapes.world import Scene, make_caption
-from .tuned import with_lora
+from .tuned import lora_hooks, with_lora
 
 STEPS = 20
 CFG = 3.0
@@ -119,7 +119,7 @@ class Studio:
 
     The spatial branch follows GLIGEN boxes, or a ControlNet of the kind ``control``, on the same
     base model; ``regions`` as ``layout_of`` has it. The realism model is finetuned by the file
-    ``lora``, if one is given.
+    ``lora``, if one is given, in the first part ``until`` (0..1) of the noise schedule.
     """
 
     def __init__(
@@ -128,11 +128,15 @@ class Studio:
         control: str | None = None,
         regions: str = "boxes",
         lora: Path | None = None,
+        until: float = 1.0,
     ) -> None:
         self._kind, self._regions = control, regions
         self._control = None if control is None else load_control(control)
         self.realism, self.clip, self.vae, _ = load_demo(style, "realism")
-        if lora is not None:
+        self._hooks: Any = None
+        if lora is not None and until < 1.0:
+            self._hooks = lora_hooks(self.realism, lora, until)
+        elif lora is not None:
             self.realism = with_lora(self.realism, lora)
         self.spatial, self.spatial_clip, _, self.gligen = load_demo(style, "spatial")
         self._batch_boxes = ModelPatcher(
@@ -153,6 +157,14 @@ class Studio:
             boxes = grounded[0][1]["gligen"][2]
             asked.append(Asked(scene, first_seed + number, layout, resolve(layout), text, boxes))
         return asked
+
+    def tuned(self, conditioning: Any) -> Any:
+        """A conditioning of the realism model, with the hooks that finetune it for a part only."""
+        if self._hooks is None:
+            return conditioning
+        import comfy.hooks
+
+        return comfy.hooks.set_hooks_for_conditioning(conditioning, self._hooks)
 
     def noise(self, asked: Sequence[Asked]) -> Tensor:
         """(N, 16, 16, 16): what the host's sampler node would start from, scene by scene."""
@@ -179,8 +191,8 @@ class Studio:
             placed = {"control": control, "control_apply_to_uncond": True}
         grounded = [[positive[0][0], placed]]
         return make(
-            self.realism, self.spatial, positive, negative, grounded, negative,
-            [a.layout for a in asked], [a.tokens for a in asked], cfg, settings, **more,
+            self.realism, self.spatial, self.tuned(positive), self.tuned(negative), grounded,
+            negative, [a.layout for a in asked], [a.tokens for a in asked], cfg, settings, **more,
         )  # fmt: skip
 
     @torch.inference_mode()

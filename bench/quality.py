@@ -98,10 +98,10 @@ class Studios:
 
     def of(self, row: Row) -> tuple[Studio, list[Asked]]:
         """The pair of a row, and what is asked of it."""
-        pair = row.style, row.control, row.regions, row.lora
+        pair = row.style, row.control, row.regions, row.lora, row.until
         if pair not in self._known:
             lora = None if row.lora is None else needed_file(row.lora)
-            studio = Studio(row.style, row.control, row.regions, lora)
+            studio = Studio(row.style, row.control, row.regions, lora, row.until)
             self._known[pair] = studio, studio.ask(self.job.scenes, TEST_SEED)
         return self._known[pair]
 

@@ -46,7 +46,8 @@ class Row:
     ``regions`` says what the layout's regions are then, 'boxes' or the objects' true 'masks'.
     ``dense``: the realism model is modulated by these settings: as itself, or, ``beside`` the
     plain one, as the spatial branch, which then needs no model of its own.
-    ``lora``: the realism model is finetuned by this file of ``shapes/weights/tuned``.
+    ``lora``: the realism model is finetuned by this file of ``shapes/weights/tuned``, in the first
+    part ``until`` (0..1) of the noise schedule.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Row:
     dense: DenseSettings | None = None
     beside: bool = False
     lora: str | None = None
+    until: float = 1.0
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the row's pictures, as JSON values."""
@@ -70,6 +72,8 @@ class Row:
             shown["dense"] = {**asdict(self.dense), "beside": self.beside}
         if self.lora is not None:
             shown["lora"] = self.lora
+        if self.until < 1.0:
+            shown["until"] = self.until
         return shown
 
 

@@ -60,6 +60,24 @@ def with_lora(model: Any, path: Path) -> Any:
     return tuned
 
 
+def lora_hooks(model: Any, path: Path, until: float) -> Any:
+    """The LoRA as hooks for conditionings, at strength 1 in the first part ``until`` (0..1) of the
+    noise schedule and at 0 after it, as the host's Create Hook LoRA and Hook Keyframes make them.
+
+    Raises RealCompoError for a LoRA that does not fit ``model``.
+    """
+    import comfy.hooks
+
+    with_lora(model, path)
+    state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    hooks = comfy.hooks.create_hook_lora(state, 1.0, 0.0)
+    frames = comfy.hooks.HookKeyframeGroup()
+    frames.add(comfy.hooks.HookKeyframe(1.0, 0.0))
+    frames.add(comfy.hooks.HookKeyframe(0.0, until, guarantee_steps=0))
+    hooks.set_keyframes_on_hooks(frames)
+    return hooks
+
+
 def _layer(key: str) -> str:
     """The layer that a LoRA's tensor belongs to, with or without the host's prefix."""
     for ending in (".lora_up.weight", ".lora_down.weight", ".alpha", ".diff_b", ".diff"):

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 pytest.importorskip("comfy.samplers")
 
+import comfy.samplers  # noqa: E402
+
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.bench import alignment, alignment_draw, alignment_rewards, tuned  # noqa: E402
 from realcompo.bench import rows as quality_rows  # noqa: E402
@@ -24,6 +26,7 @@ from realcompo.bench.alignment_rows import Row, rows  # noqa: E402
 from realcompo.bench.latent_adaptation import Adaptation, adapted  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
 from realcompo.bench.quality import Job as QualityJob  # noqa: E402
+from realcompo.bench.rows import fixed  # noqa: E402
 from realcompo.bench.statistics import Bootstrap, Gaussian, RowResult  # noqa: E402
 from realcompo.shapes.pairs import held_out_pairs, pair_scenes, training_pairs  # noqa: E402
 from realcompo.shapes.render import render  # noqa: E402
@@ -327,3 +330,28 @@ def test_a_small_table_end_to_end_says_what_it_lacks(tmp_path: Path, monkeypatch
 def test_unknown_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         alignment.main(["--work", str(tmp_path), "--rows", "nothing"])
+
+
+@torch.inference_mode()
+def test_a_lora_in_force_for_a_part_is_one_sampler_after_the_other() -> None:
+    """As a user's two KSampler (Advanced) would have it: the tuned model's steps, then the plain
+    model's."""
+    steps, first, file = 6, 2, tuned.needed_file("sepen-realistic")
+    partly, wholly, plain = Studio(lora=file, until=0.3), Studio(lora=file), Studio()
+    scenes = pair_scenes(training_pairs(), 2, 3)
+    told = [s.draw(s.ask(scenes, 5), fixed(1.0), steps=steps) for s in (partly, wholly, plain)]
+    sigmas = comfy.samplers.KSampler(
+        plain.realism, steps=steps, device=plain.realism.load_device, sampler="euler",
+        scheduler="normal", denoise=1.0, model_options={},
+    ).sigmas  # fmt: skip
+    asked = plain.ask(scenes, 5)
+    x, noise = torch.zeros_like(plain.noise(asked)), plain.noise(asked)
+    for studio, part in ((wholly, sigmas[: first + 1]), (plain, sigmas[first:])):
+        guider = studio.guider(asked, fixed(1.0))
+        euler = comfy.samplers.sampler_object("euler")
+        x = guider.sample(noise, x, euler, part, disable_pbar=True, seed=5)
+        noise = torch.zeros_like(noise)
+    expected = plain.vae.decode(x).permute(0, 3, 1, 2).clamp(0, 1)
+    assert torch.allclose(told[0].pictures, expected, atol=1e-5)
+    for other in told[1:]:
+        assert (told[0].pictures - other.pictures).abs().max() > 0.05

@@ -65,7 +65,7 @@ def by_nodes(studio, one, picture, settings, start):
 @torch.inference_mode()
 def test_a_batch_is_what_the_nodes_make_of_each_scene(given, start) -> None:
     studio, asked, coarse = given
-    settings = fine.SHAPES_FINE
+    settings = fine.SHAPES_FINE[start]
     drawn = fine.refine(studio, asked, coarse, settings, start, steps=STEPS, batch=2)
     assert drawn.shape == coarse.shape
     for number, one in enumerate(asked):
