@@ -8,6 +8,7 @@ from typing import Any
 
 from ..balancer.modulation import DenseSettings
 from ..balancer.settings import BalancerSettings, preset
+from .alignment_rows import REFL_UNTIL, SEPEN_UNTIL
 
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.2, 0.25, 0.3, 0.4)
@@ -15,8 +16,9 @@ MASK_SWITCH = (0.4,)
 MATCHED_SWITCH = (0.6,)
 STYLES = ("sketch", "neon")
 CONTROLS = ("segmentation", "keypoints")
-# Finetuning methods: Separate-and-Enhance, and the caption reward by ReFL.
-TUNED = ("sepen", "refl")
+# Finetuning methods: Separate-and-Enhance, and the caption reward by ReFL, with the part of the
+# noise schedule that the LoRA is in force in, as in the alignment table.
+TUNED = {"sepen": SEPEN_UNTIL, "refl": REFL_UNTIL}
 # Whether the committed table has the rows of ``dense_rows``; set together with that table.
 DENSE_IN_TABLE = True
 # The same for the rows of ``tuned_rows``.
@@ -158,7 +160,10 @@ def dense_rows(dense: DenseSettings = SHAPES_DENSE) -> list[Row]:
 def tuned_rows() -> list[Row]:
     """RealCompo with a realism branch that was finetuned for what its prompts ask for."""
     main = preset("equilibrium")
-    return [Row(f"{name}+realcompo", main, lora=f"{name}-realistic") for name in TUNED]
+    return [
+        Row(f"{name}+realcompo", main, lora=f"{name}-realistic", until=until)
+        for name, until in TUNED.items()
+    ]
 
 
 def known_rows(steps: int) -> list[Row]:
