@@ -15,6 +15,10 @@ GROUPS = {
     "After RealignDiff": lambda m: m.startswith("realign-"),
     "Other methods": lambda m: True,
 }
+COARSE = {
+    BEST: "best_of_fine", f"{BEST}-likelihood": "likelihood_fine", REFL: "refl_fine",
+}  # fmt: skip
+"""Rows of the coarse stage that have one with the fine stage after it, and those rows' claims."""
 GAIN, KEPT, AS_DIVERSE = 0.08, 0.95, 0.90
 ABOUT = (
     "Two objects of a pair that no finetuning saw; prompts without boxes. *present*: objects asked "
@@ -47,11 +51,16 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
     if fine is not None:
         told += _gains(bootstrap, fine, base, "fine", ("binding", "bound", "present"))
         told += _kept(bootstrap, fine, base, "fine")
-    for method, name in ((REFL, "coarse_fine"), (BEST, "best_of_fine")):
+    # by either start of the fine stage: from the coarse latent, as both rows have it, or from noise
+    alone = {"fine": fine, "fine_from_noise": named.get(f"{FINE}-noise")}
+    for method, name in COARSE.items():
         both, coarse = named.get(f"{method}+fine"), named.get(method)
-        if both is not None and coarse is not None and fine is not None:
-            told += _over(bootstrap, both, coarse, f"{name}_over_coarse")
-            told += _over(bootstrap, both, fine, f"{name}_over_fine")
+        if both is None:
+            continue
+        for end, one in {"coarse": coarse, **alone}.items():
+            if one is not None:
+                told.append(_over(bootstrap, both, one, f"{name}_over_{end}"))
+        told += _kept(bootstrap, both, base, name)
     return told
 
 
@@ -115,15 +124,13 @@ def _kept(bootstrap: Bootstrap, row: RowResult, base: RowResult, name: str) -> l
     return told
 
 
-def _over(bootstrap: Bootstrap, both: RowResult, one: RowResult, name: str) -> list[Claim]:
+def _over(bootstrap: Bootstrap, both: RowResult, one: RowResult, name: str) -> Claim:
     """Two stages against one of them, by binding, which asks for all objects and attributes."""
     present = estimate_dict(bootstrap.difference(both, one, "present"))
-    return [
-        Claim.judged(
-            name, bootstrap.difference(both, one, "binding"), 0.0, ">=", metric="binding",
-            present_difference=present,
-        )
-    ]  # fmt: skip
+    return Claim.judged(
+        name, bootstrap.difference(both, one, "binding"), 0.0, ">=", metric="binding",
+        present_difference=present,
+    )  # fmt: skip
 
 
 def notes(missing: Mapping[str, str]) -> str:

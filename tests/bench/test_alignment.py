@@ -297,7 +297,7 @@ def test_fine_after_coarse_is_held_against_each_alone() -> None:
     told = [result(name, present, 0.7) for name, present in names.items()]
     bootstrap = Bootstrap(told[0].objects, {"realistic": Gaussian(np.zeros(4), np.eye(4))}, 200)
     found = {claim.name: claim for claim in claims(bootstrap, told)}
-    assert found["coarse_fine_over_coarse"].met and found["coarse_fine_over_fine"].met
+    assert found["refl_fine_over_coarse"].met and found["refl_fine_over_fine"].met
     assert found["fine_gain"].extra["metric"] == "binding"
     assert "best_of_fine_over_coarse" not in found
 
