@@ -322,6 +322,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-quality",
                         help="folder of finished rows; goes on from what is there")  # fmt: skip
     parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--reference", type=int,
+                        help="drawings that the realism distance is measured to")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="these methods only, no report is written")
     parser.add_argument("--quick", action="store_true",
                         help="six rows, 16 scenes, 15 steps; into --work")  # fmt: skip
@@ -339,7 +341,8 @@ def main(argv: list[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     scenes, steps, others = choice.scenes, STEPS, SCHEDULE_SCENES
     if choice.quick:
-        scenes, steps, others = min(scenes, QUICK_SCENES), QUICK_STEPS, QUICK_SCENES
+        scenes = others = min(scenes, QUICK_SCENES)
+        steps = QUICK_STEPS
         if choice.out == parser.get_default("out"):
             choice.out = choice.work / "quick"
     job = job_of(scenes, steps, others, choice.work)
@@ -368,6 +371,7 @@ def main(argv: list[str]) -> int:
     make(rows)
     wait_for(job, rows)
     command = " ".join(["python dev.py bench quality", *(["--quick"] if choice.quick else [])])
-    write_report(job, rows, choice.out, command, REFERENCE // (8 if choice.quick else 1), RESAMPLES)
+    drawings = choice.reference or REFERENCE // (8 if choice.quick else 1)
+    write_report(job, rows, choice.out, command, drawings, RESAMPLES)
     print(f"Table, JSON and figures are in {choice.out}")
     return 0
