@@ -190,3 +190,22 @@ def test_a_cluster_that_is_not_there_is_told() -> None:
     ray.shutdown()
     with pytest.raises(RunnerError, match="There is no Ray at '127.0.0.1:1'"):
         Workers(Place("127.0.0.1:1"), "runner.host:GraphWorker", {}).start()
+
+
+@pytest.mark.parametrize("name", ["quality", "alignment"])
+def test_the_tables_tell_it_too(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib
+
+    bench = importlib.import_module(f"realcompo.bench.{name}")
+    threads = torch.get_num_threads()
+    small = ["--work", str(tmp_path), "--rows", "realism", "--scenes", "2"]
+    with pytest.raises(SystemExit):
+        bench.main([*small, "--ray", "127.0.0.1:1", "--workers", "2"])
+    assert "There is no Ray at '127.0.0.1:1'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench.main([*small, "--ray", "local", "--workers", "0"])
+    assert "--workers: 0 is less than 1" in capsys.readouterr().err
+    torch.set_num_threads(threads)
+    assert not list(tmp_path.glob("*.npz"))
