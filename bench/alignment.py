@@ -18,13 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..runner.errors import RunnerError
 from .alignment_draw import PROMPTS, SCENES, BusyError, Job
 from .alignment_report import ABOUT, GROUPS, claims, notes
 from .alignment_rows import SHEET, SHEETS_OF_STYLES, STYLES, Row, known_rows, rows
+from .alignment_workers import make_stages_on
 from .figures import contact_sheet
 from .pictures import STEPS, layout_of
 from .report import as_document, commit, markdown_table, write_whole
 from .statistics import METRICS, Bootstrap, RowResult, summarise
+from .workers import add_arguments, place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE, RESAMPLES = 2048, 1000
@@ -110,6 +113,7 @@ def main(argv: list[str]) -> int:
                         help="drawings that the Frechet distance is measured to")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="these methods only, no report is written")
     parser.add_argument("--threads", type=int, default=1)
+    add_arguments(parser, "stages, such as one candidate of best-of-4,")
     choice = parser.parse_args(argv)
     torch.set_num_threads(choice.threads)
     # one progress bar or loading notice per batch is noise here
@@ -127,6 +131,11 @@ def main(argv: list[str]) -> int:
     for method, why in missing.items():
         print(f"{method:26} left out: {why}", flush=True)
     chosen = [row for row in chosen if row.method not in missing]
+    if (place := place_of(choice)) is not None:
+        try:
+            make_stages_on(job, chosen, place, choice.threads)
+        except RunnerError as error:
+            parser.error(str(error))
     make_rows(job, chosen)
     if choice.rows:
         return 1 if missing else 0

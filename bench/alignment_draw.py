@@ -81,6 +81,21 @@ class Stage:
             return cls(pictures, stored["seeds"], *costs)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stage that a row needs: its file, the files of the stages that it starts from, and how it
+    is made from them."""
+
+    path: Path
+    needs: tuple[Path, ...]
+    make: Callable[[], Stage]
+
+
+def loaded(paths: Sequence[Path]) -> list[Stage]:
+    """Stages from their files."""
+    return [Stage.load(path) for path in paths]
+
+
 class Job:
     """A run's scenes, its studios, and the folder that its stages go to.
 
@@ -96,6 +111,12 @@ class Job:
         steps: int = STEPS,
         tuned: Sequence[Path] = (),
     ) -> None:
+        where = tuple(path.resolve() for path in tuned)
+        self.about: dict[str, Any] = {
+            "scenes": scenes, "prompts": prompts, "repeats": repeats, "steps": steps,
+            "tuned": where,
+        }  # fmt: skip
+        """What makes the same job in another folder."""
         self.scenes: list[Scene] = pair_scenes(held_out_pairs(), scenes, TEST_SEED)
         self.samples: list[Sample] = [(number, 0) for number in range(scenes)]
         prompts = min(prompts, scenes)
@@ -181,32 +202,33 @@ class Job:
             return f"there is no fine stage from '{row.fine}'"
         return None
 
+    def parts(self, row: Row) -> list[Part]:
+        """The row's stages, each after those that it starts from."""
+        make = "_drawings" if row.drawings else "_sampled"
+
+        def drawn(candidate: int) -> Callable[[], Stage]:
+            return lambda: getattr(self, make)(row, candidate)
+
+        first = [self.drawn_path(row, candidate) for candidate in range(row.best_of)]
+        found = [Part(path, (), drawn(candidate)) for candidate, path in enumerate(first)]
+        kept, path = self.picked_path(row), self.path(row)
+        if row.best_of > 1:
+            found.append(Part(kept, tuple(first), lambda: self._best(row, loaded(first))))
+        if row.fine is not None:
+            found.append(Part(path, (kept,), lambda: self._refined(row, Stage.load(kept))))
+        return found
+
     def make(self, row: Row) -> Stage:
         """The row's pictures, drawn if they are not there yet; BusyError if another process is at
         a stage of theirs."""
-        if row.fine is None:
-            return self._picked(row)
-        coarse = self._picked(row)
-        return self._stage(self.path(row), lambda: self._refined(row, coarse))
-
-    def _stage(self, path: Path, make: Callable[[], Stage]) -> Stage:
-        if not path.exists():
-            with claimed(path) as ours:
-                if not ours:
-                    raise BusyError(path.name)
-                make().save(path)
+        for part in self.parts(row):
+            if not part.path.exists():
+                with claimed(part.path) as ours:
+                    if not ours:
+                        raise BusyError(part.path.name)
+                    part.make().save(part.path)
         # always from the file: another process would see bytes, too
-        return Stage.load(path)
-
-    def _picked(self, row: Row) -> Stage:
-        if row.best_of == 1:
-            return self._drawn(row, 0)
-        every = [self._drawn(row, candidate) for candidate in range(row.best_of)]
-        return self._stage(self.picked_path(row), lambda: self._best(row, every))
-
-    def _drawn(self, row: Row, candidate: int) -> Stage:
-        make = self._drawings if row.drawings else self._sampled
-        return self._stage(self.drawn_path(row, candidate), lambda: make(row, candidate))
+        return Stage.load(self.path(row))
 
     def _sampled(self, row: Row, candidate: int) -> Stage:
         seeds = self.seeds(candidate)

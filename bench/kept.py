@@ -70,3 +70,10 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     with part.open("wb") as file:
         np.savez(file, **arrays)
     os.replace(part, path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file of ready bytes, never half a one."""
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    os.replace(part, path)

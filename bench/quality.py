@@ -14,7 +14,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from .rows import CONTROL_SHEET, CONTROLS, QUICK_ROWS, QUICK_STEPS, SHEET, Row, 
 from .schedule import Schedule, ScheduledGuider, mean_schedule
 from .statistics import Bootstrap, Gaussian, RowResult, summarise
 from .tuned import file_hash, lora_file, needed_file
+from .workers import HOST_ARGUMENTS, add_arguments, place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TEST_SEED, TUNING_SEED = 20_261_122, 777
@@ -222,21 +222,14 @@ def make_rows_on(
     rows: Sequence[Row],
     place: Place,
     threads: int,
-    arguments: Sequence[str] = ("--cpu", "--use-pytorch-cross-attention"),
+    arguments: Sequence[str] = HOST_ARGUMENTS,
 ) -> None:
-    """The same by Ray workers, with ``arguments`` for ComfyUI (default: as ``tools/run.py`` starts
-    it here); see ``bench/quality_workers.py``."""
+    """The same by Ray workers, with ``arguments`` for ComfyUI; see ``bench/quality_workers.py``."""
     job.folder.mkdir(parents=True, exist_ok=True)
     missing = [row for row in rows if not job.drawn(row).exists()]
-    with ExitStack() as stack:
-        mine = [row for row in missing if stack.enter_context(claimed(job.drawn(row)))]
-        for row, drawn in drawn_by_workers(job, mine, place, threads, arguments):
-            save_drawn(job.drawn(row), drawn)
-            print_row(scored(job, row))
-            for other in mine:  # those that are still under way are not given up
-                lock = job.drawn(other).with_suffix(".lock")
-                if lock.exists():
-                    lock.touch()
+    for row, drawn in drawn_by_workers(job, missing, place, threads, arguments):
+        save_drawn(job.drawn(row), drawn)
+        print_row(scored(job, row))
 
 
 def scored(job: Job, row: Row) -> RowResult:
@@ -329,13 +322,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-quality",
                         help="folder of finished rows; goes on from what is there")  # fmt: skip
     parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--reference", type=int,
+                        help="drawings that the realism distance is measured to")  # fmt: skip
     parser.add_argument("--rows", nargs="+", help="these methods only, no report is written")
     parser.add_argument("--quick", action="store_true",
                         help="six rows, 16 scenes, 15 steps; into --work")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--ray", metavar="ADDRESS",
-                        help="draw rows by workers of a Ray cluster, or a local one")  # fmt: skip
-    parser.add_argument("--workers", type=int, metavar="N", help="Ray workers")
+    add_arguments(parser, "rows")
     checkpoints.add_arguments(parser)
     choice = parser.parse_args(argv)
     if checkpoints.wanted(choice):
@@ -348,16 +341,18 @@ def main(argv: list[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     scenes, steps, others = choice.scenes, STEPS, SCHEDULE_SCENES
     if choice.quick:
-        scenes, steps, others = min(scenes, QUICK_SCENES), QUICK_STEPS, QUICK_SCENES
+        scenes = others = min(scenes, QUICK_SCENES)
+        steps = QUICK_STEPS
         if choice.out == parser.get_default("out"):
             choice.out = choice.work / "quick"
     job = job_of(scenes, steps, others, choice.work)
 
     def make(rows: Sequence[Row]) -> None:
-        if not choice.ray:
+        place = place_of(choice)
+        if place is None:
             return make_rows(job, rows)
         try:
-            make_rows_on(job, rows, Place(choice.ray, choice.workers), choice.threads)
+            make_rows_on(job, rows, place, choice.threads)
         except RunnerError as error:
             parser.error(str(error))
 
@@ -376,6 +371,7 @@ def main(argv: list[str]) -> int:
     make(rows)
     wait_for(job, rows)
     command = " ".join(["python dev.py bench quality", *(["--quick"] if choice.quick else [])])
-    write_report(job, rows, choice.out, command, REFERENCE // (8 if choice.quick else 1), RESAMPLES)
+    drawings = choice.reference or REFERENCE // (8 if choice.quick else 1)
+    write_report(job, rows, choice.out, command, drawings, RESAMPLES)
     print(f"Table, JSON and figures are in {choice.out}")
     return 0

@@ -35,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--map", action="append", default=[], metavar="COLUMN=NODE.INPUT",
                        help="input that a column fills, if its name does not say it; may be"
                        " repeated, also for one column; COLUMN= for none")  # fmt: skip
-    found.add_argument("--repeat", type=_positive, default=1, metavar="N",
+    found.add_argument("--repeat", type=positive, default=1, metavar="N",
                        help="draw each row N times, with seeds that follow its own")  # fmt: skip
-    found.add_argument("--limit", type=_positive, metavar="N", help="the first N rows only")
+    found.add_argument("--limit", type=positive, metavar="N", help="the first N rows only")
     found.add_argument("--metric", action="append", default=[], metavar="MODULE:FUNCTION",
                        help="numbers of each row's pictures: a function of (pictures, row), also"
                        " as FILE.py:FUNCTION, or 'oracle' for the demo models")  # fmt: skip
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
                        help="how long to wait when no server answers")  # fmt: skip
     place.add_argument("--ray", metavar="ADDRESS",
                        help="a Ray cluster: host:6379, auto, or local (started here)")  # fmt: skip
-    place.add_argument("--workers", type=_positive, metavar="N",
+    place.add_argument("--workers", type=positive, metavar="N",
                        help="Ray workers; default: one per graphics card")  # fmt: skip
     place.add_argument("--there-pack", type=Path, help="this pack's folder on Ray's machines")
     place.add_argument("--there-comfyui", type=Path, help="ComfyUI's folder on Ray's machines")
@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of things on a command line, 1 or more."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")

@@ -65,10 +65,15 @@ def _chosen(batches: Sequence[Any], where: str, places: list[int], group: int | 
 
 
 def _blocked() -> Any:
-    """What keeps nodes from running, without a complaint."""
-    # not at the top: hosts without an executor of their own do not have it
-    from comfy_execution.graph_utils import ExecutionBlocker
+    """What keeps nodes from running, without a complaint.
 
+    None where the host has no executor of its own and so no blocker (ComfyUI's bare modules): a
+    node behind it fails there, and says what it lacks.
+    """
+    try:
+        from comfy_execution.graph_utils import ExecutionBlocker
+    except ModuleNotFoundError:
+        return None
     return ExecutionBlocker(None)
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import comfy.model_management
-import comfy.samplers
 import comfy.sd1_clip
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from .inputs import require_clip, require_model
 from .lora_file import LoraModel
 from .session import Encoded, Session, encode, require_trainable
 from .training import ON_CANCEL, train
+from .walk import noise_levels, predicted, walk, with_guidance
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class CaptionReward:
         self._load(session)
         modules = (self._picture.module, self._captioner.module)
         with ordinary_weights(modules, self._known):
-            tuned = _predict(session, x, sigma, asked)
-            clean = self._guided(session, x, sigma, tuned)
+            tuned = predicted(session, x, sigma, asked)
+            clean = with_guidance(session, x, sigma, tuned, settings.cfg, self._empty)
             reward = self._captioner.likelihood(
                 self._picture(session.model, clean),
                 [self._texts[index] for index in chosen],
@@ -144,7 +144,7 @@ class CaptionReward:
         if settings.keep:
             # what late steps teach changes the early ones as well, which decide what is where
             x, sigma = before
-            tuned = _predict(session, x, sigma, asked)
+            tuned = predicted(session, x, sigma, asked)
             far = _distance(session, x, sigma, asked, tuned)
             session.backward(settings.keep * far / 2, distance=(told["distance"] + far) / 2)
 
@@ -162,34 +162,18 @@ class CaptionReward:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Latents and noise levels at a random late step, and at a random step before it."""
         settings = self._settings
-        steps = settings.sampling_steps
-        levels = comfy.samplers.calculate_sigmas(session.sampling, settings.scheduler, steps)
-        levels = levels.to(session.device)
+        levels = noise_levels(session, settings.scheduler, settings.sampling_steps)
         steps = len(levels) - 1
         low = min(int(settings.start * steps), steps - 1)
         high = max(low + 1, min(round(settings.end * steps), steps))
         draw = session.generator
         stop = int(torch.randint(low, high, (1,), generator=draw))
         early = int(torch.randint(0, stop + 1, (1,), generator=draw))
-        channels = session.model.latent_format.latent_channels
-        noise = session.randn(len(asked), channels, *session.size)
-        blank = torch.zeros_like(noise)
-        x = session.sampling.noise_scaling(levels[0], noise, blank, True)
-        before = (x, levels[0].expand(len(asked)))
-        for place in range(stop):
-            sigma = levels[place].expand(len(asked))
-            if place == early:
-                before = (x, sigma)
-            clean = self._guided(session, x, sigma, _predict(session, x, sigma, asked))
-            x = clean + (x - clean) * (levels[place + 1] / levels[place])
-        return x, levels[stop].expand(len(asked)), before
-
-    def _guided(self, session: Session, x: Tensor, sigma: Tensor, told: Tensor) -> Tensor:
-        if self._empty is None:
-            return told
-        with torch.no_grad():
-            free = _predict(session, x, sigma, [self._empty] * len(x))
-        return free + self._settings.cfg * (told - free)
+        way = list(walk(session, asked, levels, settings.cfg, self._empty, stop))
+        # drawn onto the late step itself, the other one is the pure noise
+        places = stop, early if early < stop else 0
+        late, before = ((way[n], levels[n].expand(len(asked))) for n in places)
+        return *late, before
 
     def _load(self, session: Session) -> None:
         """All three models at once: the host may have sent two of them away for the first."""
@@ -199,18 +183,12 @@ class CaptionReward:
             self._ready = True
 
 
-def _predict(session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded]) -> Tensor:
-    told = session.predict(x, sigma, asked)
-    assert told is not None
-    return told
-
-
 def _distance(
     session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded], tuned: Tensor
 ) -> Tensor:
     """Mean square of what training changed in the predicted noise."""
     with session.frozen():
-        frozen = _predict(session, x, sigma, asked)
+        frozen = predicted(session, x, sigma, asked)
     # predictions are of the clean latent; the noise differs by this over sigma
     return ((tuned - frozen) / sigma[:, None, None, None]).square().mean()
 

@@ -51,11 +51,25 @@ def guided(
     empty: Encoded | None,
 ) -> Tensor:
     """The prediction of the clean latent with classifier-free guidance, in autograd's graph."""
-    told = session.predict(x, sigma, asked)
-    assert told is not None
+    return with_guidance(session, x, sigma, predicted(session, x, sigma, asked), cfg, empty)
+
+
+def with_guidance(
+    session: Session, x: Tensor, sigma: Tensor, told: Tensor, cfg: float, empty: Encoded | None
+) -> Tensor:
+    """``told``, the prompts' prediction at ``x``, with classifier-free guidance.
+
+    The unconditional prediction is outside autograd's graph. ``told`` itself at ``cfg`` 1.
+    """
     if cfg <= 1.0 or empty is None:
         return told
     with torch.no_grad():
-        free = session.predict(x, sigma, [empty] * len(x))
-    assert free is not None
+        free = predicted(session, x, sigma, [empty] * len(x))
     return free + cfg * (told - free)
+
+
+def predicted(session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded]) -> Tensor:
+    """The prediction of the clean latent by a whole pass; one prompt per sample."""
+    told = session.predict(x, sigma, asked)
+    assert told is not None
+    return told

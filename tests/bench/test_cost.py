@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ RESULTS = ROOT / "bench" / "results" / "cost.json"
 @pytest.fixture(scope="module")
 def small() -> cost_networks.Pair:
     return cost_networks.QUICK["small-gligen"].small()
+
+
+@pytest.fixture(scope="module")
+def measured(small) -> Callable[..., cost_runs.Run]:
+    """A run of the small pair, made once however many tests look at it; copies of one object."""
+    made: dict[str, cost_runs.Run] = {}
+
+    def run(*arguments: Any, **options: Any) -> cost_runs.Run:
+        key = repr((arguments, options))
+        if key not in made:
+            made[key] = cost_runs.measure(small, *arguments, **options)
+        return copy.deepcopy(made[key])
+
+    return run
 
 
 def test_a_hollow_pass_of_true_sd15_has_the_known_number_of_operations() -> None:
@@ -60,9 +76,11 @@ def test_a_hollow_probe_of_true_sd15_stops_half_way_and_keeps_what_it_must() -> 
 
 
 @pytest.mark.parametrize("largest", [hollow.LARGEST, 2000])
-def test_a_hollow_run_counts_what_a_computed_run_counts(small, largest, monkeypatch) -> None:
+def test_a_hollow_run_counts_what_a_computed_run_counts(
+    small, measured, largest, monkeypatch
+) -> None:
     """Every step of the real guider, GLIGEN, probes and backwards included."""
-    computed = cost_runs.measure(small, cost_runs.PAPER, 3, hollow=False)
+    computed = measured(cost_runs.PAPER, 3, hollow=False)
     original = hollow.Hollow.__init__
     monkeypatch.setattr(hollow.Hollow, "__init__", lambda self, _: original(self, largest))
     empty = cost_runs.measure(small, cost_runs.PAPER, 3)
@@ -102,21 +120,21 @@ def test_kept_activations_are_counted_once_and_without_weights() -> None:
 
 
 @pytest.mark.parametrize("method", [cost_runs.PAPER, cost_runs.EQUILIBRIUM, cost_runs.FLOOR])
-def test_the_guider_tells_what_an_independent_counter_counts(small, method) -> None:
-    run = cost_runs.measure(small, method, 5, flops=False)
+def test_the_guider_tells_what_an_independent_counter_counts(measured, method) -> None:
+    run = measured(method, 5, flops=False)
     assert run.trace is not None
     assert run.total("finished") == run.trace["forwards"]
     assert run.total("entered") == run.trace["forwards"] + run.trace["partial_forwards"]
     assert run.total("backward") == run.trace["backwards"]
 
 
-def test_runs_that_disagree_are_not_composed(small) -> None:
-    short = cost_runs.measure(small, cost_runs.PAPER, 3)
-    whole = cost_runs.measure(small, cost_runs.PAPER, 5, flops=False)
+def test_runs_that_disagree_are_not_composed(measured) -> None:
+    short = measured(cost_runs.PAPER, 3)
+    whole = measured(cost_runs.PAPER, 5, flops=False)
     cost = cost_runs.compose(short, whole)
     assert cost.steps == {"spatial": 2, "balance": 3}
     assert cost.total == 2 * cost.flops["spatial"] + 3 * cost.flops["balance"]
-    other = cost_runs.measure(small, cost_runs.EVERY_2, 5, flops=False)
+    other = measured(cost_runs.EVERY_2, 5, flops=False)
     with pytest.raises(RuntimeError, match="phases"):
         cost_runs.compose(short, other)
     whole.steps[-1].passes["finished"] += 1

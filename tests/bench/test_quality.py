@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+# Fewer scenes and drawings than the bench's own quick run: what is asserted has room to spare.
+SCENES = 6
+QUICK = ["--quick", "--scenes", str(SCENES), "--reference", "128"]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("quality")
     threads = torch.get_num_threads()
-    assert main(["--quick", "--work", str(folder), "--out", str(folder / "out")]) == 0
+    assert main([*QUICK, "--work", str(folder), "--out", str(folder / "out")]) == 0
     torch.set_num_threads(threads)
     return folder
 
@@ -62,12 +66,12 @@ def test_cost_is_counted(rows) -> None:
 
 
 def test_the_control_has_our_shares_and_no_gradient(folder, rows) -> None:
-    from realcompo.bench.quality import QUICK_SCENES, QUICK_STEPS, TEST_SEED, Job, Studios
+    from realcompo.bench.quality import QUICK_STEPS, TEST_SEED, Job, Studios
     from realcompo.bench.rows import table
     from realcompo.shapes.world import make_scenes
 
     scenes = make_scenes(2, torch.Generator().manual_seed(TEST_SEED))
-    job = Job(scenes, folder, QUICK_STEPS, QUICK_SCENES)
+    job = Job(scenes, folder, QUICK_STEPS, SCENES)
     (row,) = (row for row in table(QUICK_STEPS) if row.method == "control")
     schedule = Studios(job).schedule(row)
     assert len(schedule.inside) == len(schedule.outside) == QUICK_STEPS
@@ -84,7 +88,7 @@ def test_a_second_run_draws_nothing(folder, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(quality.Studios, "draw", refuse)
     before = (folder / "out" / "quality.json").read_bytes()
-    quality.main(["--quick", "--work", str(folder), "--out", str(folder / "out")])
+    quality.main([*QUICK, "--work", str(folder), "--out", str(folder / "out")])
     assert (folder / "out" / "quality.json").read_bytes() == before
 
 

@@ -49,8 +49,11 @@ def model():
 @pytest.fixture(autouse=True)
 def _outputs(tmp_path, monkeypatch) -> None:
     import folder_paths
+    import headless
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    if not hasattr(folder_paths, "set_output_directory"):  # a headless copy cannot name files
+        monkeypatch.setattr(folder_paths, "get_save_image_path", headless.save_image_path)
 
 
 def finetune(model, prompts=PROMPTS, clip=None, latents=None, where=None, **changes):
