@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .fine import SHAPES_FINE, refine
+from .fine import LATENT, PLAIN, SHAPES_FINE, refine
 from .passes import counting
 from .pictures import Asked, Drawn, Studio
 
@@ -33,6 +33,7 @@ def refined(
     """
     began = time.perf_counter()
     with counting([studio.realism.model.diffusion_model]) as passes:
-        pictures = refine(studio, asked, coarse, SHAPES_FINE[start], start, steps=steps)
+        place = LATENT if start == PLAIN else start
+        pictures = refine(studio, asked, coarse, SHAPES_FINE[start], place, steps=steps)
     seconds = (time.perf_counter() - began) / len(asked)
     return Drawn(pictures, passes.entered / len(asked), 0.0, 0.0, seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .alignment_rows import BEST, FINE, REFL, SEPEN, STYLES
+from .alignment_rows import AGAIN, BEST, FINE, REFL, SEPEN, STYLES
 from .report import Claim, estimate_dict
 from .statistics import DISTANCE, Bootstrap, Estimate, RowResult
 
@@ -43,7 +43,9 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
     base = named.get("realism")
     if base is None:
         return told
-    for method, name in ((BEST, "realign_best_of"), (REFL, "realign_refl")):
+    for method, name in (
+        (BEST, "realign_best_of"), (REFL, "realign_refl"), (f"{REFL}-all-steps", "refl_all_steps")
+    ):  # fmt: skip
         if (row := named.get(method)) is not None:
             told += _gains(bootstrap, row, base, name)
             told += _kept(bootstrap, row, base, name)
@@ -53,6 +55,13 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
         told += _kept(bootstrap, fine, base, "fine")
     # by either start of the fine stage: from the coarse latent, as both rows have it, or from noise
     alone = {"fine": fine, "fine_from_noise": named.get(f"{FINE}-noise")}
+    for method, again, name in (
+        (FINE, AGAIN, "fine"),
+        (f"{BEST}+fine", f"{BEST}+again", "best_of_fine"),
+    ):
+        both, plain = named.get(method), named.get(again)
+        if both is not None and plain is not None:
+            told.append(_over(bootstrap, both, plain, f"{name}_over_drawn_again"))
     for method, name in COARSE.items():
         both, coarse = named.get(f"{method}+fine"), named.get(method)
         if both is None:

@@ -10,6 +10,8 @@ STYLES = {"realistic": "", "sketch": "-sketch", "neon": "-neon"}
 TUNED = "refl-realistic"
 """The LoRA that the captioner's reward trained."""
 SEPEN, REFL, BEST, FINE = "sepen", "realign-refl", "realign-best-of-4", "realign-fine"
+AGAIN = "realign-again"
+"""No fine stage, but drawn again from the latent as it does: what the second drawing alone does."""
 SEPEN_PARTS = ("to-k", "to-k-sep-only", "to-k-en-only", "to-v")
 """Separate-and-Enhance on keys, as in the paper, also with one loss only; and on values."""
 CANDIDATES = 4
@@ -25,9 +27,10 @@ class Row:
     """One row: how a picture of a prompt comes about.
 
     ``style``: whose realism model. ``lora``: name of the LoRA that finetuned it, in force in the
-    first part ``until`` (0..1) of the noise schedule. ``best_of``: as
-    many pictures are drawn, and the one of the highest ``reward`` is kept. ``fine``: the kept
-    picture goes through the fine stage, drawn again from its own 'noise' or from its 'latent'.
+    first part ``until`` (0..1) of the noise schedule. ``best_of``: as many pictures are drawn, and
+    the one of the highest ``reward`` is kept. ``fine``: the kept picture goes through the fine
+    stage, drawn again from its own 'noise' or from its 'latent'; or, for comparison, it is drawn
+    again from its latent by the 'plain' prompt.
     ``drawings``: no model at all but what it was trained on, drawings of such scenes after the
     codec; what the figures would be at best. ``adapted``: no finetuning; the latent is moved by
     Separate-and-Enhance's losses while it is drawn.
@@ -90,6 +93,8 @@ def rows() -> list[Row]:
         _best(f"{BEST}+fine", "caption", fine="latent"),
         _best(f"{BEST}-likelihood+fine", "likelihood", fine="latent"),
         _best(f"{BEST}+fine-noise", "caption", fine="noise"),
+        Row(AGAIN, fine="plain"),
+        _best(f"{BEST}+again", "caption", fine="plain"),
         Row(f"{REFL}+fine", lora=TUNED, until=REFL_UNTIL, fine="latent"),
     ]
     return found + (more_rows() if MORE_IN_TABLE else [])

@@ -30,6 +30,8 @@ from ..shapes.oracle import detect_masks
 from .pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
 
 NOISE, LATENT = "noise", "latent"
+PLAIN = "plain"
+"""A mode without a fine stage: the picture is drawn again by its prompt alone."""
 FRESH = 1 << 30
 """Added to a scene's seed where noise is put on its coarse latent."""
 # Chosen on pairs that are not held out: the demo's models settle things later than SD does, and
@@ -41,9 +43,9 @@ SHAPES_ATTENTION = DenseSettings(cross_strength=1.0, self_strength=0.0, end_frac
 class FineSettings:
     """One recipe of the fine stage.
 
-    ``attention`` and ``mode`` as RealCompo Re-weighted Attention has them, ``missing`` as RealCompo
-    Dense Captions; ``denoise`` (0..1) counts where the start is the coarse latent. ``nouns``: the
-    detector says the shape only, as one that knows no colours does.
+    ``attention`` and ``mode`` as RealCompo Re-weighted Attention has them, or ``PLAIN``;
+    ``missing`` as RealCompo Dense Captions; ``denoise`` (0..1) counts where the start is the coarse
+    latent. ``nouns``: the detector says the shape only, as one that knows no colours does.
     """
 
     attention: DenseSettings = field(default_factory=DenseSettings)
@@ -57,8 +59,9 @@ class FineSettings:
 SHAPES_FINE = {
     NOISE: FineSettings(attention=SHAPES_ATTENTION),
     LATENT: FineSettings(attention=SHAPES_ATTENTION, denoise=0.6),
+    PLAIN: FineSettings(mode=PLAIN, denoise=0.6),
 }
-"""By what the picture is drawn again from."""
+"""By what the picture is drawn again from; ``PLAIN`` is the comparison without a fine stage."""
 
 
 def layouts_of(
@@ -66,6 +69,8 @@ def layouts_of(
 ) -> list[Layout | None]:
     """What RealCompo Dense Captions makes of every coarse picture (N, 3, H, W) in 0..1, seen by the
     oracle; None where nothing was found and nothing is to be placed."""
+    if settings.mode == PLAIN:
+        return [one.layout for one in asked]
     made: list[Layout | None] = []
     for one, seen in zip(asked, detect_masks(coarse), strict=True):
         found = [
@@ -96,6 +101,8 @@ def _conditioning(
     asked: Sequence[Asked], layouts: Sequence[Layout], clip: Any, settings: FineSettings
 ) -> Any:
     """The node's conditioning for a batch whose samples have prompts and layouts of their own."""
+    if settings.mode == PLAIN:
+        return [[torch.cat([one.text for one in asked]), {}]]
     spans = [phrase_spans(one, encode_prompt(one.prompt), encode_prompt) for one in layouts]
     texts = torch.cat([one.text for one in asked])
     if settings.mode == MODULATE:
@@ -128,7 +135,7 @@ def refine(
     None) is what drew the coarse pictures. A picture without a layout stays as it is.
     """
     model = studio.realism if model is None else model
-    bent = dense_model(model)
+    bent = model if settings.mode == PLAIN else dense_model(model)
     sampler = comfy.samplers.KSampler(
         bent, steps=steps, device=bent.load_device, sampler=SAMPLER, scheduler=SCHEDULER,
         denoise=settings.denoise if start == LATENT else 1.0, model_options=bent.model_options,
