@@ -40,7 +40,9 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
         tuned, base = named.get(SEPEN + end), named.get(f"realism{end}")
         if tuned is not None and base is not None:
             told += _sepen(bootstrap, tuned, base, "sepen" + end.replace("-", "_"))
-    base = named.get("realism")
+    moved, base = named.get(f"{SEPEN}-test-time"), named.get("realism")
+    if moved is not None and base is not None:
+        told += _sepen(bootstrap, moved, base, "sepen_test_time")
     if base is None:
         return told
     for method, name in (

@@ -82,6 +82,7 @@ def rows() -> list[Row]:
     found += [_sepen(SEPEN + end, f"{SEPEN}-{style}", style) for style, end in STYLES.items()]
     found.append(Row(f"{SEPEN}-all-steps", lora=f"{SEPEN}-realistic"))
     found += [_sepen(f"{SEPEN}-{part}", f"{SEPEN}-{part}") for part in SEPEN_PARTS]
+    found.append(Row(f"{SEPEN}-test-time", adapted=True))
     found += [
         _best(BEST, "caption"),
         _best(f"{BEST}-likelihood", "likelihood"),
@@ -103,7 +104,6 @@ def rows() -> list[Row]:
 def more_rows() -> list[Row]:
     """Rows that the committed table does not have yet; they may be named."""
     return [
-        Row(f"{SEPEN}-test-time", adapted=True),
         _best(f"{REFL}+best-of-4", "caption", lora=TUNED, until=REFL_UNTIL),
         _sepen(f"{SEPEN}+fine", f"{SEPEN}-realistic", fine="latent"),
     ]

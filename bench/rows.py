@@ -22,7 +22,7 @@ TUNED = {"sepen": SEPEN_UNTIL, "refl": REFL_UNTIL}
 # Whether the committed table has the rows of ``dense_rows``; set together with that table.
 DENSE_IN_TABLE = True
 # The same for the rows of ``tuned_rows``.
-TUNED_IN_TABLE = False
+TUNED_IN_TABLE = True
 # Chosen on the tuning scenes (see docs/how_it_works.md): the demo's models settle places later
 # than SD does, and have four attention sites at half the latent's sides where SD has sixteen.
 SHAPES_DENSE = DenseSettings(cross_strength=1.0, self_strength=1.0, end_fraction=0.6, power=1.0)
