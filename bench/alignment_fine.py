@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .fine import LATENT, PLAIN, SHAPES_FINE, refine
+from .fine import LATENT, NOISE, PLAIN, SHAPES_FINE, refine
 from .passes import counting
 from .pictures import Asked, Drawn, Studio
 
@@ -19,9 +19,14 @@ def known_start(start: str) -> bool:
     return start in SHAPES_FINE
 
 
+def _place(start: str) -> str:
+    """Noise or latent: where a kind of second drawing starts."""
+    return NOISE if start == NOISE else LATENT
+
+
 def fine_key(start: str) -> list[Any]:
     """What the stage's pictures depend on, beside those it starts from and their model."""
-    return [start, asdict(SHAPES_FINE[start])]
+    return [start if start == PLAIN else _place(start), asdict(SHAPES_FINE[start])]
 
 
 def refined(
@@ -33,7 +38,7 @@ def refined(
     """
     began = time.perf_counter()
     with counting([studio.realism.model.diffusion_model]) as passes:
-        place = LATENT if start == PLAIN else start
-        pictures = refine(studio, asked, coarse, SHAPES_FINE[start], place, steps=steps)
+        settings = SHAPES_FINE[start]
+        pictures = refine(studio, asked, coarse, settings, _place(start), steps=steps)
     seconds = (time.perf_counter() - began) / len(asked)
     return Drawn(pictures, passes.entered / len(asked), 0.0, 0.0, seconds)

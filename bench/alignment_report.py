@@ -40,9 +40,11 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
         tuned, base = named.get(SEPEN + end), named.get(f"realism{end}")
         if tuned is not None and base is not None:
             told += _sepen(bootstrap, tuned, base, "sepen" + end.replace("-", "_"))
-    moved, base = named.get(f"{SEPEN}-test-time"), named.get("realism")
-    if moved is not None and base is not None:
-        told += _sepen(bootstrap, moved, base, "sepen_test_time")
+    for end in STYLES.values():
+        moved, base = named.get(f"{SEPEN}-test-time{end}"), named.get(f"realism{end}")
+        if moved is not None and base is not None:
+            told += _sepen(bootstrap, moved, base, "sepen_test_time" + end.replace("-", "_"))
+    base = named.get("realism")
     if base is None:
         return told
     for method, name in (
@@ -51,12 +53,10 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
         if (row := named.get(method)) is not None:
             told += _gains(bootstrap, row, base, name)
             told += _kept(bootstrap, row, base, name)
-    fine = named.get(FINE)
-    if fine is not None:
-        told += _gains(bootstrap, fine, base, "fine", ("binding", "bound", "present"))
-        told += _kept(bootstrap, fine, base, "fine")
-    # by either start of the fine stage: from the coarse latent, as both rows have it, or from noise
-    alone = {"fine": fine, "fine_from_noise": named.get(f"{FINE}-noise")}
+    for method, name in ((FINE, "fine"), (f"{FINE}-noise", "fine_noise")):
+        if (row := named.get(method)) is not None:
+            told += _gains(bootstrap, row, base, name, ("binding", "bound", "present"))
+            told += _kept(bootstrap, row, base, name)
     for method, again, name in (
         (FINE, AGAIN, "fine"),
         (f"{BEST}+fine", f"{BEST}+again", "best_of_fine"),
@@ -65,13 +65,19 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
         if both is not None and plain is not None:
             told.append(_over(bootstrap, both, plain, f"{name}_over_drawn_again"))
     for method, name in COARSE.items():
-        both, coarse = named.get(f"{method}+fine"), named.get(method)
-        if both is None:
-            continue
-        for end, one in {"coarse": coarse, **alone}.items():
-            if one is not None:
-                told.append(_over(bootstrap, both, one, f"{name}_over_{end}"))
-        told += _kept(bootstrap, both, base, name)
+        for kind, mark in (("", ""), ("-light", "_light")):
+            both, coarse = named.get(f"{method}+fine{kind}"), named.get(method)
+            if both is None:
+                continue
+            alone = {
+                "coarse": coarse, "fine": named.get(FINE + kind),
+                # the fine stage on a picture that nobody chose does better from its noise
+                "fine_from_noise": named.get(f"{FINE}-noise"),
+            }  # fmt: skip
+            for end, one in alone.items():
+                if one is not None:
+                    told.append(_over(bootstrap, both, one, f"{name}{mark}_over_{end}"))
+            told += _kept(bootstrap, both, base, f"{name}{mark}")
     return told
 
 

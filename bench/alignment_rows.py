@@ -29,8 +29,8 @@ class Row:
     ``style``: whose realism model. ``lora``: name of the LoRA that finetuned it, in force in the
     first part ``until`` (0..1) of the noise schedule. ``best_of``: as many pictures are drawn, and
     the one of the highest ``reward`` is kept. ``fine``: the kept picture goes through the fine
-    stage, drawn again from its own 'noise' or from its 'latent'; or, for comparison, it is drawn
-    again from its latent by the 'plain' prompt.
+    stage, drawn again from its own 'noise' or from its 'latent' (or 'light', with other numbers);
+    or, for comparison, it is drawn again from its latent by the 'plain' prompt.
     ``drawings``: no model at all but what it was trained on, drawings of such scenes after the
     codec; what the figures would be at best. ``adapted``: no finetuning; the latent is moved by
     Separate-and-Enhance's losses while it is drawn.
@@ -82,7 +82,7 @@ def rows() -> list[Row]:
     found += [_sepen(SEPEN + end, f"{SEPEN}-{style}", style) for style, end in STYLES.items()]
     found.append(Row(f"{SEPEN}-all-steps", lora=f"{SEPEN}-realistic"))
     found += [_sepen(f"{SEPEN}-{part}", f"{SEPEN}-{part}") for part in SEPEN_PARTS]
-    found.append(Row(f"{SEPEN}-test-time", adapted=True))
+    found += [Row(f"{SEPEN}-test-time{end}", style, adapted=True) for style, end in STYLES.items()]
     found += [
         _best(BEST, "caption"),
         _best(f"{BEST}-likelihood", "likelihood"),
@@ -94,6 +94,9 @@ def rows() -> list[Row]:
         _best(f"{BEST}+fine", "caption", fine="latent"),
         _best(f"{BEST}-likelihood+fine", "likelihood", fine="latent"),
         _best(f"{BEST}+fine-noise", "caption", fine="noise"),
+        Row(f"{FINE}-light", fine="light"),
+        _best(f"{BEST}+fine-light", "caption", fine="light"),
+        _best(f"{BEST}-likelihood+fine-light", "likelihood", fine="light"),
         Row(AGAIN, fine="plain"),
         _best(f"{BEST}+again", "caption", fine="plain"),
         Row(f"{REFL}+fine", lora=TUNED, until=REFL_UNTIL, fine="latent"),

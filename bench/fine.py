@@ -30,6 +30,8 @@ from ..shapes.oracle import detect_masks
 from .pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
 
 NOISE, LATENT = "noise", "latent"
+LIGHT = "light"
+"""From the latent, too, but with less noise and modulated for a shorter time."""
 PLAIN = "plain"
 """A mode without a fine stage: the picture is drawn again by its prompt alone."""
 FRESH = 1 << 30
@@ -58,10 +60,12 @@ class FineSettings:
 
 SHAPES_FINE = {
     NOISE: FineSettings(attention=SHAPES_ATTENTION),
-    LATENT: FineSettings(attention=SHAPES_ATTENTION, denoise=0.6),
-    PLAIN: FineSettings(mode=PLAIN, denoise=0.6),
+    # from a latent the schedule's first part is over, so the attention is modulated to the end
+    LATENT: FineSettings(attention=replace(SHAPES_ATTENTION, end_fraction=1.0), denoise=0.7),
+    LIGHT: FineSettings(attention=SHAPES_ATTENTION, denoise=0.6),
+    PLAIN: FineSettings(mode=PLAIN, denoise=0.7),
 }
-"""By what the picture is drawn again from; ``PLAIN`` is the comparison without a fine stage."""
+"""By the kind of the second drawing; ``PLAIN`` is the comparison without a fine stage."""
 
 
 def layouts_of(

@@ -15,10 +15,13 @@ PROMPT = "a purple star and a purple square"
 SAMPLING = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 # The demo's models settle things later than SD does, and self-attention that is kept to regions
 # costs them more than it helps; for SD the node's own numbers are where to start.
-STRENGTH = {"fraction": 0.6, "self_weight": 0.0, "power": 1.0}
+FRACTION = 0.6
+STRENGTH = {"self_weight": 0.0, "power": 1.0}
 
 
-def _coarse(graph: Graph, seed: int, per_phrase: bool) -> dict[str, Slot]:
+def _coarse(
+    graph: Graph, seed: int, per_phrase: bool, fraction: float = FRACTION
+) -> dict[str, Slot]:
     """A coarse picture, what the detector saw in it, its layout, and the model re-weighted."""
     model, clip, vae, _ = graph.add(
         "RealCompoShapesLoader", (0, 0), "One model", style="realistic", part="realism"
@@ -43,7 +46,7 @@ def _coarse(graph: Graph, seed: int, per_phrase: bool) -> dict[str, Slot]:
     (positive,) = graph.add("CLIPTextEncode", (1760, 0), "Prompt again", clip=clip, text=text)
     bent, marked = graph.add(
         "RealCompoReweightedAttention", (1760, 200), model=model, clip=clip, positive=positive,
-        layout=layout, **STRENGTH,
+        layout=layout, fraction=fraction, **STRENGTH,
     )  # fmt: skip
     return {
         "vae": vae, "negative": negative, "empty": empty, "latent": latent, "coarse": coarse,
@@ -90,7 +93,8 @@ def same_noise(graph: Graph) -> None:
 
 def from_latent(graph: Graph) -> None:
     """On top of the coarse latent, and with a detector that looks for one phrase at a time."""
-    given = _coarse(graph, SEED_LATENT, per_phrase=True)
+    # the first part of the schedule is over where this begins
+    given = _coarse(graph, SEED_LATENT, per_phrase=True, fraction=1.0)
     (latent,) = graph.add(
         "KSampler", (2100, 0), "Fine: from the coarse latent", model=given["model"],
         positive=given["positive"], negative=given["negative"], latent_image=given["latent"],
@@ -101,7 +105,8 @@ def from_latent(graph: Graph) -> None:
         "## From the coarse latent\n\nThe fine pass starts from the coarse picture with"
         " noise on it (*denoise* below 1): more of the picture stays, less can be put"
         " right, missing things least. Its seed is another one: the noise that a picture came"
-        " from is no fresh noise to it.\n\n*Prompt Phrases* gives a list, so that the"
+        " from is no fresh noise to it, and *fraction* is 1, as the first part of the schedule is"
+        " over.\n\n*Prompt Phrases* gives a list, so that the"
         " detector runs once for each thing; *Dense Captions* puts masks and names together"
         " again. Names leave the attributes out: the thing is found in whatever colour it was"
         " drawn."
