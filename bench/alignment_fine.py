@@ -26,7 +26,8 @@ def _place(start: str) -> str:
 
 def fine_key(start: str) -> list[Any]:
     """What the stage's pictures depend on, beside those it starts from and their model."""
-    return [start if start == PLAIN else _place(start), asdict(SHAPES_FINE[start])]
+    settings = SHAPES_FINE[start]
+    return [PLAIN if settings.mode == PLAIN else _place(start), asdict(settings)]
 
 
 def refined(

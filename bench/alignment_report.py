@@ -60,6 +60,7 @@ def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
     for method, again, name in (
         (FINE, AGAIN, "fine"),
         (f"{BEST}+fine", f"{BEST}+again", "best_of_fine"),
+        (f"{BEST}+fine-light", f"{BEST}+again-light", "best_of_fine_light"),
     ):
         both, plain = named.get(method), named.get(again)
         if both is not None and plain is not None:

@@ -99,6 +99,7 @@ def rows() -> list[Row]:
         _best(f"{BEST}-likelihood+fine-light", "likelihood", fine="light"),
         Row(AGAIN, fine="plain"),
         _best(f"{BEST}+again", "caption", fine="plain"),
+        _best(f"{BEST}+again-light", "caption", fine="plain-light"),
         Row(f"{REFL}+fine", lora=TUNED, until=REFL_UNTIL, fine="latent"),
     ]
     return found + (more_rows() if MORE_IN_TABLE else [])

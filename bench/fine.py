@@ -64,6 +64,7 @@ SHAPES_FINE = {
     LATENT: FineSettings(attention=replace(SHAPES_ATTENTION, end_fraction=1.0), denoise=0.7),
     LIGHT: FineSettings(attention=SHAPES_ATTENTION, denoise=0.6),
     PLAIN: FineSettings(mode=PLAIN, denoise=0.7),
+    f"{PLAIN}-{LIGHT}": FineSettings(mode=PLAIN, denoise=0.6),
 }
 """By the kind of the second drawing; ``PLAIN`` is the comparison without a fine stage."""
 
