@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
+from . import finetuned as finetuning
 from .codec import LATENT_CHANNELS, ShapesCodec
 from .control import KINDS
 from .grounding import ShapesGrounding
@@ -246,11 +247,12 @@ def _load_gligen() -> Any:
     )
 
 
-def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
+def load_demo(style: str, part: str, finetuned: str = finetuning.NONE) -> tuple[Any, Any, Any, Any]:
     """(ModelPatcher, CLIP, VAE, GLIGEN ModelPatcher) of the demo.
 
     ``style`` a key of ``STYLE_FILES``; ``part`` 'realism' (knows that style, not the place) or
-    'spatial' (knows the place through GLIGEN boxes, in a plain style whatever ``style`` says).
+    'spatial' (knows the place through GLIGEN boxes, in a plain style whatever ``style`` says);
+    ``finetuned``: 'none', or a key of ``finetuned.FILES`` whose LoRA is put onto the realism part.
     Raises ``RealCompoError`` for another value and for a missing, damaged or unfitting weights
     file.
     """
@@ -263,10 +265,25 @@ def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
         raise RealCompoError(
             "part", f"there is no part '{part}'", "Choose 'realism' or 'spatial'", NODE
         )
+    try:
+        lora = finetuning.file_of(finetuned, style, part)
+    except RealCompoError as error:
+        raise error.at(NODE) from None
     codec = load_codec()
     name = STYLE_FILES[style] if part == "realism" else part
     unet = _load_unet(f"{name}.safetensors", codec)
+    if lora is not None:
+        unet = _finetuned(unet, lora)
     return unet, _load_clip(), ShapesVAE(codec), _load_gligen()
+
+
+def _finetuned(unet: Any, name: str) -> Any:
+    remedy = "Get the pack's files again, all of one version"
+    try:
+        state, _ = read_file(WEIGHTS / name, "finetuned", NODE)
+        return finetuning.with_lora(unet, state, name, "finetuned", remedy)
+    except RealCompoError as error:
+        raise error.at(NODE) from None
 
 
 def load_control(kind: str) -> Any:
