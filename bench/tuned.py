@@ -10,7 +10,7 @@ from typing import Any
 import comfy.utils
 
 from ..balancer.errors import RealCompoError
-from ..shapes import finetuned
+from ..shapes import host_models
 from ..shapes.host_models import WEIGHTS
 
 TUNED = WEIGHTS / "tuned"
@@ -51,6 +51,6 @@ def with_lora(model: Any, path: Path) -> Any:
     state = comfy.utils.load_torch_file(str(path), safe_load=True)
     try:
         remedy = "Train it again on this version of the demo models"
-        return finetuned.with_lora(model, state, path.name, "lora", remedy)
+        return host_models.with_lora(model, state, path.name, "lora", remedy)
     except RealCompoError as error:
         raise error.at(BENCH) from None

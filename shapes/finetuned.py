@@ -1,12 +1,6 @@
-"""The demo's finetuned realism models: LoRA files that come with the pack, put onto a model."""
+"""The demo's finetuned realism models: which LoRA files come with the pack."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-import comfy.sd
-from torch import Tensor
 
 from ..balancer.errors import RealCompoError
 
@@ -37,26 +31,3 @@ def file_of(finetuned: str, style: str, part: str) -> str | None:
             f"Choose the style {choice}, or '{NONE}'",
         )  # fmt: skip
     return f"tuned/{name}-{style}.safetensors"
-
-
-def with_lora(model: Any, state: Mapping[str, Tensor], name: str, where: str, remedy: str) -> Any:
-    """A clone of ``model`` (ModelPatcher) with the LoRA ``state`` at strength 1.
-
-    The host only warns of a LoRA that was made for another model, and would go on with the model as
-    it was; RealCompoError at ``where`` here, which names ``name``.
-    """
-    tuned, _ = comfy.sd.load_lora_for_models(model, None, dict(state), 1.0, 0.0)
-    known = {key.rpartition(".")[0] for key in tuned.patches if key not in model.patches}
-    meant = {_layer(key) for key in state}
-    if missing := sorted(layer for layer in meant if layer not in known):
-        problem = f"'{name}' does not fit: the model has no layer '{missing[0]}'"
-        raise RealCompoError(where, problem, remedy)
-    return tuned
-
-
-def _layer(key: str) -> str:
-    """The layer that a LoRA's tensor belongs to, with or without the host's prefix."""
-    for ending in (".lora_up.weight", ".lora_down.weight", ".alpha", ".diff_b", ".diff"):
-        if key.endswith(ending):
-            return key.removesuffix(ending)
-    return key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
-from . import finetuned as finetuning
 from .codec import LATENT_CHANNELS, ShapesCodec
 from .control import KINDS
+from .finetuned import NONE, file_of
 from .grounding import ShapesGrounding
 from .text import WIDTH, ShapesTextModel, expand_embedding
 from .weights_file import fill, read_file
@@ -247,7 +248,7 @@ def _load_gligen() -> Any:
     )
 
 
-def load_demo(style: str, part: str, finetuned: str = finetuning.NONE) -> tuple[Any, Any, Any, Any]:
+def load_demo(style: str, part: str, finetuned: str = NONE) -> tuple[Any, Any, Any, Any]:
     """(ModelPatcher, CLIP, VAE, GLIGEN ModelPatcher) of the demo.
 
     ``style`` a key of ``STYLE_FILES``; ``part`` 'realism' (knows that style, not the place) or
@@ -266,7 +267,7 @@ def load_demo(style: str, part: str, finetuned: str = finetuning.NONE) -> tuple[
             "part", f"there is no part '{part}'", "Choose 'realism' or 'spatial'", NODE
         )
     try:
-        lora = finetuning.file_of(finetuned, style, part)
+        lora = file_of(finetuned, style, part)
     except RealCompoError as error:
         raise error.at(NODE) from None
     codec = load_codec()
@@ -277,11 +278,34 @@ def load_demo(style: str, part: str, finetuned: str = finetuning.NONE) -> tuple[
     return unet, _load_clip(), ShapesVAE(codec), _load_gligen()
 
 
+def with_lora(model: Any, state: Mapping[str, Tensor], name: str, where: str, remedy: str) -> Any:
+    """A clone of ``model`` (ModelPatcher) with the LoRA ``state`` at strength 1.
+
+    The host only warns of a LoRA that was made for another model, and would go on with the model as
+    it was; RealCompoError at ``where`` here, which names ``name``.
+    """
+    tuned, _ = comfy.sd.load_lora_for_models(model, None, dict(state), 1.0, 0.0)
+    known = {key.rpartition(".")[0] for key in tuned.patches if key not in model.patches}
+    meant = {_layer(key) for key in state}
+    if missing := sorted(layer for layer in meant if layer not in known):
+        problem = f"'{name}' does not fit: the model has no layer '{missing[0]}'"
+        raise RealCompoError(where, problem, remedy)
+    return tuned
+
+
+def _layer(key: str) -> str:
+    """The layer that a LoRA's tensor belongs to, with or without the host's prefix."""
+    for ending in (".lora_up.weight", ".lora_down.weight", ".alpha", ".diff_b", ".diff"):
+        if key.endswith(ending):
+            return key.removesuffix(ending)
+    return key
+
+
 def _finetuned(unet: Any, name: str) -> Any:
     remedy = "Get the pack's files again, all of one version"
     try:
         state, _ = read_file(WEIGHTS / name, "finetuned", NODE)
-        return finetuning.with_lora(unet, state, name, "finetuned", remedy)
+        return with_lora(unet, state, name, "finetuned", remedy)
     except RealCompoError as error:
         raise error.at(NODE) from None
 
