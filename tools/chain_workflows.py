@@ -9,7 +9,7 @@ from workflow_graph import Graph, Slot
 CHAIN_CLASSES = ("LatentFromBatch", "ImageBatch")
 PROMPT = "a purple star and an orange circle"
 PHRASES = "a purple star: 0.08 0.12 0.46 0.50\nan orange circle: 0.52 0.48 0.92 0.88"
-SEED, CANDIDATES = 6, 4
+SEED, CANDIDATES = 9, 4
 SAMPLING = {
     "seed": SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
 }  # fmt: skip
@@ -101,13 +101,16 @@ def _pairs(graph: Graph, given: dict[str, Slot]) -> tuple[Slot, Slot]:
 def _best(
     graph: Graph, given: dict[str, Slot], at: tuple[int, int], images: Slot
 ) -> tuple[Slot, Slot]:
-    """The picture that the captioner finds its prompt likeliest for, and its place."""
+    """The picture whose caption is nearest to the prompt, of equal ones the first; its place."""
+    (captions,) = graph.add(
+        "RealCompoCaption", at, captioner=given["captioner"], images=images, max_tokens=24
+    )
     rewards, _ = graph.add(
-        "RealCompoLikelihoodReward", at, prompt=given["text"], captioner=given["captioner"],
-        images=images,
+        "RealCompoCaptionReward", (at[0], at[1] + 200), prompt=given["text"], captions=captions,
+        clip=given["clip"],
     )  # fmt: skip
     _, best, place, _ = graph.add(
-        "RealCompoPickBest", (at[0], at[1] + 220), rewards=rewards, keep=1, among="each batch",
+        "RealCompoPickBest", (at[0], at[1] + 440), rewards=rewards, keep=1, among="each batch",
         images=images,
     )  # fmt: skip
     return best, place
@@ -150,23 +153,24 @@ def all_four(graph: Graph) -> None:
     _alone(graph, given)
     _, candidates = _pairs(graph, given)
     best, place = _best(graph, given, (1980, 0), candidates)
-    _save(graph, (1980, 560), best, "best")
+    _save(graph, (1980, 680), best, "best")
     fine = _fine(graph, given, best, place)
-    (both,) = graph.add("ImageBatch", (3060, 0), "Before and after", image1=best, image2=fine)
+    # of equal ones the first is kept: the fine picture, unless its reward is less
+    (both,) = graph.add("ImageBatch", (3060, 0), "Fine, then coarse", image1=fine, image2=best)
     chosen, _ = _best(graph, given, (3060, 120), both)
-    _save(graph, (3060, 680), chosen, "chain")
-    graph.note((1960, 920), (
+    _save(graph, (3060, 800), chosen, "chain")
+    graph.note((1960, 1040), (
         "## All four methods, one after the other\n\n1. *Separate-and-Enhance* has finetuned the"
         " realism model (on your own models: Load LoRA).\n2. *RealCompo* places the things; *Dense"
         " Attention* lends its realism branch the regions, too.\n3. The captioner keeps the *best"
         " of four* (RealignDiff's coarse stage).\n4. A detector looks at it, Dense Captions says"
         " what should be where, *Re-weighted Attention* draws it again from the same noise (the"
-        " fine stage); it is kept only if the captioner likes it better."
+        " fine stage); it is kept unless its reward is less."
     ), (360, 380))  # fmt: skip
     graph.group("Models, layout, noise", -20, -80, 700, 1340)
     graph.group("1 Separate-and-Enhance: before, after", 740, -80, 620, 740)
     graph.group("2 RealCompo alone, and with 1 and Dense Attention", 740, 680, 1200, 1100)
-    graph.group("3 Best of four", 1960, -80, 340, 940)
+    graph.group("3 Best of four", 1960, -80, 340, 1080)
     graph.group("4 Fine stage, and the better of both", 2320, -80, 1080, 1620)
 
 
