@@ -36,11 +36,11 @@ def _start(graph: Graph) -> dict[str, Slot]:
         "RealCompoLayoutFromBoxes", (360, 0), "Layout", phrases=PHRASES, prompt=PROMPT
     )
     (given["positive"],) = graph.add(
-        "CLIPTextEncode", (360, 400), "Positive", clip=clip, text=given["text"]
+        "CLIPTextEncode", (360, 430), "Positive", clip=clip, text=given["text"]
     )
-    (given["negative"],) = graph.add("CLIPTextEncode", (360, 520), "Negative", clip=clip, text="")
+    (given["negative"],) = graph.add("CLIPTextEncode", (360, 670), "Negative", clip=clip, text="")
     (given["grounded"],) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 720), positive=given["positive"], clip=spatial_clip,
+        "RealCompoApplyGLIGEN", (360, 910), positive=given["positive"], clip=spatial_clip,
         gligen_textbox_model=gligen, layout=given["layout"],
     )  # fmt: skip
     (given["four"],) = graph.add(
@@ -62,7 +62,7 @@ def _save(graph: Graph, at: tuple[int, int], image: Slot, name: str) -> None:
 
 def _decoded(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> Slot:
     (image,) = graph.add("VAEDecode", at, samples=latent, vae=vae)
-    _save(graph, (at[0] + 240, at[1]), image, name)
+    _save(graph, (at[0], at[1] + 160), image, name)
     return image
 
 
@@ -70,17 +70,17 @@ def _alone(graph: Graph, given: dict[str, Slot]) -> None:
     """The realism model before and after finetuning."""
     for row, (name, model) in enumerate((("plain", "plain"), ("sepen", "tuned"))):
         (latent,) = graph.add(
-            "KSampler", (760, row * 340), f"Realism model: {name}", model=given[model],
+            "KSampler", (760, row * 400), f"Realism model: {name}", model=given[model],
             positive=given["positive"], negative=given["negative"], latent_image=given["one"],
             denoise=1.0, **SAMPLING,
         )  # fmt: skip
-        _decoded(graph, (1080, row * 340), latent, given["vae"], name)
+        _decoded(graph, (1080, row * 400), latent, given["vae"], name)
 
 
 def _pairs(graph: Graph, given: dict[str, Slot]) -> tuple[Slot, Slot]:
     """RealCompo alone; then with the realism branch finetuned and modulated, four times."""
     dense, marked = graph.add(
-        "RealCompoDenseAttention", (760, 1260), model=given["tuned"], clip=given["clip"],
+        "RealCompoDenseAttention", (760, 1480), model=given["tuned"], clip=given["clip"],
         positive=given["positive"], layout=given["layout"], **DENSE,
     )  # fmt: skip
     made = (
@@ -89,12 +89,12 @@ def _pairs(graph: Graph, given: dict[str, Slot]) -> tuple[Slot, Slot]:
     )
     for row, (name, model, positive, noise) in enumerate(made):
         latent, _ = graph.add(
-            "RealCompoDualSampler", (1080, 760 + row * 500), f"RealCompo Dual Sampler: {name}",
+            "RealCompoDualSampler", (1080, 920 + row * 560), f"RealCompo Dual Sampler: {name}",
             realism_model=model, spatial_model=given["spatial"], positive=positive,
             negative=given["negative"], layout=given["layout"], latent_image=noise,
             spatial_positive=given["grounded"], denoise=1.0, **SAMPLING,
         )  # fmt: skip
-        image = _decoded(graph, (1420, 760 + row * 500), latent, given["vae"], name)
+        image = _decoded(graph, (1400, 920 + row * 560), latent, given["vae"], name)
     return latent, image
 
 
@@ -106,11 +106,11 @@ def _best(
         "RealCompoCaption", at, captioner=given["captioner"], images=images, max_tokens=24
     )
     rewards, _ = graph.add(
-        "RealCompoCaptionReward", (at[0], at[1] + 200), prompt=given["text"], captions=captions,
+        "RealCompoCaptionReward", (at[0], at[1] + 210), prompt=given["text"], captions=captions,
         clip=given["clip"],
     )  # fmt: skip
     _, best, place, _ = graph.add(
-        "RealCompoPickBest", (at[0], at[1] + 440), rewards=rewards, keep=1, among="each batch",
+        "RealCompoPickBest", (at[0], at[1] + 500), rewards=rewards, keep=1, among="each batch",
         images=images,
     )  # fmt: skip
     return best, place
@@ -118,33 +118,33 @@ def _best(
 
 def _fine(graph: Graph, given: dict[str, Slot], best: Slot, place: Slot) -> Slot:
     """What is seen in the best picture becomes a layout, and the same noise is drawn again."""
-    labels, masks, _ = graph.add("RealCompoShapesDetector", (2340, 0), "Your detector", image=best)
+    labels, masks, _ = graph.add("RealCompoShapesDetector", (2120, 0), "Your detector", image=best)
     layout, text, _, _ = graph.add(
-        "RealCompoDenseCaptions", (2340, 260), prompt=given["text"], masks=masks, tags=labels,
+        "RealCompoDenseCaptions", (2120, 260), prompt=given["text"], masks=masks, tags=labels,
         image=best, fallback=given["layout"],
     )  # fmt: skip
     (seen,) = graph.add(
-        "RealCompoLayoutPreview", (2340, 900), layout=layout, image=best, width=512, height=512
+        "RealCompoLayoutPreview", (2120, 1020), layout=layout, image=best, width=512, height=512
     )
-    _save(graph, (2340, 1100), seen, "regions")
+    _save(graph, (2120, 1240), seen, "regions")
     (positive,) = graph.add(
-        "CLIPTextEncode", (2700, 0), "Prompt again", clip=given["clip"], text=text
+        "CLIPTextEncode", (2440, 0), "Prompt again", clip=given["clip"], text=text
     )
     bent, marked = graph.add(
-        "RealCompoReweightedAttention", (2700, 140), model=given["tuned"], clip=given["clip"],
+        "RealCompoReweightedAttention", (2440, 240), model=given["tuned"], clip=given["clip"],
         positive=positive, layout=layout, **FINE,
     )  # fmt: skip
     (noise,) = graph.add(
-        "LatentFromBatch", (2700, 520), "Its noise", samples=given["four"], batch_index=place,
+        "LatentFromBatch", (2440, 690), "Its noise", samples=given["four"], batch_index=place,
         length=1,
     )  # fmt: skip
     latent, _ = graph.add(
-        "RealCompoDualSampler", (2700, 680), "RealCompo Dual Sampler: fine", realism_model=bent,
+        "RealCompoDualSampler", (2440, 880), "RealCompo Dual Sampler: fine", realism_model=bent,
         spatial_model=given["spatial"], positive=marked, negative=given["negative"],
         layout=given["layout"], latent_image=noise, spatial_positive=given["grounded"],
         denoise=1.0, **SAMPLING,
     )  # fmt: skip
-    return _decoded(graph, (2700, 1180), latent, given["vae"], "fine")
+    return _decoded(graph, (2760, 880), latent, given["vae"], "fine")
 
 
 def all_four(graph: Graph) -> None:
@@ -152,26 +152,26 @@ def all_four(graph: Graph) -> None:
     given = _start(graph)
     _alone(graph, given)
     _, candidates = _pairs(graph, given)
-    best, place = _best(graph, given, (1980, 0), candidates)
-    _save(graph, (1980, 680), best, "best")
+    best, place = _best(graph, given, (1760, 0), candidates)
+    _save(graph, (1760, 740), best, "best")
     fine = _fine(graph, given, best, place)
     # of equal ones the first is kept: the fine picture, unless its reward is less
-    (both,) = graph.add("ImageBatch", (3060, 0), "Fine, then coarse", image1=fine, image2=best)
-    chosen, _ = _best(graph, given, (3060, 120), both)
-    _save(graph, (3060, 800), chosen, "chain")
-    graph.note((1960, 1040), (
+    (both,) = graph.add("ImageBatch", (2760, 0), "Fine, then coarse", image1=fine, image2=best)
+    chosen, _ = _best(graph, given, (3080, 0), both)
+    _save(graph, (3080, 740), chosen, "chain")
+    graph.note((1760, 960), (
         "## All four methods, one after the other\n\n1. *Separate-and-Enhance* has finetuned the"
         " realism model (on your own models: Load LoRA).\n2. *RealCompo* places the things; *Dense"
         " Attention* lends its realism branch the regions, too.\n3. The captioner keeps the *best"
         " of four* (RealignDiff's coarse stage).\n4. A detector looks at it, Dense Captions says"
         " what should be where, *Re-weighted Attention* draws it again from the same noise (the"
         " fine stage); it is kept unless its reward is less."
-    ), (360, 380))  # fmt: skip
-    graph.group("Models, layout, noise", -20, -80, 700, 1340)
-    graph.group("1 Separate-and-Enhance: before, after", 740, -80, 620, 740)
-    graph.group("2 RealCompo alone, and with 1 and Dense Attention", 740, 680, 1200, 1100)
-    graph.group("3 Best of four", 1960, -80, 340, 1080)
-    graph.group("4 Fine stage, and the better of both", 2320, -80, 1080, 1620)
+    ), (320, 420))  # fmt: skip
+    graph.group("Models, layout, noise", -20, -80, 700, 1260)
+    graph.group("1 Separate-and-Enhance: before, after", 740, -80, 660, 860)
+    graph.group("2 RealCompo alone, and with 1 and Dense Attention", 740, 840, 980, 1140)
+    graph.group("3 Best of four", 1740, -80, 340, 980)
+    graph.group("4 Fine stage, and the better of both", 2100, -80, 1300, 1560)
 
 
 CHAIN_GRAPHS: dict[str, Callable[[Graph], None]] = {"realcompo_all_four": all_four}
