@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
 import comfy.utils
 
 from ..balancer.errors import RealCompoError
+from ..shapes import host_models
 from ..shapes.host_models import WEIGHTS
 
 TUNED = WEIGHTS / "tuned"
@@ -45,19 +45,15 @@ def file_hash(path: Path) -> str:
 def with_lora(model: Any, path: Path) -> Any:
     """A clone of ``model`` (ModelPatcher) with the LoRA at strength 1.
 
-    The host only warns of a LoRA that was made for another model; a row of the table that is the
-    untuned model under another name would be worse than none, so that raises RealCompoError here.
+    A row of the table that is the untuned model under another name would be worse than none: a
+    LoRA that was made for another model raises RealCompoError.
     """
     state = comfy.utils.load_torch_file(str(path), safe_load=True)
-    tuned, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)
-    known = {key.rpartition(".")[0] for key in tuned.patches if key not in model.patches}
-    meant = {_layer(key) for key in state}
-    if missing := sorted(layer for layer in meant if layer not in known):
-        raise RealCompoError(
-            "lora", f"'{path.name}' does not fit: the model has no layer '{missing[0]}'",
-            "Train it again on this version of the demo models", BENCH,
-        )  # fmt: skip
-    return tuned
+    try:
+        remedy = "Train it again on this version of the demo models"
+        return host_models.with_lora(model, state, path.name, "lora", remedy)
+    except RealCompoError as error:
+        raise error.at(BENCH) from None
 
 
 def lora_hooks(model: Any, path: Path, until: float) -> Any:
@@ -76,11 +72,3 @@ def lora_hooks(model: Any, path: Path, until: float) -> Any:
     frames.add(comfy.hooks.HookKeyframe(0.0, until, guarantee_steps=0))
     hooks.set_keyframes_on_hooks(frames)
     return hooks
-
-
-def _layer(key: str) -> str:
-    """The layer that a LoRA's tensor belongs to, with or without the host's prefix."""
-    for ending in (".lora_up.weight", ".lora_down.weight", ".alpha", ".diff_b", ".diff"):
-        if key.endswith(ending):
-            return key.removesuffix(ending)
-    return key

@@ -28,7 +28,7 @@ class RealCompoShapesLoader:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Style and part."""
+        """Style, part and finetuning."""
         return {
             "required": {
                 "style": (
@@ -46,14 +46,25 @@ class RealCompoShapesLoader:
                         "objects into GLIGEN boxes, in a plain flat style."
                     },
                 ),
-            }
+            },
+            "optional": {
+                "finetuned": (
+                    ["none", "Separate and Enhance", "ReFL"],
+                    {
+                        "default": "none",
+                        "tooltip": "Puts a LoRA onto the realism part that RealCompo's own nodes "
+                        "trained and that comes with the pack: by Separate-and-Enhance (every "
+                        "style), or by the captioner's reward (realistic only).",
+                    },
+                ),
+            },
         }
 
-    def load(self, style: str, part: str) -> tuple[Any, Any, Any, Any]:
+    def load(self, style: str, part: str, finetuned: str = "none") -> tuple[Any, Any, Any, Any]:
         """(MODEL, CLIP, VAE, GLIGEN) of the demo."""
         from ..shapes.host_models import load_demo
 
-        return load_demo(style, part)
+        return load_demo(style, part, finetuned)
 
 
 KIND_TOOLTIP = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from ..balancer.errors import RealCompoError
 from .codec import LATENT_CHANNELS, ShapesCodec
 from .control import KINDS
+from .finetuned import NONE, file_of
 from .grounding import ShapesGrounding
 from .text import WIDTH, ShapesTextModel, expand_embedding
 from .weights_file import fill, read_file
@@ -246,11 +248,12 @@ def _load_gligen() -> Any:
     )
 
 
-def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
+def load_demo(style: str, part: str, finetuned: str = NONE) -> tuple[Any, Any, Any, Any]:
     """(ModelPatcher, CLIP, VAE, GLIGEN ModelPatcher) of the demo.
 
     ``style`` a key of ``STYLE_FILES``; ``part`` 'realism' (knows that style, not the place) or
-    'spatial' (knows the place through GLIGEN boxes, in a plain style whatever ``style`` says).
+    'spatial' (knows the place through GLIGEN boxes, in a plain style whatever ``style`` says);
+    ``finetuned``: 'none', or a key of ``finetuned.FILES`` whose LoRA is put onto the realism part.
     Raises ``RealCompoError`` for another value and for a missing, damaged or unfitting weights
     file.
     """
@@ -263,10 +266,48 @@ def load_demo(style: str, part: str) -> tuple[Any, Any, Any, Any]:
         raise RealCompoError(
             "part", f"there is no part '{part}'", "Choose 'realism' or 'spatial'", NODE
         )
+    try:
+        lora = file_of(finetuned, style, part)
+    except RealCompoError as error:
+        raise error.at(NODE) from None
     codec = load_codec()
     name = STYLE_FILES[style] if part == "realism" else part
     unet = _load_unet(f"{name}.safetensors", codec)
+    if lora is not None:
+        unet = _finetuned(unet, lora)
     return unet, _load_clip(), ShapesVAE(codec), _load_gligen()
+
+
+def with_lora(model: Any, state: Mapping[str, Tensor], name: str, where: str, remedy: str) -> Any:
+    """A clone of ``model`` (ModelPatcher) with the LoRA ``state`` at strength 1.
+
+    The host only warns of a LoRA that was made for another model, and would go on with the model as
+    it was; RealCompoError at ``where`` here, which names ``name``.
+    """
+    tuned, _ = comfy.sd.load_lora_for_models(model, None, dict(state), 1.0, 0.0)
+    known = {key.rpartition(".")[0] for key in tuned.patches if key not in model.patches}
+    meant = {_layer(key) for key in state}
+    if missing := sorted(layer for layer in meant if layer not in known):
+        problem = f"'{name}' does not fit: the model has no layer '{missing[0]}'"
+        raise RealCompoError(where, problem, remedy)
+    return tuned
+
+
+def _layer(key: str) -> str:
+    """The layer that a LoRA's tensor belongs to, with or without the host's prefix."""
+    for ending in (".lora_up.weight", ".lora_down.weight", ".alpha", ".diff_b", ".diff"):
+        if key.endswith(ending):
+            return key.removesuffix(ending)
+    return key
+
+
+def _finetuned(unet: Any, name: str) -> Any:
+    remedy = "Get the pack's files again, all of one version"
+    try:
+        state, _ = read_file(WEIGHTS / name, "finetuned", NODE)
+        return with_lora(unet, state, name, "finetuned", remedy)
+    except RealCompoError as error:
+        raise error.at(NODE) from None
 
 
 def load_control(kind: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from chain_workflows import CHAIN_CLASSES, CHAIN_GRAPHS
 from control_workflows import (
     CONTROL_CLASSES,
     CONTROL_GRAPHS,
@@ -327,6 +328,7 @@ def main() -> None:
         "RealCompoShapesHint", "ControlNetApplyAdvanced", "RealCompoAttentionMaps",
         "RealCompoMixPreview", "RealCompoSaveTrace", "RealCompoLoadTrace", *CONTROL_CLASSES,
         *LAYOUT_CLASSES, *DENSE_CLASSES, *FINETUNE_CLASSES, *FINE_CLASSES, *REALIGN_CLASSES,
+        *CHAIN_CLASSES,
     )  # fmt: skip
     info = host.object_info(names)
     graphs = {
@@ -334,6 +336,7 @@ def main() -> None:
         "realcompo_sd15_gligen": sd15, "realcompo_layout_editor": layout_editor,
         "realcompo_style_swap": style_swap, "realcompo_inspect": inspect, **CONTROL_GRAPHS,
         **LAYOUT_GRAPHS, **DENSE_GRAPHS, **FINETUNE_GRAPHS, **FINE_GRAPHS, **REALIGN_GRAPHS,
+        **CHAIN_GRAPHS,
     }  # fmt: skip
     for name, build in graphs.items():
         graph = Graph(info)

@@ -34,6 +34,7 @@ SHOWN = {
     "realcompo_fine_latent": ("coarse", "regions", "fine"),
     "realcompo_coarse": ("first", "best"),
     "realcompo_refl": ("before", "after"),
+    "realcompo_all_four": ("plain", "realcompo", "chain"),
     "realcompo_sd15_gligen": ("layout",),  # see layout_alone
     "realcompo_segmentation": ("segmentation_picture", "segmentation_mask", "segmentation_box"),
     "realcompo_sdxl_pose": ("Skeletons and regions",),

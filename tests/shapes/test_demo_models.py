@@ -91,6 +91,35 @@ def test_choices_are_those_that_load() -> None:
         assert NODE_CLASS_MAPPINGS[name].INPUT_TYPES()["required"]["kind"][0] == list(KINDS)
 
 
+def test_finetunings_are_loras_on_the_realism_part(tmp_path: Path, monkeypatch: Any) -> None:
+    from realcompo.shapes import finetuned, host_models
+
+    loader = RealCompoShapesLoader()
+    choices = RealCompoShapesLoader.INPUT_TYPES()["optional"]["finetuned"]
+    assert choices[0] == [finetuned.NONE, *finetuned.FILES] and choices[1]["tooltip"]
+    for way, file in finetuned.FILES.items():
+        for style in finetuned.STYLES[file]:
+            plain, tuned = loader.load(style, "realism")[0], loader.load(style, "realism", way)[0]
+            assert not plain.patches and tuned.patches
+    for style, part, way, said in (
+        ("realistic", "spatial", "ReFL", "only the realism part"),
+        ("neon", "realism", "ReFL", "Choose the style 'realistic', or 'none'"),
+        ("neon", "realism", "magic", "Choose one of 'none', 'Separate and Enhance', 'ReFL'"),
+    ):
+        with pytest.raises(RealCompoError, match=said) as caught:
+            loader.load(style, part, way)
+        assert str(caught.value).startswith("Load Shapes Demo Models, input 'finetuned'")
+    for path in host_models.WEIGHTS.glob("*.safetensors"):
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.setattr(host_models, "WEIGHTS", tmp_path)
+    with pytest.raises(RealCompoError, match="'sepen-neon.safetensors' is missing"):
+        loader.load("neon", "realism", "Separate and Enhance")
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "sepen-neon.safetensors").symlink_to(tmp_path / "codec.safetensors")
+    with pytest.raises(RealCompoError, match="does not fit: the model has no layer"):
+        loader.load("neon", "realism", "Separate and Enhance")
+
+
 def test_files_are_those_that_were_exported() -> None:
     from realcompo.shapes.host_models import WEIGHTS, read_weights, weight_hashes
 
