@@ -12,7 +12,7 @@ PLAIN, SEPEN, REALCOMPO, CANDIDATES, BEST, FINE, CHAIN = (
     "plain", "sepen", "realcompo", "candidates", "best", "fine", "chain",
 )  # fmt: skip
 STAGES = {
-    PLAIN: "realism model alone",
+    PLAIN: "the realism model",
     SEPEN: "finetuned by Separate-and-Enhance",
     REALCOMPO: "RealCompo alone",
     CANDIDATES: "RealCompo, its realism branch finetuned and with Dense Attention",
@@ -23,7 +23,8 @@ STAGES = {
 """Stages by the name that the workflow saves their pictures under, in words."""
 SHEET = {
     PLAIN: "realism model", SEPEN: "Separate-and-Enhance", REALCOMPO: "RealCompo alone",
-    CANDIDATES: "RealCompo, finetuned, Dense Attention", BEST: "best of 4", CHAIN: "and fine stage: the whole chain",
+    CANDIDATES: "RealCompo, finetuned, Dense Attention", BEST: "best of 4",
+    CHAIN: "and fine stage: the whole chain",
 }  # fmt: skip
 BEFORE = {
     SEPEN: (PLAIN,), REALCOMPO: (PLAIN,), CANDIDATES: (REALCOMPO,), BEST: (CANDIDATES, REALCOMPO),
@@ -50,10 +51,11 @@ NOTES = (
     " drawn again can lose what was right in it; its caption's reward does not show all of that.",
     "Settings were chosen on pairs that finetuning may use, which are not among these: the strength"
     " of Dense Attention on 22 scenes (count .77 without it, .91 with cross-attention alone, .95"
-    " with both), the reward and the fine stage's start on 24. There the same noise with both models"
-    " was ahead of the coarse latent (exact .96 and .92, best candidate .88), which does not hold"
-    " above. Choosing between the coarse and the fine picture by the same reward kept the coarse"
-    " one's figures; with equal rewards the fine one is kept.",
+    " with both); the reward and the fine stage's start on 24. There captions chose better than the"
+    " likelihood (exact .92 and .88), and pictures drawn from the same noise by both models were"
+    " ahead of those from the coarse latent (exact .96 and .92; .88 for what they were drawn from)."
+    " That the fine stage helps did not hold above. Choosing between coarse and fine picture did"
+    " not help there either (exact .92); it is kept in the chain as a guard.",
 )
 """What the figures mean, and where the settings come from."""
 
