@@ -8,6 +8,7 @@ oracle and the style judge. A stopped run goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -114,15 +115,21 @@ def judged(stage: str, scenes: Sequence[Scene], pictures: Tensor, forwards: floa
     )  # fmt: skip
 
 
-def draw(scenes: Sequence[Scene], work: Path, steps: int | None) -> tuple[Graph, list[Any]]:
-    """Every scene by the runner, into ``work``; its results, in the scenes' order.
+def draw(
+    scenes: Sequence[Scene], work: Path, steps: int | None
+) -> tuple[Graph, Path, list[Mapping[str, Any]]]:
+    """Every scene by the runner: the workflow, the run's folder below ``work``, and its results in
+    the scenes' order.
 
-    The table and the workflow are left there for ``dev.py run``. Raises ``RuntimeError`` if a row
-    failed.
+    The table and the workflow are left in ``work`` for ``dev.py run``. Raises ``RuntimeError`` if a
+    row failed.
     """
-    out, rows = work / "run", table_of(scenes)
+    rows = table_of(scenes)
     with InProcess() as place:
         graph = graph_of(place, steps)
+        # the runner knows rows by their workflow; pictures of other weights must not count as done
+        about = json.dumps([graph, files_used(graph)], sort_keys=True)
+        out = work / f"run-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
         write_whole(work / "workflow_api.json", json.dumps(graph, indent=1))
         write_whole(work / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         summary = run(rows, graph, place, out, retry_failed=True, tell=print)
@@ -131,7 +138,7 @@ def draw(scenes: Sequence[Scene], work: Path, steps: int | None) -> tuple[Graph,
     if summary.done < len(rows):
         problems = [record["error"] for record in records if record["status"] != "done"]
         raise RuntimeError(f"{summary.done} of {len(rows)} rows are done: {problems[:1]}")
-    return graph, records
+    return graph, out, records
 
 
 def main(argv: list[str]) -> int:
@@ -146,8 +153,8 @@ def main(argv: list[str]) -> int:
     # one loading notice per row is noise here
     logging.getLogger().setLevel(logging.WARNING)
     scenes = scenes_of(choice.scenes)
-    graph, records = draw(scenes, choice.work, choice.steps)
-    every = [pictures_of(choice.work / "run", record, graph) for record in records]
+    graph, run_folder, records = draw(scenes, choice.work, choice.steps)
+    every = [pictures_of(run_folder, record, graph) for record in records]
     # of several candidates the first counts: it has the other stages' noise
     pictures = {name: torch.stack([row[name][0] for row in every]) for name in STAGES}
     results = [

@@ -54,7 +54,7 @@ def test_stages_start_from_the_same_noise_and_the_chain_keeps_one_of_two(
 ) -> None:
     from realcompo.runner.best import read_results
 
-    run = small[0] / "work" / "run"
+    (run,) = (small[0] / "work").glob("run-*")
     graph = json.loads((small[0] / "work" / "workflow_api.json").read_text(encoding="utf-8"))
     for record in read_results(run):
         found = chain.pictures_of(run, record, graph)
