@@ -28,7 +28,11 @@ ABOUT = (
     "with both objects and no other kind; *realism distance*, *style*: as in the quality table, "
     "against drawings of such scenes; *diversity*: difference of pictures of one prompt, in the "
     "codec's latents and in the style judge's features. `drawings` are what the models were "
-    "trained on, after the codec. Intervals: 95 %, paired bootstrap over scenes."
+    "trained on, after the codec. LoRAs of `sepen` and `refl` are in force for the first part of "
+    "the schedule, in `-all-steps` for the whole of it; `-test-time` trains nothing and moves the "
+    "latent by the losses instead. `fine` draws again from the coarse latent, `-noise` from the "
+    "coarse picture's noise, `-light` with less noise on the latent; `again` does the same without "
+    "the fine stage, by the prompt alone. Intervals: 95 %, paired bootstrap over scenes."
 )
 
 
