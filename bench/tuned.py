@@ -60,9 +60,15 @@ def lora_hooks(model: Any, path: Path, until: float) -> Any:
     """The LoRA as hooks for conditionings, at strength 1 in the first part ``until`` (0..1) of the
     noise schedule and at 0 after it, as the host's Create Hook LoRA and Hook Keyframes make them.
 
-    Raises RealCompoError for a LoRA that does not fit ``model``.
+    Raises RealCompoError for a LoRA that does not fit ``model``, and on a host without hooks.
     """
-    import comfy.hooks
+    try:
+        import comfy.hooks
+    except ModuleNotFoundError:
+        raise RealCompoError(
+            "lora", "this ComfyUI knows no hooks, so a LoRA cannot be in force for a part only",
+            "Use ComfyUI 0.3.8 or newer", BENCH,
+        ) from None  # fmt: skip
 
     with_lora(model, path)
     state = comfy.utils.load_torch_file(str(path), safe_load=True)

@@ -305,7 +305,11 @@ def test_fine_after_coarse_is_held_against_each_alone() -> None:
 def test_a_small_table_end_to_end_says_what_it_lacks(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(tuned, "TUNED", tmp_path / "tuned")
     lora(tmp_path / "tuned" / "sepen-realistic.safetensors", 0.5)
-    kept = [row for row in rows() if row.method in ("drawings", "realism", "sepen", "sepen-neon")]
+    kept = [
+        replace(row, until=1.0)  # hosts of 2024 have no hooks
+        for row in rows()
+        if row.method in ("drawings", "realism", "sepen", "sepen-neon")
+    ]
     monkeypatch.setattr(alignment, "rows", lambda: kept)
     arguments = ["--work", str(tmp_path / "w"), "--out", str(tmp_path / "out"), "--scenes", "4",
                  "--steps", "2", "--reference", "32"]  # fmt: skip
@@ -336,6 +340,7 @@ def test_unknown_rows_are_refused(tmp_path: Path) -> None:
 def test_a_lora_in_force_for_a_part_is_one_sampler_after_the_other() -> None:
     """As a user's two KSampler (Advanced) would have it: the tuned model's steps, then the plain
     model's."""
+    pytest.importorskip("comfy.hooks", reason="THIS COMFYUI HAS NO HOOKS (they came in late 2024)")
     steps, first, file = 6, 2, tuned.needed_file("sepen-realistic")
     partly, wholly, plain = Studio(lora=file, until=0.3), Studio(lora=file), Studio()
     scenes = pair_scenes(training_pairs(), 2, 3)
