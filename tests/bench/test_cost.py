@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("comfy.samplers", reason="the bench runs the host's networks")
 
+from realcompo.balancer.comfy.compat import adds_in_place  # noqa: E402
 from realcompo.balancer.settings import MODES  # noqa: E402
 from realcompo.bench import cost_networks, cost_runs, hollow, official_cost, passes  # noqa: E402
 from realcompo.bench import true_models as true  # noqa: E402
@@ -156,6 +157,8 @@ def metered(pair: Any, name: str, hollow_run: bool) -> tuple[Any, torch.Tensor]:
 
 def test_the_layout_procedure_makes_its_passes(small) -> None:
     """Eight forwards and two backwards a step, twelve forwards in the first."""
+    if adds_in_place():
+        pytest.skip("THIS COMFYUI ADDS IN PLACE, and the released procedure keeps no copies")
     steps, latent = metered(small, "official-layout", hollow_run=False)
     assert [(s.passes["finished"], s.passes["backward"]) for s in steps] == [(12, 2), (8, 2)]
     assert latent.isfinite().all()
