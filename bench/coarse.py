@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..balancer.comfy.caption_reward import caption_rewards, likelihood_rewards
 from ..balancer.comfy.captioner import Captioner, load_captioner
-from ..balancer.rewards import best_places
 from ..shapes.captioner import FOLDER
 from ..shapes.host_models import load_demo
 from ..shapes.world import Scene, make_caption
@@ -53,16 +52,3 @@ def by_likelihood(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
 
 
 REWARDS: dict[str, Reward] = {"caption": by_caption, "likelihood": by_likelihood}
-
-
-def best_of(
-    candidates: Sequence[Tensor], scenes: Sequence[Scene], reward: str = "caption"
-) -> tuple[Tensor, list[int]]:
-    """The best of several pictures of each scene, and which of them it was.
-
-    ``candidates`` are K tensors (N, 3, H, W) of the same N scenes; of equal rewards the first wins.
-    """
-    values = torch.stack([REWARDS[reward](pictures, scenes) for pictures in candidates])
-    best = [best_places(column.tolist())[0] for column in values.T]
-    kept = torch.stack([candidates[choice][row] for row, choice in enumerate(best)])
-    return kept, best

@@ -131,16 +131,14 @@ def refine(
     batch: int = 32,
     steps: int = STEPS,
     cfg: float = CFG,
-    model: Any = None,
 ) -> Tensor:
     """The coarse pictures (N, 3, H, W) in 0..1 drawn again by their own layouts: the same shape.
 
     ``start``: 'noise' starts from the noise of the scene's seed, 'latent' from the coarse picture's
-    latent with fresh noise on it, by ``settings.denoise``. ``model`` (the studio's realism model if
-    None) is what drew the coarse pictures. A picture without a layout stays as it is.
+    latent with fresh noise on it, by ``settings.denoise``. A picture without a layout stays as it
+    is.
     """
-    model = studio.realism if model is None else model
-    bent = model if settings.mode == PLAIN else dense_model(model)
+    bent = studio.realism if settings.mode == PLAIN else dense_model(studio.realism)
     sampler = comfy.samplers.KSampler(
         bent, steps=steps, device=bent.load_device, sampler=SAMPLER, scheduler=SCHEDULER,
         denoise=settings.denoise if start == LATENT else 1.0, model_options=bent.model_options,

@@ -48,7 +48,14 @@ def with_lora(model: Any, path: Path) -> Any:
     A row of the table that is the untuned model under another name would be worse than none: a
     LoRA that was made for another model raises RealCompoError.
     """
-    state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    return _fitting(model, path, _read(path))
+
+
+def _read(path: Path) -> Any:
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
+
+
+def _fitting(model: Any, path: Path, state: Any) -> Any:
     try:
         remedy = "Train it again on this version of the demo models"
         return host_models.with_lora(model, state, path.name, "lora", remedy)
@@ -70,8 +77,8 @@ def lora_hooks(model: Any, path: Path, until: float) -> Any:
             "Use ComfyUI 0.3.8 or newer", BENCH,
         ) from None  # fmt: skip
 
-    with_lora(model, path)
-    state = comfy.utils.load_torch_file(str(path), safe_load=True)
+    state = _read(path)
+    _fitting(model, path, state)
     hooks = comfy.hooks.create_hook_lora(state, 1.0, 0.0)
     frames = comfy.hooks.HookKeyframeGroup()
     frames.add(comfy.hooks.HookKeyframe(1.0, 0.0))

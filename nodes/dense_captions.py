@@ -6,7 +6,7 @@ from typing import Any
 
 from .layout_converters import _single
 from .layouts import ANY
-from .planner import MODEL, RULES
+from .planner import ENDPOINT, KEY_NAME, MODEL, RULES, SERVER_MODEL, TIMEOUT
 
 CATEGORY = "RealCompo/realignment"
 CAPTIONS = "RealCompo Dense Captions (after RealignDiff)"
@@ -144,28 +144,15 @@ class RealCompoDenseCaptions:
                     "tooltip": "mask keeps the exact shape that was found; box the box around it,"
                     " for a thing whose shape is to change.",
                 }),
-                "endpoint": ("STRING", {
-                    "default": "http://127.0.0.1:11434/v1",
-                    "tooltip": "Address of an OpenAI-compatible server: Ollama, llama.cpp, vLLM, LM"
-                    " Studio, or a hosted one. Not used by 'rules' or with 'llm_output'.",
-                }),
-                "model": ("STRING", {
-                    "default": "qwen3:8b",
-                    "tooltip": "The model's name as that server knows it.",
-                }),
+                "endpoint": ENDPOINT,
+                "model": SERVER_MODEL,
                 "seed": ("INT", {
                     "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
                     "control_after_generate": True,
                     "tooltip": "Another seed asks for other captions, where the server takes seeds."
                     " The same inputs and seed are asked once only.",
                 }),
-                "api_key_env": ("STRING", {
-                    "default": "",
-                    "tooltip": "Name of the environment variable that holds the server's key, such"
-                    " as OPENAI_API_KEY; never the key itself. Empty = no key. A key goes to its"
-                    " own provider, to this network, or to the host in the variable with _HOST at"
-                    " its end.",
-                }),
+                "api_key_env": KEY_NAME,
                 "llm_output": ("STRING", {
                     "multiline": True, "default": "",
                     "tooltip": "An answer that you pasted, or that another node's text model wrote"
@@ -178,11 +165,7 @@ class RealCompoDenseCaptions:
                     " not hold it and a detected thing goes with it. Off: such phrases are left"
                     " out.",
                 }),
-                "timeout": ("FLOAT", {
-                    "default": 120.0, "min": 1.0, "max": 3600.0, "step": 1.0,
-                    "tooltip": "Seconds to wait for an answer. ComfyUI's stop button works"
-                    " meanwhile.",
-                }),
+                "timeout": TIMEOUT,
             },
         }  # fmt: skip
 

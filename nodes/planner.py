@@ -9,6 +9,29 @@ PLANNER, REQUEST = "RealCompo Layout Planner", "RealCompo Planner Request"
 MODEL, RULES = "language model", "rules"
 MAX_SIDE = 16384
 
+# Inputs of every node that asks a language model.
+ENDPOINT = ("STRING", {
+    "default": "http://127.0.0.1:11434/v1",
+    "tooltip": "Address of an OpenAI-compatible server: Ollama, llama.cpp, vLLM, LM"
+    " Studio, or a hosted one. Not used by 'rules' or with 'llm_output'.",
+})  # fmt: skip
+SERVER_MODEL = ("STRING", {
+    "default": "qwen3:8b",
+    "tooltip": "The model's name as that server knows it.",
+})  # fmt: skip
+KEY_NAME = ("STRING", {
+    "default": "",
+    "tooltip": "Name of the environment variable that holds the server's key, such"
+    " as OPENAI_API_KEY; never the key itself. Empty = no key. A key goes to its"
+    " own provider, to this network, or to the host in the variable with _HOST at"
+    " its end.",
+})  # fmt: skip
+TIMEOUT = ("FLOAT", {
+    "default": 120.0, "min": 1.0, "max": 3600.0, "step": 1.0,
+    "tooltip": "Seconds to wait for an answer. ComfyUI's stop button works"
+    " meanwhile.",
+})  # fmt: skip
+
 _PROMPT = ("STRING", {
     "multiline": True,
     "default": "a red star to the left of a blue circle, a green square below them",
@@ -32,15 +55,8 @@ class RealCompoLayoutFromText:
         return {
             "required": {
                 "prompt": _PROMPT,
-                "endpoint": ("STRING", {
-                    "default": "http://127.0.0.1:11434/v1",
-                    "tooltip": "Address of an OpenAI-compatible server: Ollama, llama.cpp, vLLM, LM"
-                    " Studio, or a hosted one. Not used by 'rules' or with 'llm_output'.",
-                }),
-                "model": ("STRING", {
-                    "default": "qwen3:8b",
-                    "tooltip": "The model's name as that server knows it.",
-                }),
+                "endpoint": ENDPOINT,
+                "model": SERVER_MODEL,
                 "seed": ("INT", {
                     "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
                     "control_after_generate": True,
@@ -49,13 +65,7 @@ class RealCompoLayoutFromText:
                 }),
             },
             "optional": {
-                "api_key_env": ("STRING", {
-                    "default": "",
-                    "tooltip": "Name of the environment variable that holds the server's key, such"
-                    " as OPENAI_API_KEY; never the key itself. Empty = no key. A key goes to its"
-                    " own provider, to this network, or to the host in the variable with _HOST at"
-                    " its end.",
-                }),
+                "api_key_env": KEY_NAME,
                 "llm_output": ("STRING", {
                     "multiline": True, "default": "",
                     "tooltip": "An answer that you pasted, or that another node's text model wrote"
@@ -67,11 +77,7 @@ class RealCompoLayoutFromText:
                     " model at all; takes an English prompt's things, numbers and words such as"
                     " 'left of' or 'in the top right corner' literally.",
                 }),
-                "timeout": ("FLOAT", {
-                    "default": 120.0, "min": 1.0, "max": 3600.0, "step": 1.0,
-                    "tooltip": "Seconds to wait for an answer. ComfyUI's stop button works"
-                    " meanwhile.",
-                }),
+                "timeout": TIMEOUT,
                 "width": _side("Width"),
                 "height": _side("Height"),
             },
