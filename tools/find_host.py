@@ -18,7 +18,7 @@ from pathlib import Path
 import environment
 import git_copy
 
-RELEASE = "0.3.64"
+RELEASE = "0.33.0"
 SOURCE = "https://github.com/comfyanonymous/ComfyUI.git"
 HEADLESS = "nodetool==0.5.3"
 RETRY_CLONE_AFTER = 24 * 3600.0

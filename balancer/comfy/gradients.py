@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
@@ -86,6 +87,17 @@ def saved_copies(modules: Iterable[Module], needed: bool):  # noqa: ANN201 - tor
 
 @contextmanager
 def gradient_mode() -> Iterator[None]:
-    """Outside inference mode, with gradients on, whatever the caller was in."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
+    """Outside inference mode, with gradients on, whatever the caller was in.
+
+    The host is told that it trains (hosts of 2026): its transformers have fused kernels without a
+    backward, and use differentiable ones only then.
+    """
+    before = getattr(comfy.model_management, "in_training", None)
+    try:
+        if before is not None:
+            comfy.model_management.in_training = True
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        if before is not None:
+            comfy.model_management.in_training = before

@@ -5,7 +5,6 @@ The reference is the same run with a second copy of the weights, which shares no
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -44,7 +43,7 @@ def twin(patcher: Any) -> Any:
     """A patcher of the same weights in memory of their own."""
     with torch.inference_mode():
         other = patcher.clone()
-        other.model = copy.deepcopy(patcher.model)
+        other.model = tiny.copied(patcher.model)
     return other
 
 

@@ -9,6 +9,7 @@ this file can be collected where there is no host.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,13 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
             else:
                 noise = noise.div_(math.sqrt(max(1, parameter[0].numel())))
             parameter.copy_(noise)
+
+
+def copied(module: torch.nn.Module) -> Any:
+    """A deep copy of a network or of the host's whole model, its own weights and nothing shared
+    but the host's configuration, which cannot be copied on hosts of 2026."""
+    config = getattr(module, "model_config", None)
+    return copy.deepcopy(module, {} if config is None else {id(config): config})
 
 
 def is_inference_built(module: torch.nn.Module) -> bool:
@@ -276,8 +284,9 @@ def tiny_flux(seed: int) -> ModelPatcher:
         "patch_size": 2,
         "qkv_bias": True,
         "guidance_embed": True,
+        "txt_ids_dims": [],
     }
-    # Hosts of 2024 know neither out_channels nor patch_size: both are fixed there to these values.
+    # Older hosts do not know some of these: they are fixed there to these values.
     known = FluxParams.__dataclass_fields__
     unet = {"image_model": "flux", **{key: unet[key] for key in unet if key in known}}
     with torch.inference_mode():

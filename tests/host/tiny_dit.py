@@ -41,9 +41,9 @@ def flux(seed: int, double: int = 3, single: int = 3, context: int = CONTEXT) ->
         "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": POOLED,
         "context_in_dim": context, "hidden_size": 64, "mlp_ratio": 4.0, "num_heads": 2,
         "depth": double, "depth_single_blocks": single, "axes_dim": [8, 12, 12], "theta": 10000,
-        "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
+        "patch_size": 2, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
     }  # fmt: skip
-    # hosts of 2024 know neither out_channels nor patch_size: both are fixed there to these values
+    # older hosts do not know some of these: they are fixed there to these values
     known = {"image_model", *FluxParams.__dataclass_fields__}
     unet = {key: value for key, value in unet.items() if key in known}
     return _build(Flux, tiny._config(Config, unet, {}), seed)
@@ -51,6 +51,7 @@ def flux(seed: int, double: int = 3, single: int = 3, context: int = CONTEXT) ->
 
 def chroma(seed: int, context: int = CONTEXT) -> ModelPatcher:
     """A Chroma-type model: Flux's blocks, modulated by one small network, text by T5 alone."""
+    from comfy.ldm.chroma.model import ChromaParams
     from comfy.model_base import Chroma
     from comfy.supported_models import Chroma as Config
 
@@ -59,8 +60,10 @@ def chroma(seed: int, context: int = CONTEXT) -> ModelPatcher:
         "context_in_dim": context, "hidden_size": 64, "mlp_ratio": 4.0, "num_heads": 2,
         "depth": 3, "depth_single_blocks": 3, "axes_dim": [8, 12, 12], "theta": 10000,
         "patch_size": 2, "qkv_bias": True, "in_dim": 64, "out_dim": 64, "hidden_dim": 32,
-        "n_layers": 2,
+        "n_layers": 2, "txt_ids_dims": [], "vec_in_dim": None,
     }  # fmt: skip
+    known = {"image_model", *ChromaParams.__dataclass_fields__}
+    unet = {key: value for key, value in unet.items() if key in known}
     return _build(Chroma, tiny._config(Config, unet, {}), seed)
 
 
