@@ -1,7 +1,7 @@
-"""A module named torchaudio for ``.venv``, where no torchaudio loads beside the torch that is there.
+"""A module named torchaudio for ``.venv``, where none loads beside the torch that is there.
 
-ComfyUI 0.33 imports torchaudio at the top of ``comfy/sd.py`` (through its audio VAEs), so without it
-no checkpoint can be loaded at all. This stands in for the import only: whatever is asked of it
+ComfyUI 0.33 imports torchaudio at the top of ``comfy/sd.py`` (through its audio VAEs), so without
+it no checkpoint can be loaded at all. This stands in for the import only: whatever is asked of it
 raises. Standard library only.
 """
 
@@ -20,8 +20,8 @@ class _Missing:
 
     def __call__(self, *args, **kwargs):
         raise RuntimeError(
-            f"{{self._name}} was asked for, but this environment has no torchaudio that loads beside its"
-            " torch. Install a matching pair to work with sound."
+            f"{{self._name}} was asked for, but this environment has no torchaudio that loads"
+            " beside its torch. Install a matching pair to work with sound."
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -65,8 +66,13 @@ def conditions(model: Any, text: list[Any], x: Tensor, **extra: Any) -> dict[str
 
 def denoised(model: Any, x: Tensor, sigma: float, given: dict[str, Any]) -> Tensor:
     """The model's x0 at noise level ``sigma``, with a graph if x has one."""
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
-        return model.apply_model(x, torch.full((x.shape[0],), sigma), **given)
+    import comfy.model_management as management
+
+    # hosts of 2026 use kernels without a backward unless they are told that something trains
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(management, "in_training", True, raising=False)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+            return model.apply_model(x, torch.full((x.shape[0],), sigma), **given)
 
 
 def shares(

@@ -12,7 +12,6 @@ For models of the SD1.x kind (eps or v prediction, no vector input) without LoRA
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from .tiny import copied
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -93,10 +94,10 @@ def map_size(height: int, width: int, factor: int) -> tuple[int, int]:
 def ordinary_copy(module: torch.nn.Module) -> torch.nn.Module:
     """Deep copy whose weights are no inference tensors, so that autograd may keep them."""
     with torch.inference_mode(False):
-        copied = copy.deepcopy(module).requires_grad_(False)
-    if any(t.is_inference() for t in (*copied.parameters(), *copied.buffers())):
+        own = copied(module).requires_grad_(False)
+    if any(t.is_inference() for t in (*own.parameters(), *own.buffers())):
         raise RuntimeError("a copied weight is still an inference tensor")
-    return copied
+    return own
 
 
 @contextmanager
