@@ -1,8 +1,9 @@
-"""A gradient through a model of the host, whose weights live in inference mode.
+"""A gradient through a model of the host, whatever it keeps the model's weights in.
 
 The host runs every node under ``torch.inference_mode()``; tensors made there cannot be saved for
 a backward pass. Copying the weights would double their memory, so they are replaced, for the
-length of one pass, by ordinary tensors on the very same storage.
+length of one pass, by ordinary tensors on the very same storage. Layers that compute with a cast of
+their weight, not with the tensor itself, are differentiated without keeping it (cast_layers.py).
 """
 
 from __future__ import annotations
@@ -16,51 +17,84 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from .cast_layers import casts, is_the_hosts, leaf_layers, ordinary
+
 Aliases = dict[int, tuple[Tensor, Tensor]]
 """Tensors by id, each with its ordinary stand-in; keep one of these for the length of a run."""
 
 
 @contextmanager
 def ordinary_weights(modules: Iterable[Module], known: Aliases | None = None) -> Iterator[None]:
-    """Let autograd work with the weights of ``modules``, without copying them.
+    """Let autograd work with the weights of ``modules``, without copying or keeping them.
 
-    Parameters and buffers that are inference tensors, or ask for gradients of their own, are
-    swapped for tensors that share their storage and ask for none; at the end, in every case, the
-    very objects that were there are put back. Enter it outside inference mode. ``known`` keeps the
-    stand-ins from one time to the next.
+    Layers that cast pass gradients on as ``leaf_layers`` says. Elsewhere parameters and buffers
+    that are inference tensors, or ask for gradients of their own, are swapped for tensors that
+    share their storage and ask for none; at the end, in every case, the very objects that were
+    there are put back. Enter it outside inference mode. ``known`` keeps the stand-ins from one
+    time to the next.
     """
     known = {} if known is None else known
     swapped: list[tuple[dict[str, Any], str, Any]] = []
+    roots = list(modules)
+    found = list({id(m): m for root in roots for m in root.modules()}.values())
+    with leaf_layers(layer for layer in found if casts(layer)), without_prefetch(roots):
+        try:
+            for module in found:
+                if casts(module) and is_the_hosts(module):
+                    continue
+                for store in (module._parameters, module._buffers):
+                    for name, tensor in store.items():
+                        if tensor is None or not _needs_alias(tensor):
+                            continue
+                        swapped.append((store, name, tensor))
+                        entry = known.get(id(tensor))
+                        # weights that the host has moved since have another storage
+                        if entry is None or entry[1].data_ptr() != tensor.data_ptr():
+                            known[id(tensor)] = entry = (tensor, _alias(tensor))
+                        store[name] = entry[1]
+            yield
+        finally:
+            for store, name, tensor in swapped:
+                store[name] = tensor
+
+
+@contextmanager
+def without_prefetch(networks: Iterable[Module]) -> Iterator[None]:
+    """Let ``networks`` fetch each layer's weights when it is called, and not ahead (hosts of 2026).
+
+    A forward that is left half-way would leave a queue of fetched pages behind, and a backward
+    asks for weights in another order.
+    """
+
+    def plain(_: Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        options = kwargs.get("transformer_options")
+        if not options or not options.get("prefetch_dynamic_vbars"):
+            return None
+        kwargs["transformer_options"] = {**options, "prefetch_dynamic_vbars": False}
+        return args, kwargs
+
+    handles = [n.register_forward_pre_hook(plain, with_kwargs=True) for n in networks]
     try:
-        for module in {id(m): m for root in modules for m in root.modules()}.values():
-            stores: Any = (module._parameters, module._buffers)
-            for store in stores:
-                for name, tensor in store.items():
-                    if tensor is None or not _needs_alias(tensor):
-                        continue
-                    swapped.append((store, name, tensor))
-                    entry = known.get(id(tensor))
-                    # weights that the host has moved since have another storage
-                    if entry is None or entry[1].data_ptr() != tensor.data_ptr():
-                        known[id(tensor)] = entry = (tensor, _alias(tensor))
-                    store[name] = entry[1]
         yield
     finally:
-        for store, name, tensor in swapped:
-            store[name] = tensor
+        for handle in handles:
+            handle.remove()
 
 
 def _needs_alias(tensor: Tensor) -> bool:
-    # quantised weights are tensor subclasses without a plain storage; they are unpacked by an
-    # operation in forward, whose result is an ordinary tensor
+    # quantised weights of other packs are tensor subclasses without a plain storage; they are
+    # unpacked by an operation in forward, whose result is an ordinary tensor
     plain = type(tensor) in (Tensor, Parameter)
     return plain and (tensor.is_inference() or tensor.requires_grad)
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-    return Parameter(alias, requires_grad=False) if isinstance(tensor, Parameter) else alias
+    alias = ordinary(tensor)
+    if isinstance(tensor, Parameter):
+        alias = Parameter(alias, requires_grad=False)
+    # the host notes a weight's other dtype on the tensor itself
+    alias.__dict__.update(tensor.__dict__)
+    return alias
 
 
 def saved_copies(modules: Iterable[Module], needed: bool):  # noqa: ANN201 - torch's own context
