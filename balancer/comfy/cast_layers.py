@@ -1,4 +1,4 @@
-"""Layers whose weights the host casts, moves or unpacks at every call, differentiated in their input.
+"""Layers whose weights the host casts, moves or unpacks at every call, and gradients through them.
 
 The host keeps a network's weights where and how it likes: in other dtypes, on the other device,
 quantised, with LoRAs added on the fly, in pages of video memory that come and go (dynamic VRAM).
