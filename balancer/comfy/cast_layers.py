@@ -34,12 +34,15 @@ _CONVOLUTIONS = {
 }
 
 
-def casts(layer: Module) -> bool:
+def casts(layer: Any) -> bool:
     """Whether the layer computes with a cast of its weight rather than with its own tensor."""
     if not hasattr(type(layer), CAST):
         return False
-    functions = (*getattr(layer, "weight_function", ()), *getattr(layer, "bias_function", ()))
-    return bool(getattr(layer, "comfy_cast_weights", False) or functions or _is_quantised(layer))
+    if layer.comfy_cast_weights or _is_quantised(layer):
+        return True
+    # hosts of 2024 (None instead of lists) ignore the functions of layers that do not cast
+    listed = comfy.ops.CastWeightBiasOp.weight_function is not None
+    return listed and bool(layer.weight_function or layer.bias_function)
 
 
 def is_the_hosts(layer: Module) -> bool:
@@ -228,7 +231,9 @@ def _own_weights(layer: Any, like: Tensor) -> Iterator[None]:
     try:
         for name, tensor in copies.items():
             layer._parameters[name] = Parameter(ordinary(tensor), requires_grad=False)
-        layer.__dict__.update(comfy_cast_weights=False, weight_function=[], bias_function=[])
+        # no functions: what that is changed in 2025
+        none = comfy.ops.CastWeightBiasOp.weight_function
+        layer.__dict__.update(comfy_cast_weights=False, weight_function=none, bias_function=none)
         layer.__dict__.pop("_v", None)  # by this the host knows a layer with pages
         yield
     finally:

@@ -96,6 +96,13 @@ def through(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     return out.detach(), gradient, kept
 
 
+def functions(function: Any) -> Any:
+    """A layer's weight functions, as this host has them: a list, or (2024) the only one."""
+    import comfy.ops
+
+    return function if comfy.ops.CastWeightBiasOp.weight_function is None else [function]
+
+
 def random(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(CASES[name][1], generator=torch.Generator().manual_seed(5)).to(dtype)
 
@@ -126,15 +133,15 @@ def test_the_output_is_the_samplers_own_bit_for_bit() -> None:
 def test_weight_functions_take_part() -> None:
     """LoRAs added on the fly, and the host's wrappers around weights."""
     layer, x = made("linear"), random("linear")
-    layer.weight_function = [lambda weight: weight * 2.0]
+    layer.weight_function = functions(lambda weight: weight * 2.0)
     _, gradient, _ = through(layer, x)
     _, wanted = plainly(layer, x)
     torch.testing.assert_close(gradient, 2.0 * wanted, rtol=1e-5, atol=1e-6)
     norm, x = made("layer norm"), random("layer norm")
-    norm.weight_function = [lambda weight: weight * 2.0]
+    norm.weight_function = functions(lambda weight: weight * 2.0)
     _, gradient, _ = through(norm, x)
     torch.testing.assert_close(gradient, 2.0 * plainly(norm, x)[1], rtol=1e-5, atol=1e-6)
-    assert len(norm.weight_function) == 1
+    assert "weight_function" in norm.__dict__
 
 
 def test_functions_on_layers_that_do_not_cast_by_themselves() -> None:
@@ -147,7 +154,9 @@ def test_functions_on_layers_that_do_not_cast_by_themselves() -> None:
     x = random("linear")
     wanted = plainly(layer, x)[1]
     torch.testing.assert_close(through(layer, x)[1], wanted, rtol=1e-5, atol=1e-6)
-    layer.weight_function = [lambda weight: -weight]
+    if comfy.ops.CastWeightBiasOp.weight_function is None:
+        return  # such hosts of 2024 have functions on layers that cast only
+    layer.weight_function = functions(lambda weight: -weight)
     torch.testing.assert_close(through(layer, x)[1], -wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -251,7 +260,7 @@ def test_layers_of_another_pack_run_once_more() -> None:
 
 def test_nothing_is_left_on_a_layer_that_fails() -> None:
     layer = made("linear")
-    layer.weight_function = [lambda weight: 1 / 0]
+    layer.weight_function = functions(lambda weight: 1 / 0)
     before = dict(layer.__dict__)
     with pytest.raises(ZeroDivisionError):
         through(layer, random("linear"))
@@ -265,8 +274,8 @@ def test_nothing_is_left_on_a_layer_that_fails() -> None:
             raise InterruptedError
         return weight
 
-    norm.weight_function = [in_the_backward]
+    norm.weight_function = functions(in_the_backward)
     before = dict(norm.__dict__)
     with pytest.raises(InterruptedError):
         through(norm, random("group norm"))
-    assert dict(norm.__dict__) == before and len(norm.weight_function) == 1
+    assert dict(norm.__dict__) == before
