@@ -186,6 +186,54 @@ class _Births(TorchDispatchMode):
         return out
 
 
+@dataclass
+class Peak:
+    """Most bytes at once of all that was made during a run, weights left out."""
+
+    bytes: int = 0
+
+
+class _Watch(_Births):
+    """Looks after every operation at what is alive; an operation's own scratch is not seen."""
+
+    def __init__(self, weights: Set[int], peak: Peak) -> None:
+        super().__init__(weights)
+        self._peak = peak
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if not _is_view(func):
+            self._peak.bytes = max(self._peak.bytes, _living_bytes(self.born))
+        return out
+
+
+@cache
+def _is_view(func: Any) -> bool:
+    """Whether the operation makes nothing that takes memory."""
+    return all(r.alias_info is not None for r in func._schema.returns)
+
+
+@contextmanager
+def peak_memory(modules: Iterable[torch.nn.Module]) -> Iterator[Peak]:
+    """Measure the peak of activations, gradients and cast weights while the block runs.
+
+    ``modules`` hold the weights as they are stored.
+    """
+    peak = Peak()
+    with _Watch(_storages(modules), peak):
+        yield peak
+
+
+def _storages(modules: Iterable[torch.nn.Module]) -> set[int]:
+    return {
+        tensor.untyped_storage().data_ptr()
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+
+
 def _note(store: dict[int, tuple[StorageWeakRef, int]], tensor: Tensor, weights: Set[int]) -> None:
     storage = tensor.untyped_storage()
     if storage.data_ptr() in weights:
@@ -210,11 +258,7 @@ def kept_activations(modules: Iterable[torch.nn.Module]) -> Iterator[Kept]:
     ``modules`` hold the weights. Hooks of the code under measurement stay in force; what they
     make of a tensor is what counts.
     """
-    weights = {
-        tensor.untyped_storage().data_ptr()
-        for module in modules
-        for tensor in (*module.parameters(), *module.buffers())
-    }
+    weights = _storages(modules)
     kept, births = Kept(), _Births(weights)
     saved: dict[int, tuple[StorageWeakRef, int]] = {}
     original_hooks = torch.autograd.graph.saved_tensors_hooks

@@ -18,64 +18,19 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
-from .capture import Site, grid_size
+from .activation_memory import Pass, kept_bytes
+from .capture import Site
 from .forwards import other_forwards
 from .sites import Sites
 
-# what autograd keeps of a block, in activations of the block's width: a transformer block's three
-# norms, attentions and gated feed-forward; a residual block's two norms and activations
-_PER_TRANSFORMER, _PER_RESIDUAL = 21, 4
 # the share of the free memory that one look may take before it becomes frugal
 _SHARE = 0.5
 
 
-def last_site(sites: Sites, factor: int) -> Site | None:
-    """The U-Net site behind which a look ends; None for other models."""
-    wanted = [site for site in sites if isinstance(site, Site) and site.factor == factor]
-    return wanted[-1] if wanted else None
-
-
-def activation_bytes(
-    network: Any,
-    sites: Sites,
-    factor: int | None,
-    latent: tuple[int, ...],
-    dtype: torch.dtype,
-) -> int:
-    """About how much autograd keeps of a look at ``latent`` (B, C, H, W) without checkpoints.
-
-    ``factor`` None: of a whole forward. 0 for models that are no U-Nets.
-    """
-    last = None if factor is None else last_site(sites, factor)
-    if not isinstance(network, UNetModel) or (factor is not None and last is None):
-        return 0
-    total = 0
-    known = {s.key[:2]: s.factor for s in sites if isinstance(s, Site)}
-    blocks = [("input", network.input_blocks), ("middle", [network.middle_block])]
-    blocks.append(("output", network.output_blocks))
-    at = 1
-    for section, members in blocks:
-        for number, block in enumerate(members):
-            at = known.get((section, number), at)
-            high, wide = grid_size(latent[-2], latent[-1], at)
-            for layer in block or ():
-                if isinstance(layer, SpatialTransformer):
-                    width = layer.norm.num_channels
-                    total += high * wide * width * _PER_TRANSFORMER * len(layer.transformer_blocks)
-                elif isinstance(layer, ResBlock):
-                    total += high * wide * layer.out_channels * _PER_RESIDUAL
-            if last is not None and (section, number) == last.key[:2]:
-                return latent[0] * total * dtype.itemsize
-    return latent[0] * total * dtype.itemsize
-
-
-def must_be_frugal(
-    network: Any, sites: Sites, factor: int, latent: Tensor, dtype: torch.dtype
-) -> bool:
-    """Whether a look at ``latent`` had better be checkpointed, by the host's free memory."""
-    needed = activation_bytes(network, sites, factor, tuple(latent.shape), dtype)
-    free = comfy.model_management.get_free_memory(latent.device)
-    return needed > _SHARE * float(free)
+def must_be_frugal(network: Any, sites: Sites, what: Pass, device: torch.device) -> bool:
+    """Whether a look had better be checkpointed, by the host's free memory on ``device``."""
+    free = comfy.model_management.get_free_memory(device)
+    return kept_bytes(network, sites, what) > _SHARE * float(free)
 
 
 @contextmanager

@@ -19,10 +19,12 @@ from ..attention_maps import RegionMaps, inside_share
 from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import RegionSet
+from .activation_memory import Pass, last_site
 from .capture import Site, StopProbe, entry_area, grid_size, stop
-from .checkpointing import checkpointed, last_site, must_be_frugal
+from .checkpointing import checkpointed, must_be_frugal
 from .compat import adds_in_place
 from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
+from .grounded_attention import differentiable_grounding
 from .shared_encoder import INSIDE_BLOCKS, alters_encoder, call_model
 from .sites import Sites, add_in_place, one_pass, reading_options
 
@@ -239,8 +241,11 @@ class Probe:
                 gradient_mode(),
                 ordinary_weights(modules, self.aliases),
                 saved_copies(modules, copies),
+                differentiable_grounding(modules[1:]),
                 one_pass(model.diffusion_model, self.sites),
-                checkpointed(model.diffusion_model, self._frugal(model, args), copies),
+                checkpointed(
+                    model.diffusion_model, self._frugal(model, args, len(modules) > 1), copies
+                ),
             ):
                 call = ModelCall(apply_model, args, inner, x, area, model, whole, modules)
                 seen.append(work(call))
@@ -256,8 +261,10 @@ class Probe:
         high, wide = call.args["input"].shape[-2:]
         return reading_options(call.options, self.sites, self.factor, maps, (high, wide), at_last)
 
-    def _frugal(self, model: Any, args: dict[str, Any]) -> Site | None:
+    def _frugal(self, model: Any, args: dict[str, Any], grounded: bool) -> Site | None:
         """Where checkpointed blocks end, if memory is too short to do without; decided once.
+
+        ``grounded``: GLIGEN's layers stand in the blocks.
 
         A block that runs again must not write to what autograd saves: blocks of hosts before
         mid-2025 do, and other packs' patches inside a block may.
@@ -267,8 +274,13 @@ class Probe:
             return None
         latent = args["input"]
         if self.frugal is None:
+            text = args["c"].get("c_crossattn")
+            what = Pass(
+                tuple(latent.shape), compute_dtype(model), self.factor,
+                77 if text is None else text.shape[1], grounded,
+            )  # fmt: skip
             self.frugal = must_be_frugal(
-                model.diffusion_model, self.sites, self.factor, latent, compute_dtype(model)
+                model.diffusion_model, self.sites, what, latent.device
             )
         return last_site(self.sites, self.factor) if self.frugal else None
 

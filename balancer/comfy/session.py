@@ -21,8 +21,9 @@ from torch import Tensor
 from ..adapters import Adapters
 from ..attention_maps import RegionMaps
 from ..errors import RealCompoError
+from .activation_memory import last_site
 from .capture import Site, StopProbe, differentiable_attention, find_sites, reading_options
-from .checkpointing import checkpointed, last_site
+from .checkpointing import checkpointed
 from .checks import model_name
 from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..adapters import Adapters
 from ..errors import RealCompoError
 from ..training import Optimisation, TrainingSettings
-from .checkpointing import activation_bytes
+from .activation_memory import Pass, kept_bytes
 from .checks import model_name
 from .compat import adds_in_place
 from .forwards import other_forwards
@@ -100,10 +100,8 @@ def train(
     shapes = {name: _shape(layer) for name, layer in layers.items()}
     network = patcher.model.diffusion_model
     latent = (settings.batch_size, patcher.model.latent_format.latent_channels, *size)
-    keeps = activation_bytes(
-        network, sites, None if whole else min(s.factor for s in sites), latent,
-        compute_dtype(patcher.model),
-    )  # fmt: skip
+    level = None if whole else min(site.factor for site in sites)
+    keeps = kept_bytes(network, sites, Pass(latent, compute_dtype(patcher.model), level))
     free = float(comfy.model_management.get_free_memory(patcher.load_device))
     frugal = settings.checkpointing == "on" or (
         settings.checkpointing == "auto" and keeps + extra_memory > _SHARE * free

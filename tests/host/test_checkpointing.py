@@ -110,11 +110,11 @@ def kept_bytes(look: Any, weights: set[int]) -> int:
 
 def look_at(network: Any, frugal: bool, side: int) -> int:
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy import capture, checkpointing
+    from realcompo.balancer.comfy import activation_memory, capture, checkpointing
     from realcompo.balancer.comfy.gradients import ordinary_weights
 
     sites = capture.find_sites(network)
-    last = checkpointing.last_site(sites, 4)
+    last = activation_memory.last_site(sites, 4)
     kept = 0
     # outside of inference mode tensors live as long as the graph needs them
     with torch.enable_grad(), ordinary_weights([network]):
@@ -137,28 +137,29 @@ def look_at(network: Any, frugal: bool, side: int) -> int:
 CONTEXT = torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(2))
 
 
-def test_what_is_kept(monkeypatch) -> None:
-    """SD1.5's topology; and the estimate that decides is near what autograd really keeps."""
-    from realcompo.balancer.comfy import capture, checkpointing
+def test_what_is_kept() -> None:
+    """SD1.5's topology; and the estimate that decides is what autograd really keeps."""
+    from realcompo.balancer.comfy import activation_memory, capture
 
     with tiny.fused_attention():
         network = tiny.family_unet(1, "SD15", channels=64).model.diffusion_model
         plain, frugal = look_at(network, False, 32), look_at(network, True, 32)
-    sites = capture.find_sites(network)
-    guess = checkpointing.activation_bytes(network, sites, 4, (1, 4, 32, 32), torch.float32)
+    what = activation_memory.Pass((1, 4, 32, 32), torch.float32, 4)
+    guess = activation_memory.kept_bytes(network, capture.find_sites(network), what)
     print(f"kept {plain / 2**20:.1f} MiB, frugal {frugal / 2**20:.1f}, guess {guess / 2**20:.1f}")
     assert frugal < 0.35 * plain
-    assert 0.6 * plain < guess < 1.6 * plain
+    assert guess == pytest.approx(plain, rel=0.15)
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1 << 40, False), (1 << 10, True)])
 def test_the_hosts_free_memory_decides(monkeypatch, model, free, expected) -> None:
     import comfy.model_management as management
 
-    from realcompo.balancer.comfy import capture, checkpointing
+    from realcompo.balancer.comfy import activation_memory, capture, checkpointing
 
     monkeypatch.setattr(management, "get_free_memory", lambda device: free)
     sites = capture.find_sites(model.model.diffusion_model)
-    latent = tiny.latent_noise(3)
     network = model.model.diffusion_model
-    assert checkpointing.must_be_frugal(network, sites, 4, latent, torch.float32) is expected
+    what = activation_memory.Pass((1, 4, 16, 16), torch.float32, 4)
+    device = torch.device("cpu")
+    assert checkpointing.must_be_frugal(network, sites, what, device) is expected
