@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import comfy.cli_args
 import comfy.model_management
 import torch
 from torch import Tensor
@@ -124,14 +125,16 @@ def gradient_mode() -> Iterator[None]:
     """Outside inference mode, with gradients on, whatever the caller was in.
 
     The host is told that it trains (hosts of 2026): its transformers have fused kernels without a
-    backward, and use differentiable ones only then.
+    backward, and use differentiable ones only then. Its compiler (later hosts), which plans memory
+    for forwards that nobody saves from or leaves half-way, is off for as long.
     """
-    before = getattr(comfy.model_management, "in_training", None)
+    told = [(comfy.model_management, "in_training"), (comfy.cli_args.args, "disable_comfy_compiler")]
+    before = [(place, name, getattr(place, name)) for place, name in told if hasattr(place, name)]
     try:
-        if before is not None:
-            comfy.model_management.in_training = True
+        for place, name, _ in before:
+            setattr(place, name, True)
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        if before is not None:
-            comfy.model_management.in_training = before
+        for place, name, value in before:
+            setattr(place, name, value)

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_patcher
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -167,12 +168,18 @@ def _reader(
         mark = (kwargs.get("transformer_options") or {}).get(MARK)
         if mark is not None and _read(maps, grid, mark, *args, **kwargs) and mark.last:
             at_last()
-        if other is None:
+        if other is None or _chooses_a_kernel(other):
             return differentiable_attention(*args, **kwargs)
         # the other override may call the function that it is given: let autograd through that too
         return other(differentiable_attention, *args, **kwargs)
 
     return attend
+
+
+def _chooses_a_kernel(override: Attention) -> bool:
+    """Whether this is the host's own choice of attention (Model Attention Backend), which takes
+    another kernel and not the function that it is given; those kernels have no backward."""
+    return getattr(override, "__module__", "") == comfy.model_patcher.__name__
 
 
 def _read(

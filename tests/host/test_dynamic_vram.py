@@ -317,3 +317,15 @@ def test_the_host_is_told_that_gradients_pass_and_only_then() -> None:
     assert management.in_training is False
 
 
+def test_the_compiler_of_later_hosts_is_off_while_gradients_pass(monkeypatch: Any) -> None:
+    import comfy.cli_args
+
+    from realcompo.balancer.comfy.gradients import gradient_mode
+
+    args = comfy.cli_args.args
+    monkeypatch.setattr(args, "disable_comfy_compiler", False, raising=False)
+    with gradient_mode():
+        assert args.disable_comfy_compiler is True
+    assert args.disable_comfy_compiler is False
+
+

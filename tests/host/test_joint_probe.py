@@ -284,6 +284,27 @@ def test_other_packs_block_patches_and_override_stay_in_force(family) -> None:
     assert one.gradient.abs().max() > 0
 
 
+def test_the_hosts_choice_of_another_kernel_does_not_reach_looks() -> None:
+    """Its node lays a function over attention that ignores the one it is given, and whose kernel
+    may have no backward."""
+    model = FAMILIES["flux"].build(1)
+    if not hasattr(model, "set_model_optimized_attention"):
+        pytest.skip("this ComfyUI cannot choose a model's attention")
+    x = tiny_dit.noise("flux")
+    plain = look(model, x)
+    calls = []
+
+    def kernel(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(1)
+        raise RuntimeError("no backward")
+
+    model.set_model_optimized_attention(kernel)
+    chosen = look(model, x, {"transformer_options": model.model_options["transformer_options"]})
+    assert not calls
+    torch.testing.assert_close(chosen.shares, plain.shares)
+    torch.testing.assert_close(chosen.gradient, plain.gradient)
+
+
 @EVERY
 def test_a_controlnet_that_adds_in_place_leaves_the_gradient_exact(family) -> None:
     """The usual spatial side of such a pair; its residuals are added to the image tokens."""
