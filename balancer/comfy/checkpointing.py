@@ -28,9 +28,24 @@ _SHARE = 0.5
 
 
 def must_be_frugal(network: Any, sites: Sites, what: Pass, device: torch.device) -> bool:
-    """Whether a look had better be checkpointed, by the host's free memory on ``device``."""
-    free = comfy.model_management.get_free_memory(device)
-    return kept_bytes(network, sites, what) > _SHARE * float(free)
+    """Whether a look had better be checkpointed, by the memory that is there for it."""
+    return kept_bytes(network, sites, what) > _SHARE * free_for_activations(device)
+
+
+def free_for_activations(device: torch.device) -> float:
+    """Bytes that may be filled on ``device`` without sending off a weight that is in use.
+
+    Dynamic VRAM leaves pages of models that have had their turn where they are until somebody
+    needs the room; those count as free.
+    """
+    free = float(comfy.model_management.get_free_memory(device))
+    for entry in comfy.model_management.current_loaded_models:
+        patcher: Any = entry.model
+        if patcher is None or entry.currently_used or entry.device != device:
+            continue
+        if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+            free += patcher.loaded_size()
+    return free
 
 
 @contextmanager

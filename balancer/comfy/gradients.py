@@ -128,7 +128,8 @@ def gradient_mode() -> Iterator[None]:
     backward, and use differentiable ones only then. Its compiler (later hosts), which plans memory
     for forwards that nobody saves from or leaves half-way, is off for as long.
     """
-    told = [(comfy.model_management, "in_training"), (comfy.cli_args.args, "disable_comfy_compiler")]
+    args: Any = comfy.cli_args.args
+    told = [(comfy.model_management, "in_training"), (args, "disable_comfy_compiler")]
     before = [(place, name, getattr(place, name)) for place, name in told if hasattr(place, name)]
     try:
         for place, name, _ in before:

@@ -21,6 +21,7 @@ from ..adapters import Adapters
 from ..errors import RealCompoError
 from ..training import Optimisation, TrainingSettings
 from .activation_memory import Pass, kept_bytes
+from .checkpointing import free_for_activations
 from .checks import model_name
 from .compat import adds_in_place
 from .forwards import other_forwards
@@ -102,7 +103,7 @@ def train(
     latent = (settings.batch_size, patcher.model.latent_format.latent_channels, *size)
     level = None if whole else min(site.factor for site in sites)
     keeps = kept_bytes(network, sites, Pass(latent, compute_dtype(patcher.model), level))
-    free = float(comfy.model_management.get_free_memory(patcher.load_device))
+    free = free_for_activations(patcher.load_device)
     frugal = settings.checkpointing == "on" or (
         settings.checkpointing == "auto" and keeps + extra_memory > _SHARE * free
     )

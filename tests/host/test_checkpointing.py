@@ -163,3 +163,25 @@ def test_the_hosts_free_memory_decides(monkeypatch, model, free, expected) -> No
     what = activation_memory.Pass((1, 4, 16, 16), torch.float32, 4)
     device = torch.device("cpu")
     assert checkpointing.must_be_frugal(network, sites, what, device) is expected
+
+
+def test_pages_of_models_that_had_their_turn_count_as_free(monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    import comfy.model_management as management
+
+    from realcompo.balancer.comfy.checkpointing import free_for_activations
+
+    card, other = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(management, "get_free_memory", lambda device: 1000)
+
+    def entry(dynamic: bool, used: bool, device: torch.device) -> Any:
+        model = SimpleNamespace(is_dynamic=lambda: dynamic, loaded_size=lambda: 50)
+        return SimpleNamespace(model=model, currently_used=used, device=device)
+
+    loaded = [
+        entry(True, False, card), entry(True, True, card), entry(False, False, card),
+        entry(True, False, other), SimpleNamespace(model=None, currently_used=False, device=card),
+    ]  # fmt: skip
+    monkeypatch.setattr(management, "current_loaded_models", loaded)
+    assert free_for_activations(card) == 1050.0

@@ -246,16 +246,19 @@ def test_an_interrupted_look_leaves_no_page_behind(
     assert near(latents, expected[0])
 
 
-def test_finetuning(pair_of: Any, pages: str, tmp_path: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("saving", ["off", "on"])
+def test_finetuning(
+    pair_of: Any, pages: str, saving: str, tmp_path: Any, monkeypatch: Any
+) -> None:
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     first, _ = pair_of
-    expected = finetune(first)
-    pair.run_alone(first, tiny.latent_noise(5), STEPS)  # weights are used in inference mode first
+    expected = finetune(first, checkpointing=saving)
     with dynamic_vram(first.model, pages=pages):
+        # weights have been used in inference mode before
         pair.run_alone(first, tiny.latent_noise(5), STEPS)
-        trained = finetune(first)
+        trained = finetune(first, checkpointing=saving)
     (lora, losses), (same, seen) = expected[:2], trained[:2]
     assert losses.keys() == seen.keys() and lora.keys() == same.keys()
     for name, values in losses.items():
@@ -329,3 +332,29 @@ def test_the_compiler_of_later_hosts_is_off_while_gradients_pass(monkeypatch: An
     assert args.disable_comfy_compiler is False
 
 
+
+
+def test_nothing_is_fetched_ahead_of_a_look(pair_of: Any, monkeypatch: Any) -> None:
+    """Later hosts queue the pages of coming layers; a look ends before they come."""
+
+    first, second = pair_of
+    seen: list[tuple[bool, bool]] = []
+    network = first.model.diffusion_model
+    inner = type(network)._forward
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        options = kwargs.get("transformer_options") or args[-1]
+        seen.append((options["prefetch_dynamic_vbars"], torch.is_grad_enabled()))
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(network), "_forward", forward)
+    # on a card the host asks for it; its CPU never does
+    monkeypatch.setattr(first, "is_dynamic", lambda: True)
+    monkeypatch.setattr(second, "is_dynamic", lambda: True)
+    first.model.current_patcher, second.model.current_patcher = first, second
+    guider = pair.guider(first, second, PAPER)
+    for patcher in (guider.model_patcher, guider.branch.patcher):
+        monkeypatch.setattr(patcher, "is_dynamic", lambda: True, raising=False)
+    pair.run(guider, tiny.latent_noise(5), STEPS)
+    assert {looking for _, looking in seen} == {True, False}
+    assert all(ahead is not looking for ahead, looking in seen)
