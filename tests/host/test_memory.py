@@ -77,6 +77,39 @@ def test_a_balanced_step_of_two_sd15_models_and_gligen() -> None:
         assert all(p.is_inference() for p in patcher.model.parameters())
 
 
+@pytest.mark.skipif(os.environ.get("REALCOMPO_SLOW") != "1", reason="slow: set REALCOMPO_SLOW=1")
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_a_look_needs_little_more_than_a_static_mix_whatever_weights_are_kept_in(stored) -> None:
+    """SD1.5 at 256 px, one checkpoint in both branches, so that 6 GiB are enough."""
+    import torch
+
+    model = tiny.sd15_sized(1)
+    if stored != "float32":
+        with torch.inference_mode():
+            model.model.to(getattr(torch, stored))
+        model.model.manual_cast_dtype = torch.float32
+        for layer in model.model.modules():
+            if hasattr(layer, "comfy_cast_weights"):
+                layer.comfy_cast_weights = True
+    texts = [tiny.conditioning(n, dim=768) for n in (3, 4, 7)]
+    noise = tiny.latent_noise(5, height=32, width=32)
+    peaks = {}
+    for settings in (
+        BalancerSettings(mode="fixed", preset="fixed"),
+        preset("paper", spatial_only=0.0, preset="dynamic"),
+    ):
+        guider = pair.guider(
+            model, model, settings, positive=texts[0], negative=texts[1], spatial_positive=texts[2]
+        )
+        pair.run(guider, noise, steps=1)  # libraries take their own room once
+        with peak_memory() as peak:
+            pair.run(guider, noise, steps=1)
+        peaks[settings.preset] = peak.bytes
+        print(f"{stored}, {settings.preset}: peak {peak.bytes / GIB:.2f} GiB")
+    assert guider.trace.backwards == 2
+    assert peaks["dynamic"] - peaks["fixed"] <= 0.3 * GIB
+
+
 def test_weights_are_lent_not_copied() -> None:
     """During the gradient pass the weights are other tensors on the very same memory."""
     import torch
