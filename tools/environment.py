@@ -53,7 +53,7 @@ def ensure() -> Path:
     if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")).get("pins") == wanted:
         return python
     start = time.monotonic()
-    print("Installing the pinned packages into .venv (once; about 1.9 GB with a CPU torch)")
+    print("Installing the pinned packages into .venv (once; about 2.4 GB with a CPU torch)")
     exact = ["-c", str(PINS / "constraints.txt")]
     chosen = {"torch": torch_family.torch(exact)}
     torch_version = chosen["torch"][0]

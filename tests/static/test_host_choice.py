@@ -132,3 +132,17 @@ def test_the_older_hosts_all_run_their_part_whatever_one_says(
     assert ran[1:] == [(older, [*part, "-q"]), (modules, [*part, "-q"])]
     monkeypatch.setenv("REALCOMPO_HOST", "2024")
     assert dev._test(["--older"]) == 0 and ran[3:] == [(modules, part)]
+
+
+def test_the_part_for_the_older_hosts_is_whole(dev: ModuleType) -> None:
+    """Sampling as the host does it, the paper's numbers, weights as hosts keep them, a server."""
+    files = ["guider_parity", "guider_calls", "guider_reference", "reference", "dynamic_vram"]
+    paths = [ROOT / "tests" / "host" / f"test_{name}.py" for name in files]
+    paths.append(ROOT / "tests" / "server" / "test_server.py")
+    missing = [
+        path.name
+        for path in paths
+        if path.exists() and f"pytest.mark.{dev.OLDER_HOSTS}" not in path.read_text("utf-8")
+    ]
+    assert not missing
+    assert f"{dev.OLDER_HOSTS}:" in (ROOT / "tests" / "pytest.ini").read_text("utf-8")
