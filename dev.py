@@ -106,10 +106,19 @@ def _test(arguments: list[str]) -> int:
     return code
 
 
+def _marked() -> list[str]:
+    """Files with tests for the older hosts: the others need not even be read there."""
+    mark = f"pytest.mark.{OLDER_HOSTS}"
+    files = sorted((ROOT / "tests").glob("*/test_*.py"))
+    found = [path for path in files if mark in path.read_text(encoding="utf-8")]
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
 def _test_older(arguments: list[str]) -> int:
     """The tests marked for it on the older hosts that can be had, or on the one asked for by name;
     all run, whatever one says."""
     newest, worst = find_host.find(), 0
+    where = [] if any(argument.startswith("tests") for argument in arguments) else _marked()
     asked = os.environ.get("REALCOMPO_HOST", "")
     for name in (asked,) if asked else find_host.OLDER:
         print(f"\nOlder host {name}")
@@ -123,7 +132,7 @@ def _test_older(arguments: list[str]) -> int:
         if host.path == newest.path and not asked:
             print("  is the newest host here: `dev.py test` runs the whole suite on it")
             continue
-        worst = max(worst, _pytest(host, ["-m", OLDER_HOSTS, *arguments]))
+        worst = max(worst, _pytest(host, ["-m", OLDER_HOSTS, *arguments, *where]))
     return worst
 
 

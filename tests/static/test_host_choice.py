@@ -124,14 +124,17 @@ def test_the_older_hosts_all_run_their_part_whatever_one_says(
 
     monkeypatch.setattr(dev.environment, "ensure", lambda: Path("python"))
     monkeypatch.setattr(dev, "_pytest", run)
+    marked = dev._marked()
+    assert "tests/host/test_guider_parity.py" in marked and "tests/server/test_server.py" in marked
     part = ["-m", dev.OLDER_HOSTS]
-    assert dev._test(["--older"]) == 0 and ran == [(modules, part)]
+    assert dev._test(["--older"]) == 0 and ran == [(modules, [*part, *marked])]
     assert "NOT TESTED ON 0.3.64" in capsys.readouterr().out
     older = comfyui(alone / "comfyui-0.3.64")
-    assert dev._test(["--older", "-q"]) == 1
-    assert ran[1:] == [(older, [*part, "-q"]), (modules, [*part, "-q"])]
+    assert dev._test(["--older", "-q", *marked[:1]]) == 1
+    one = [*part, "-q", *marked[:1]]
+    assert ran[1:] == [(older, one), (modules, one)]
     monkeypatch.setenv("REALCOMPO_HOST", "2024")
-    assert dev._test(["--older"]) == 0 and ran[3:] == [(modules, part)]
+    assert dev._test(["--older"]) == 0 and ran[3:] == [(modules, [*part, *marked])]
 
 
 def test_the_part_for_the_older_hosts_is_whole(dev: ModuleType) -> None:
