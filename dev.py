@@ -25,12 +25,16 @@ import environment  # noqa: E402
 import find_host  # noqa: E402
 import live_server  # noqa: E402
 
+OLDER_HOSTS = "older_hosts"
+"""Marker of the tests that are run on the older hosts as well (tests/pytest.ini)."""
+
 NEWER_PAGE = "1.58.1"
 """Release of ComfyUI's page that the browser tests use for Nodes 2.0."""
 
 COMMANDS = {
     "demo": "run the demo workflow and leave pictures and scores in out/",
-    "test": "run the whole test suite; further arguments go to pytest",
+    "test": "run the whole test suite (--older: a part of it on the older hosts); further "
+    "arguments go to pytest",
     "serve": "serve ComfyUI in the browser with the pack and the demo models",
     "host": "say which ComfyUI is used and why (--refresh: clone it again)",
     "lint": "ruff on everything, pyright on the engine and the runner",
@@ -58,10 +62,13 @@ def _run(command: list[str], values: dict[str, str] | None = None) -> int:
         raise
 
 
-def _host(refresh: bool = False) -> find_host.Host:
-    host = find_host.find(refresh)
+def _told(host: find_host.Host) -> find_host.Host:
     print(f"ComfyUI {host.version} ({host.kind}): {host.path}\n  because: {host.reason}")
     return host
+
+
+def _host(refresh: bool = False) -> find_host.Host:
+    return _told(find_host.find(refresh))
 
 
 def _small(host: find_host.Host) -> dict[str, str]:
@@ -74,21 +81,59 @@ def _demo(arguments: list[str]) -> int:
     return _run([str(python), str(TOOLS / "demo.py"), *arguments], _small(_host()))
 
 
-def _test(arguments: list[str]) -> int:
-    python, host = environment.ensure(), _host()
-    values = _small(host)
+def _pytest(host: find_host.Host, arguments: list[str]) -> int:
+    """Run the suite, or what ``arguments`` name of it, on ``host``."""
     # Not from the root: pytest would import the pack's __init__, which belongs to the host.
     named = any(argument.startswith("tests") for argument in arguments)
     where = [] if named else ["tests"]
     # A file's tests share what they set up, so files are what is shared out over the cores.
     cores = [] if {"-n", "-x", "--pdb"} & set(arguments) else ["-n", "auto", "--dist", "loadfile"]
-    code = _run([str(python), "-m", "pytest", "--durations=10", *cores, *arguments, *where], values)
+    command = [str(environment.venv_python()), "-m", "pytest", "--durations=10"]
+    return _run([*command, *cores, *arguments, *where], _small(host))
+
+
+def _test(arguments: list[str]) -> int:
+    environment.ensure()
+    if "--older" in arguments:
+        return _test_older([argument for argument in arguments if argument != "--older"])
+    host = _host()
+    code = _pytest(host, arguments)
     if host.kind != "full":
         print(
             "\nSERVER AND BROWSER TESTS WERE SKIPPED: THIS MACHINE HAS NO FULL COMFYUI, ONLY THE "
             f"HEADLESS COPY ({host.reason})."
         )
     return code
+
+
+def _marked() -> list[str]:
+    """Files with tests for the older hosts: the others need not even be read there."""
+    mark = f"pytest.mark.{OLDER_HOSTS}"
+    files = sorted((ROOT / "tests").glob("*/test_*.py"))
+    found = [path for path in files if mark in path.read_text(encoding="utf-8")]
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
+def _test_older(arguments: list[str]) -> int:
+    """The tests marked for it on the older hosts that can be had, or on the one asked for by name;
+    all run, whatever one says."""
+    newest, worst = find_host.find(), 0
+    where = [] if any(argument.startswith("tests") for argument in arguments) else _marked()
+    asked = os.environ.get("REALCOMPO_HOST", "")
+    for name in (asked,) if asked else find_host.OLDER:
+        print(f"\nOlder host {name}")
+        try:
+            host = _told(find_host.find(name=name))
+        except environment.SetUpError as problem:
+            if name == find_host.MODULES_OF_2024:  # the package index has them everywhere
+                raise
+            print(f"NOT TESTED ON {name}. {problem}")
+            continue
+        if host.path == newest.path and not asked:
+            print("  is the newest host here: `dev.py test` runs the whole suite on it")
+            continue
+        worst = max(worst, _pytest(host, ["-m", OLDER_HOSTS, *arguments, *where]))
+    return worst
 
 
 def _serve(arguments: list[str]) -> int:
@@ -178,6 +223,21 @@ def _rows(arguments: list[str]) -> int:
     return _run([str(python), str(TOOLS / "run.py"), "runner.main", *arguments], values)
 
 
+def _named_host(argv: list[str]) -> tuple[str | None, list[str]]:
+    """What ``--host`` names anywhere on the line, and the rest of the line."""
+    name, rest = None, list(argv)
+    for index, word in enumerate(argv):
+        if word == "--host":
+            if index + 1 == len(argv) or argv[index + 1].startswith("-"):
+                sys.exit("dev.py: --host needs the name of a host, see dev.py --help.")
+            name, rest = argv[index + 1], [*argv[:index], *argv[index + 2 :]]
+            break
+        if word.startswith("--host="):
+            name, rest = word.removeprefix("--host="), [*argv[:index], *argv[index + 1 :]]
+            break
+    return name, rest
+
+
 def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     listing = "\n".join(f"  {name:<7} {text}" for name, text in COMMANDS.items())
@@ -185,9 +245,17 @@ def main(argv: list[str]) -> int:
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"commands:\n{listing}",
     )  # fmt: skip
+    parser.add_argument(
+        "--host", metavar="NAME",
+        help=f"ComfyUI to use, anywhere on the line: pinned ({find_host.RELEASE}), a release or "
+        f"branch, {find_host.MODULES_OF_2024} (headless modules), or a folder; also REALCOMPO_HOST",
+    )  # fmt: skip
     parser.add_argument("command", choices=COMMANDS, metavar="command")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to the command")
-    options = parser.parse_args(argv)
+    name, rest = _named_host(argv)
+    options = parser.parse_args(rest)
+    if name is not None:
+        os.environ["REALCOMPO_HOST"] = name
     steps = {
         "demo": _demo,
         "test": _test,

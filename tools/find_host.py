@@ -1,8 +1,12 @@
 """Find a ComfyUI to run in, or bring one here. Standard library only.
 
-Order: ``COMFYUI_PATH``; the ComfyUI that this clone sits in; the cached copy; a clone of the pinned
-release into the cache; last a headless copy of ComfyUI's modules of autumn 2024 from the package
-index, which serves tests and the demo on a machine that reaches nothing else.
+A host asked for by name (``REALCOMPO_HOST``, or ``--host`` of dev.py) is that one or an error:
+``pinned``, a release such as ``0.3.64`` or a branch, ``2024``, or the folder of a ComfyUI.
+
+Else, in this order: ``COMFYUI_PATH``; the ComfyUI that this clone sits in; the cached copy of the
+pinned release; a clone of it into the cache; the newest cached copy of an older release; last a
+headless copy of ComfyUI's modules of autumn 2024 from the package index, which serves tests and the
+demo on a machine that reaches nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import environment
@@ -21,6 +25,9 @@ import git_copy
 RELEASE = "0.33.0"
 SOURCE = "https://github.com/comfyanonymous/ComfyUI.git"
 HEADLESS = "nodetool==0.5.3"
+# Hosts that stay tested beside the pinned one, as they are asked for by name.
+MODULES_OF_2024 = "2024"
+OLDER = ("0.3.64", MODULES_OF_2024)
 RETRY_CLONE_AFTER = 24 * 3600.0
 
 
@@ -65,7 +72,7 @@ def is_full(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfy" / "samplers.py").is_file()
 
 
-def _version(path: Path) -> str:
+def version(path: Path) -> str:
     """Version that the ComfyUI at ``path`` names itself, with the commit where that is known."""
     text = ""
     if (path / "comfyui_version.py").is_file():
@@ -75,35 +82,42 @@ def _version(path: Path) -> str:
     return (found.group(1) if found else "unknown") + (f" ({commit[:10]})" if commit else "")
 
 
+def _at(path: Path, reason: str) -> Host | None:
+    """The ComfyUI in the folder ``path``, None if there is none."""
+    if is_full(path):
+        return Host(path, "full", version(path), reason)
+    if (path / "comfy" / "samplers.py").is_file():
+        return Host(path, "headless", version(path), f"{reason}; it has no main.py")
+    return None
+
+
 def _named_by_user() -> Host | None:
     value = os.environ.get("COMFYUI_PATH", "")
     if not value:
         return None
-    path = Path(value).expanduser().resolve()
-    if is_full(path):
-        return Host(path, "full", _version(path), "COMFYUI_PATH names it")
-    if (path / "comfy" / "samplers.py").is_file():
-        return Host(path, "headless", _version(path), "COMFYUI_PATH names it; it has no main.py")
-    raise environment.SetUpError(
-        f"COMFYUI_PATH is '{value}', but no ComfyUI is there (main.py and comfy/ are missing). "
-        "Correct it, or unset it to let the other places be searched."
-    )
+    host = _at(Path(value).expanduser().resolve(), "COMFYUI_PATH names it")
+    if host is None:
+        raise environment.SetUpError(
+            f"COMFYUI_PATH is '{value}', but no ComfyUI is there (main.py and comfy/ are missing). "
+            "Correct it, or unset it to let the other places be searched."
+        )
+    return host
 
 
 def _around_this_clone() -> Host | None:
     for root in (Path(__file__).absolute().parent.parent, environment.ROOT):
         if root.parent.name == "custom_nodes" and is_full(root.parent.parent):
             path = root.parent.parent
-            return Host(path, "full", _version(path), "this clone sits in its custom_nodes")
+            return Host(path, "full", version(path), "this clone sits in its custom_nodes")
     return None
 
 
-def _cloned(refresh: bool) -> tuple[Host | None, str]:
-    """The cached ComfyUI, or a fresh clone; with None comes the reason why there is none."""
-    wanted, source = reference(), os.environ.get("COMFYUI_GIT", "") or SOURCE
+def _cloned(wanted: str, refresh: bool) -> tuple[Host | None, str]:
+    """The cached tag or branch ``wanted``, or a clone of it; with None comes the reason why not."""
+    source = os.environ.get("COMFYUI_GIT", "") or SOURCE
     target = cache_folder() / f"comfyui-{re.sub(r'[^A-Za-z0-9._-]', '_', wanted.lstrip('v'))}"
     if is_full(target) and not refresh:
-        return Host(target, "full", _version(target), "the cached copy"), ""
+        return Host(target, "full", version(target), "the cached copy"), ""
     memo = cache_folder() / f"{target.name}.unreachable"
     said = f"{source}\n{wanted}\n"
     if memo.is_file() and not refresh:
@@ -116,7 +130,7 @@ def _cloned(refresh: bool) -> tuple[Host | None, str]:
         missing = git_copy.fetch(source, wanted, target)
     except git_copy.CopyError as error:
         if is_full(target):
-            return Host(target, "full", _version(target), f"the cached copy ({error})"), ""
+            return Host(target, "full", version(target), f"the cached copy ({error})"), ""
         memo.parent.mkdir(parents=True, exist_ok=True)
         memo.write_text(f"{said}{error}\n", encoding="utf-8")
         return None, str(error)
@@ -125,13 +139,32 @@ def _cloned(refresh: bool) -> tuple[Host | None, str]:
         return None, f"{source} at {wanted} holds no ComfyUI"
     if missing:
         print(f"  the source did not hold {', '.join(missing)}; nothing here needs it")
-    return Host(target, "full", _version(target), "cloned just now"), ""
+    return Host(target, "full", version(target), "cloned just now"), ""
 
 
-def _headless(why: str) -> Host:
+def _numbers(version: str) -> tuple[int, ...] | None:
+    """``v0.33.0`` as (0, 33, 0), to be compared; None for what is no release's name."""
+    plain = version.removeprefix("v")
+    return tuple(map(int, plain.split("."))) if re.fullmatch(r"\d+(\.\d+)+", plain) else None
+
+
+def _older_copy(wanted: str, why: str) -> Host | None:
+    """The newest cached release before ``wanted``, for a machine that cannot have that one."""
+    limit, found = _numbers(wanted), []
+    for folder in cache_folder().glob("comfyui-*"):
+        numbers = _numbers(folder.name.removeprefix("comfyui-"))
+        if numbers and is_full(folder) and (limit is None or numbers < limit):
+            found.append((numbers, folder))
+    if not found:
+        return None
+    path = max(found)[1]
+    reason = f"an older cached copy, because {wanted} cannot be had: {why}"
+    return Host(path, "full", version(path), reason)
+
+
+def _headless(reason: str) -> Host:
     """ComfyUI's modules out of a package, in a folder of their own that nobody else imports."""
     target = cache_folder() / HEADLESS.replace("==", "-")
-    reason = f"no full ComfyUI: {why}"
     if not (target / "comfy" / "samplers.py").is_file():
         environment.create_venv()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +182,39 @@ def _headless(why: str) -> Host:
     return Host(target, "headless", "of autumn 2024", reason)
 
 
-def find(refresh: bool = False) -> Host:
+def _asked_for(name: str, refresh: bool) -> Host:
+    """The host called ``name``, and no other in its place."""
+    if name == MODULES_OF_2024:
+        return _headless("asked for by name")
+    path = Path(name).expanduser()
+    if path.is_dir() or len(path.parts) > 1:
+        host, why = _at(path.resolve(), "asked for by name"), "no ComfyUI is in that folder"
+    else:
+        release = RELEASE if name == "pinned" else name.removeprefix("v")
+        host, why = _cloned(f"v{release}" if _numbers(release) else name, refresh)
+    if host is None:
+        raise environment.SetUpError(
+            f"The host '{name}' was asked for by name and cannot be had: {why}. Names are 'pinned' "
+            f"({RELEASE}), a release such as {OLDER[0]}, '{MODULES_OF_2024}' (headless modules), a "
+            "branch of ComfyUI, or the folder of a ComfyUI."
+        )
+    if "by name" not in host.reason:
+        host = replace(host, reason=f"asked for by name; {host.reason}")
+    return host
+
+
+def find(refresh: bool = False, name: str = "") -> Host:
     """The host to use. ``refresh`` clones again even if a cached copy or a past failure exists.
 
-    Raises ``SetUpError`` where no ComfyUI at all can be had.
+    ``name`` asks for one (default: the environment's ``REALCOMPO_HOST``). Raises ``SetUpError``
+    where that one, or without a name no ComfyUI at all, can be had.
     """
+    name = name or os.environ.get("REALCOMPO_HOST", "")
+    if name:
+        return _asked_for(name, refresh)
     host = _named_by_user() or _around_this_clone()
     if host is not None:
         return host
-    host, why = _cloned(refresh)
-    return host or _headless(why)
+    wanted = reference()
+    host, why = _cloned(wanted, refresh)
+    return host or _older_copy(wanted, why) or _headless(f"no full ComfyUI: {why}")

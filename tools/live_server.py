@@ -98,12 +98,18 @@ class LiveServer:
             str(self.python), str(self.host / "main.py"), "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--base-directory", str(self.base), "--disable-api-nodes",
             "--disable-auto-launch", "--preview-method", "latent2rgb",
-            *self.arguments,
+            *self._database(), *self.arguments,
         ]  # fmt: skip
 
+    def _database(self) -> list[str]:
+        """A database of the server's own: two servers that share the host's file stop each other,
+        and it would be left in the host's folder."""
+        known = (self.host / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        return ["--database-url", "sqlite:///:memory:"] if "--database-url" in known else []
+
     def prepare(self) -> None:
-        """Make the base folder and link the pack."""
-        for name in ("models", "input", "output", "temp", "user"):
+        """Make the base folder and link the pack. Newer hosts want every folder to be there."""
+        for name in ("models", "input", "output", "temp", "user", "custom_nodes"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         link_pack(self.base)
 

@@ -18,6 +18,11 @@ class _Missing:
     def __init__(self, name):
         self._name = name
 
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Missing(f"{{self._name}}.{{name}}")
+
     def __call__(self, *args, **kwargs):
         raise RuntimeError(
             f"{{self._name}} was asked for, but this environment has no torchaudio that loads"
@@ -32,7 +37,8 @@ def __getattr__(name):
 '''
 
 _PACKAGE = """
-from . import functional, transforms  # noqa: E402, F401
+import torchaudio.functional  # noqa: E402  ("from . import" would ask __getattr__ above)
+import torchaudio.transforms  # noqa: E402, F401
 
 __version__ = "{version}"
 """

@@ -244,7 +244,7 @@ test("a mask is painted, moved with its region, erased and given up", async () =
   near(moved.box, [first.box[0] + 0.2, first.box[1], first.box[2] + 0.2, first.box[3]], 0.02);
   await page.keyboard.press("e");
   await drag(page, [moved.box[0], 0.3], [moved.box[0] + 0.1, 0.3]);
-  assert.ok((await regions())[0].box[0] > moved.box[0] + 0.02);
+  await until(async () => (await regions())[0].box[0] > moved.box[0] + 0.02, "packing again");
   await page.locator('.rc-editor li button[aria-label^="Box instead"]').first().click();
   assert.equal((await regions())[0].mask, undefined);
   await page.locator('.rc-editor button[aria-label^="Arrange"]').click();

@@ -10,6 +10,8 @@ from realcompo.balancer.settings import BalancerSettings, preset
 from . import pair, tiny
 from .counting import counting
 
+pytestmark = pytest.mark.older_hosts
+
 STEPS = 6
 
 

@@ -9,6 +9,8 @@ from realcompo.balancer.settings import BalancerSettings, preset
 
 from . import pair, tiny
 
+pytestmark = pytest.mark.older_hosts
+
 
 def fixed(mix: float) -> BalancerSettings:
     return BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0)

@@ -9,6 +9,8 @@ from realcompo.balancer.settings import BalancerSettings
 
 from . import pair, reference, tiny
 
+pytestmark = pytest.mark.older_hosts
+
 STEPS = 10
 RATE = 3e3
 

@@ -26,6 +26,8 @@ from realcompo.tests.host.reference import (
     run_unet,
 )
 
+pytestmark = pytest.mark.older_hosts
+
 BOXES = [(0.0, 0.1, 0.45, 0.9), (0.5, 0.3, 1.0, 0.8)]
 TOKENS: list[tuple[int, ...]] = [(2,), (5, 6)]
 GROUNDED = [(1, 6, 4, 1, 0), (2, 4, 8, 5, 8)]

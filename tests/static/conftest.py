@@ -1,9 +1,13 @@
-"""What the static tests share: the pack's nodes, described as the server describes them."""
+"""What the static tests share: the pack's nodes as the server describes them; a bare machine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import environment
+import find_host
 import hostpack
 import pytest
 
@@ -23,3 +27,15 @@ def infos(pack: Any) -> dict[str, Any]:
 
     shown = pack.NODE_DISPLAY_NAME_MAPPINGS
     return {k: object_info(k, v, shown.get(k, k)) for k, v in pack.NODE_CLASS_MAPPINGS.items()}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine without any ComfyUI and an empty cache; returns the cache's folder."""
+    for name in ("COMFYUI_PATH", "COMFYUI_REF", "REALCOMPO_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("REALCOMPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COMFYUI_GIT", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(find_host, "__file__", str(tmp_path / "clone" / "tools" / "find_host.py"))
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "clone")
+    yield tmp_path / "cache"

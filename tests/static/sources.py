@@ -23,7 +23,7 @@ def files(suffixes: set[str]) -> list[Path]:
         ]
         for name in names:
             path = Path(folder, name)
-            if path.suffix in suffixes:
+            if path.suffix in suffixes and name != ".git":  # a file in a linked work tree
                 found.append(path.relative_to(ROOT))
     return sorted(found)
 

@@ -1,12 +1,10 @@
-"""The set-up finds the right host, copies what a source holds, and picks a working torch pair."""
+"""The set-up finds a host, and copies what a source holds; the live server gets what it needs."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import environment
 import find_host
@@ -14,27 +12,7 @@ import git_copy
 import live_server
 import pytest
 
-
-def comfyui(folder: Path, main: bool = True) -> Path:
-    """The least that counts as a ComfyUI."""
-    (folder / "comfy").mkdir(parents=True)
-    (folder / "comfy" / "samplers.py").write_text("samplers = 1\n")
-    (folder / "comfyui_version.py").write_text('__version__ = "9.8.7"\n')
-    if main:
-        (folder / "main.py").write_text("main = 1\n")
-    return folder
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A machine without any ComfyUI and an empty cache; returns the cache's folder."""
-    for name in ("COMFYUI_PATH", "COMFYUI_REF"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("REALCOMPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COMFYUI_GIT", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(find_host, "__file__", str(tmp_path / "clone" / "tools" / "find_host.py"))
-    monkeypatch.setattr(environment, "ROOT", tmp_path / "clone")
-    yield tmp_path / "cache"
+from .hosts import comfyui
 
 
 @pytest.fixture
@@ -151,53 +129,6 @@ def test_git_never_waits_longer_than_it_may(tmp_path: Path) -> None:
         git_copy._git(["-c", "alias.wait=!sleep 30", "wait"], 0.5)
 
 
-@pytest.mark.parametrize(
-    ("torch", "python", "platform", "first"),
-    [
-        ("2.13.0+cpu", (3, 11), "linux", "torchvision==0.16.2"),
-        ("2.13.0+cpu", (3, 12), "linux", "torchvision==0.28.*"),
-        ("2.13.0", (3, 10), "darwin", "torchvision==0.28.*"),
-        ("2.13.0+cu130", (3, 11), "linux", "torchvision==0.28.*"),
-        ("2.7.1+cu128", (3, 13), "linux", "torchvision==0.22.*"),
-    ],
-)
-def test_torchvision_belongs_to_the_torch_that_is_there(
-    torch: str, python: tuple[int, int], platform: str, first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = SimpleNamespace(version_info=(*python, 0), platform=platform)
-    monkeypatch.setattr(environment, "sys", fake)
-    names = [name for name, _ in environment._torchvision_candidates(torch)]
-    assert names[0] == first
-    assert ("torchvision==0.16.2" in names) == (python <= (3, 11))
-
-
-def test_the_stamp_follows_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = environment.pins_hash()
-    for path in environment.PINS.glob("*.txt"):
-        (tmp_path / path.name).write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    monkeypatch.setattr(environment, "PINS", tmp_path)
-    assert environment.pins_hash() == before
-    with (tmp_path / "host.txt").open("a") as pins:
-        pins.write("another\n")
-    assert environment.pins_hash() != before
-
-
-def test_every_pinned_requirement_has_an_exact_version() -> None:
-    exact = {
-        line.split("==")[0].lower().replace("_", "-")
-        for line in (environment.PINS / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    asked = [
-        line
-        for name in ("host.txt", "dev.txt", "runner.txt")
-        for line in (environment.PINS / name).read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
-    loose = [line for line in asked if line.split(">")[0].split("=")[0].lower() not in exact]
-    assert len(asked) > 15 and not loose
-
-
 def test_the_pack_is_linked_once_and_unlinked_without_harm(tmp_path: Path) -> None:
     source, other = tmp_path / "pack", tmp_path / "other"
     for folder in (source, other):
@@ -208,3 +139,17 @@ def test_the_pack_is_linked_once_and_unlinked_without_harm(tmp_path: Path) -> No
     assert live_server.link_pack(tmp_path / "base", source) == place
     assert live_server.link_pack(tmp_path / "base", other).resolve() == other
     assert (source / "__init__.py").is_file()
+
+
+def test_the_server_has_a_base_and_a_database_of_its_own(tmp_path: Path) -> None:
+    host, base = comfyui(tmp_path / "host"), tmp_path / "base"
+    arguments = host / "comfy" / "cli_args.py"
+    arguments.write_text('parser.add_argument("--database-url", type=str)')
+    server = live_server.LiveServer(host, Path("python"), {}, base)
+    server.prepare()
+    for name in ("custom_nodes", "models", "input", "output", "temp", "user"):
+        assert (base / name).is_dir()
+    command = server.command()
+    assert command[command.index("--database-url") + 1] == "sqlite:///:memory:"
+    arguments.write_text("older hosts have no database")
+    assert "--database-url" not in server.command()
