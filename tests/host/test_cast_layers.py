@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytestmark = pytest.mark.older_hosts
+
 CASES: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "linear": (lambda ops: ops.Linear(8, 6), (2, 5, 8)),
     "linear without bias": (lambda ops: ops.Linear(8, 6, bias=False), (5, 8)),

@@ -19,6 +19,8 @@ from .test_dense import dense
 from .test_finetuning import finetune
 from .test_shared_work import steered
 
+pytestmark = pytest.mark.older_hosts
+
 PAPER = preset("paper", spatial_only=0.0, rate=1e4, rate_end=1e4)
 LAGGED = replace(PAPER, mode="lagged")
 STEPS = 2
