@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"host", "shapes"} & set(item.path.parts):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _no_stop_is_left() -> Iterator[None]:
+    """A test may press the host's cancel button; the next one must not be stopped by it.
+
+    Newer hosts look at every layer whether it was pressed, older ones once a step.
+    """
+    yield
+    management = sys.modules.get("comfy.model_management")
+    if management is not None:
+        management.interrupt_current_processing(False)

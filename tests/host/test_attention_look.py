@@ -197,6 +197,8 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: told.append((value, total))
     )
+    # newer hosts leave out what follows too soon, and these looks are fast
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
     read(tiny.tiny_unet(1), levels=(0.1, 0.5, 0.9))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
