@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutOfSpace, RowError, RunnerError, Stopped, full_disk, one_line
+from .executor import host_executor
 from .job import DONE, FAILED, Graph, Outcome, Picture, Task
 from .messages import failure, refusal
 from .metrics import load_metric, measure
@@ -71,8 +72,8 @@ class Host:
         self._executor: Any = None
         self._memory: Any = None
         if importlib.util.find_spec("comfy_execution") is not None:
-            execution = importlib.import_module("execution")
-            self._execution, self._executor = execution, execution.PromptExecutor(Silent())
+            self._execution = importlib.import_module("execution")
+            self._executor = host_executor(path, self._execution, Silent())
         else:
             self._memory = self._new_memory()
 
