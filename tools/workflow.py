@@ -32,21 +32,41 @@ class _Input:
     has_seed_control: bool
 
 
-def _inputs_of(info: dict[str, Any]) -> list[_Input]:
-    result = []
+def is_widget(spec: Any) -> bool:
+    """Is an input of a node class set on the node itself, not only by a link?"""
+    kind, options = spec[0], (spec[1:] or [{}])[0]
+    typed = isinstance(kind, list) or kind in WIDGET_TYPES
+    return typed and not options.get("forceInput", False)
+
+
+def has_seed_control(name: str, spec: Any) -> bool:
+    """Does the page put a widget behind this one that says what becomes of it after a run?"""
+    flag = (spec[1:] or [{}])[0].get("control_after_generate")
+    wanted = spec[0] == "INT" and name in SEED_NAMES if flag is None else bool(flag)
+    return is_widget(spec) and wanted
+
+
+def choices(spec: Any) -> list[Any]:
+    """What a combo lets choose from; older classes give the list in the type's place."""
+    kind, options = spec[0], (spec[1:] or [{}])[0]
+    return list(kind if isinstance(kind, list) else options.get("options") or ())
+
+
+def specs_of(info: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Name and type with options of a class's inputs, in the order in which the page has them."""
     order = info.get("input_order", {})
+    result = []
     for section in ("required", "optional"):
         specs = info["input"].get(section) or {}
-        for name in order.get(section) or specs:
-            kind, options = specs[name][0], (specs[name][1:] or [{}])[0]
-            is_widget = (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get(
-                "forceInput", False
-            )
-            seed = bool(options.get("control_after_generate")) or (
-                kind == "INT" and name in SEED_NAMES
-            )
-            result.append(_Input(name, is_widget, options, is_widget and seed))
+        result += [(name, specs[name]) for name in order.get(section) or specs]
     return result
+
+
+def _inputs_of(info: dict[str, Any]) -> list[_Input]:
+    return [
+        _Input(name, is_widget(spec), (spec[1:] or [{}])[0], has_seed_control(name, spec))
+        for name, spec in specs_of(info)
+    ]
 
 
 def _widget_values(node: dict[str, Any], inputs: list[_Input]) -> dict[str, Any]:
