@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from workflow import (
+from node_inputs import (
     AFTER_GENERATE,
-    TEXT_ONLY,
     choices,
     has_seed_control,
     is_widget,
+    kind_of,
+    options_of,
     specs_of,
 )
+from workflow_levels import VIRTUAL
+from workflow_links import joins
 
-VIRTUAL = TEXT_ONLY | {"Reroute", "PrimitiveNode"}
 NUMBERS: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float)}
 PLAIN: dict[str, type] = {"STRING": str, "BOOLEAN": bool}
 
@@ -44,17 +46,12 @@ def misfits(
         ends = nodes.get(origin, {}).get("outputs", []), nodes.get(target, {}).get("inputs", [])
         if slot >= len(ends[0]) or place >= len(ends[1]) or ends[1][place]["link"] != number:
             found.append(f"link {number} does not lead from node {origin} to node {target}")
-        elif not _joins(ends[0][slot]["type"], ends[1][place]["type"]):
+        elif not joins(ends[0][slot]["type"], ends[1][place]["type"]):
             found.append(
                 f"link {number} takes a {ends[0][slot]['type']} of node {origin} to an input of"
                 f" node {target} for a {ends[1][place]['type']}"
             )
     return found
-
-
-def _joins(given: str, wanted: str) -> bool:
-    """As the server: one of the types given, whichever of those wanted."""
-    return "*" in (given, wanted) or bool(set(given.split(",")) & set(wanted.split(",")))
 
 
 def _widgets(
@@ -70,15 +67,15 @@ def _widgets(
             yield f"its widget '{name}' gets {value!r}"
         if has_seed_control(name, spec) and (not rest or rest.pop(0) not in AFTER_GENERATE):
             yield f"what becomes of '{name}' after a run is not among its values"
-        if (spec[1:] or [{}])[0].get("image_upload") and rest and rest[0] == "image":
+        if options_of(spec).get("image_upload") and rest and rest[0] == "image":
             rest.pop(0)
     if rest:
         yield f"it saves {len(rest)} values more than it has widgets"
 
 
 def _takes(spec: list[Any], value: Any, free: bool) -> bool:
-    kind, options = spec[0], (spec[1:] or [{}])[0]
-    if isinstance(kind, list) or kind == "COMBO":
+    kind, options = kind_of(spec), options_of(spec)
+    if kind == "COMBO":
         return value in choices(spec) or (free and isinstance(value, str))
     if kind in NUMBERS:
         low, high = options.get("min", value), options.get("max", value)
@@ -91,11 +88,10 @@ def _slots(node: dict[str, Any], info: dict[str, Any]) -> Iterator[str]:
     linked = {slot["name"] for slot in node.get("inputs", []) if slot["link"] is not None}
     for slot in node.get("inputs", []):
         spec = specs.get(slot["name"])
-        kind = "COMBO" if spec is not None and isinstance(spec[0], list) else (spec or [None])[0]
         if spec is None:
             yield f"it has no input '{slot['name']}'"
-        elif slot["type"] != kind:
-            yield f"its input '{slot['name']}' takes a {kind}, not a {slot['type']}"
+        elif slot["type"] != kind_of(spec):
+            yield f"its input '{slot['name']}' takes a {kind_of(spec)}, not a {slot['type']}"
     for name in info["input"].get("required") or {}:
         if not is_widget(specs[name]) and name not in linked:
             yield f"nothing is linked to its input '{name}'"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workflow import choices, has_seed_control, is_widget
+from node_inputs import choices, has_seed_control, is_widget
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 LINE, HEAD = 26, 60
