@@ -309,9 +309,10 @@ def files_of(shown: Shown) -> list[tuple[str, dict[str, Any]]]:
     return saved or [(node, entry) for node, entry in entries if entry["type"] == "temp"]
 
 
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Node ids are numbers as text; 9 comes before 10."""
-    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Node ids are numbers as text, in subgraphs several with colons; 9 comes before 10."""
+    parts = name.split(":")
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def collect(shown: Shown, fetch: Any) -> list[Picture]:
