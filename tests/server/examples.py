@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from live_server import ROOT
+from live_server import ROOT, LiveServer
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 # What lists files that only a user has. Checkpoints have the outputs MODEL, CLIP and VAE first, as
@@ -19,6 +20,26 @@ def older_trainer(workflow: dict[str, Any], object_info: dict[str, Any]) -> bool
     """Was the workflow made for a later trainer than the host's, one that gives no model?"""
     used = any(node["type"] == TRAINER for node in workflow["nodes"])
     return used and object_info[TRAINER]["output"][0] == "MODEL"
+
+
+def pictures(entry: dict[str, Any], server: LiveServer) -> dict[str, list[Path]]:
+    """Files of all pictures that a run showed, by node."""
+    return {
+        node: [
+            server.base / image["type"] / image["subfolder"] / image["filename"]
+            for image in output["images"]
+        ]
+        for node, output in entry["outputs"].items()
+        if "images" in output
+    }
+
+
+def pixels(path: Path) -> bytes:
+    """A picture's mode, size and pixels."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return f"{image.mode} {image.size} ".encode() + image.tobytes()
 
 
 def needing_files(graph: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .examples import (
     WORKFLOWS,
     needing_files,
     older_trainer,
+    pictures,
+    pixels,
     shorten,
     use_demo_models,
 )
@@ -31,11 +33,7 @@ EXAMPLES = [
 
 def _pictures(entry: dict[str, Any], server: LiveServer) -> list[Path]:
     """Files of all pictures that a run showed."""
-    return [
-        server.base / image["type"] / image["subfolder"] / image["filename"]
-        for output in entry["outputs"].values()
-        for image in output.get("images", [])
-    ]
+    return [path for found in pictures(entry, server).values() for path in found]
 
 
 @pytest.mark.older_hosts
@@ -78,8 +76,8 @@ def test_every_example_runs_and_makes_pictures(
         shorten(graph)
     entry = server.run_prompt(graph, seconds=900)
     assert entry["status"]["status_str"] == "success"
-    pictures = _pictures(entry, server)
-    assert pictures and all(picture.stat().st_size > 100 for picture in pictures)
+    shown = _pictures(entry, server)
+    assert shown and all(picture.stat().st_size > 100 for picture in shown)
 
 
 def _short(graph: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def test_a_stop_in_the_middle_of_a_run_does_no_harm(
     server.post("/free", {"unload_models": True, "free_memory": True})
     again = _pictures(server.run_prompt(short, seconds=300), server)
     assert len(before) == len(again) == 1
-    assert _pixels(before[0]) == _pixels(again[0])
+    assert pixels(before[0]) == pixels(again[0])
 
 
 @pytest.mark.parametrize(
@@ -189,10 +187,3 @@ def test_each_step_arrives_at_the_page_that_started_the_run(
         for name, seen in message["models"].items():
             assert seen["shares"] == pytest.approx(step[f"shares_{name}"][0], abs=1e-4)
             assert seen["loss"] == pytest.approx(step[f"loss_{name}"][0], abs=1e-4)
-
-
-def _pixels(path: Path) -> bytes:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.tobytes()
