@@ -67,11 +67,10 @@ def table_of(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
 
 def graph_of(place: Backend, steps: int | None = None) -> Graph:
     """The workflow as Export (API) writes it; ``steps`` instead of its own number."""
-    from workflow import TEXT_ONLY, to_api  # pyright: ignore[reportMissingImports]
+    from workflow import classes_of, to_api  # pyright: ignore[reportMissingImports]
 
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    names = {node["type"] for node in workflow["nodes"]} - TEXT_ONLY
-    graph = to_api(workflow, place.describe(names))
+    graph = to_api(workflow, place.describe(classes_of(workflow)))
     for node in graph.values():
         if steps is not None and "steps" in node["inputs"]:
             node["inputs"]["steps"] = steps

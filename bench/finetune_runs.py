@@ -1,10 +1,11 @@
 """Runs of the finetuning whose cost is measured: the pack's loop, and the host's own trainer.
 
 Both train adapters of rank 8 by AdamW on the same model, prompts, batch and latents. The host's
-``TrainLoraNode`` (of ComfyUI 0.3.64) has adapters on every layer and one loss, on whole
+``TrainLoraNode`` (of ComfyUI 0.3.64 as of 0.33) has adapters on every layer and one loss, on whole
 predictions; in a batch of B it hands the model B prompts as one combined conditioning, so that B
-latents cost B * B samples. Separate-and-Enhance trains the keys of cross-attention by losses on
-maps, so its passes end at the last map that they read.
+latents cost B * B samples. That of 0.33 trains a second copy of the model, which it loads for
+itself; the copy counts among what its training holds. Separate-and-Enhance trains the keys of
+cross-attention by losses on maps, so its passes end at the last map that they read.
 """
 
 from __future__ import annotations
@@ -121,11 +122,20 @@ def _ours(subject: Subject, form: str, batch: int, steps: int) -> None:
 def _stock(subject: Subject, form: str, batch: int, steps: int) -> None:
     half = subject.model.model_dtype() == torch.bfloat16
     dtype = "bf16" if half else "fp32"
-    TrainLoraNode().train(
-        subject.model, {"samples": subject.latents(PROMPTS)},
-        [[text, {}] for text in subject.texts()], batch, steps, 1, RATE, RANK, "AdamW", "MSE", 0,
-        dtype, dtype, "LoRA", form.endswith("checkpointed"), "[None]",
-    )  # fmt: skip
+    chosen = {
+        "model": subject.model, "latents": {"samples": subject.latents(PROMPTS)},
+        "positive": [[text, {}] for text in subject.texts()], "batch_size": batch, "steps": steps,
+        "learning_rate": RATE, "rank": RANK, "optimizer": "AdamW", "loss_function": "MSE",
+        "training_dtype": dtype, "lora_dtype": dtype, "algorithm": "LoRA",
+        "gradient_checkpointing": form.endswith("checkpointed"), "existing_lora": "[None]",
+    }  # fmt: skip
+    # what else a release asks for keeps its default
+    asked = TrainLoraNode.INPUT_TYPES()["required"]
+    inputs = {name: chosen[name] if name in chosen else spec[1]["default"]
+              for name, spec in asked.items()}  # fmt: skip
+    if getattr(TrainLoraNode, "INPUT_IS_LIST", False):
+        inputs = {name: [value] for name, value in inputs.items()}
+    getattr(TrainLoraNode(), TrainLoraNode.FUNCTION)(**inputs)
 
 
 def run(subject: Subject, form: str, batch: int, steps: int, after_step: AfterStep) -> None:

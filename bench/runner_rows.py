@@ -22,11 +22,10 @@ def demo_graph(backend: Backend, saved: str, steps: int) -> Graph:
     """The part of the demo workflow that saves ``saved`` (a file name prefix's last part), as
     Export (API) writes it, with ``steps`` steps."""
     from execute import ancestors  # pyright: ignore[reportMissingImports]
-    from workflow import TEXT_ONLY, to_api  # pyright: ignore[reportMissingImports]
+    from workflow import classes_of, to_api  # pyright: ignore[reportMissingImports]
 
     workflow = json.loads(DEMO.read_text(encoding="utf-8"))
-    names = {node["type"] for node in workflow["nodes"]} - TEXT_ONLY
-    whole = to_api(workflow, backend.describe(names))
+    whole = to_api(workflow, backend.describe(classes_of(workflow)))
     last = next(
         name for name, node in whole.items()
         if str(node["inputs"].get("filename_prefix", "")).endswith("/" + saved)

@@ -128,6 +128,12 @@ def _patcher(module: nn.Module, seed: int | None) -> ModelPatcher:
 @torch.inference_mode()
 def unet(kind: Kind, dtype: torch.dtype, seed: int | None = None) -> ModelPatcher:
     """A U-Net in the host's classes; without ``seed`` a hollow one."""
+    return _unet(kind, dtype, seed)
+
+
+def _unet(
+    kind: Kind, dtype: torch.dtype, seed: int | None, disable_dynamic: bool = False
+) -> ModelPatcher:
     settings = {"unet_config": {}, "unet_extra_config": kind.heads}
     config = type(f"Bench{kind.config.__name__}", (kind.config,), settings)(
         {**kind.unet, "dtype": dtype}
@@ -135,7 +141,10 @@ def unet(kind: Kind, dtype: torch.dtype, seed: int | None = None) -> ModelPatche
     if hasattr(config, "set_inference_dtype"):
         config.set_inference_dtype(dtype, None)
     model = kind.model(config, model_type=ModelType.EPS, device=torch.device("cpu"))
-    return _patcher(model, seed)
+    patcher = _patcher(model, seed)
+    # Newer hosts load a model again where one needs weights of its own, outside inference mode.
+    patcher.cached_patcher_init = (_unet, (kind, dtype, seed))
+    return patcher
 
 
 @torch.inference_mode()

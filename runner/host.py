@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutOfSpace, RowError, RunnerError, Stopped, full_disk, one_line
+from .executor import host_executor
 from .job import DONE, FAILED, Graph, Outcome, Picture, Task
 from .messages import failure, refusal
 from .metrics import load_metric, measure
@@ -71,8 +72,8 @@ class Host:
         self._executor: Any = None
         self._memory: Any = None
         if importlib.util.find_spec("comfy_execution") is not None:
-            execution = importlib.import_module("execution")
-            self._execution, self._executor = execution, execution.PromptExecutor(Silent())
+            self._execution = importlib.import_module("execution")
+            self._executor = host_executor(path, self._execution, Silent())
         else:
             self._memory = self._new_memory()
 
@@ -308,9 +309,10 @@ def files_of(shown: Shown) -> list[tuple[str, dict[str, Any]]]:
     return saved or [(node, entry) for node, entry in entries if entry["type"] == "temp"]
 
 
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Node ids are numbers as text; 9 comes before 10."""
-    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Node ids are numbers as text, in subgraphs several with colons; 9 comes before 10."""
+    parts = name.split(":")
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def collect(shown: Shown, fetch: Any) -> list[Picture]:

@@ -288,7 +288,7 @@ class _Line:
     async def _draw(self, session: aiohttp.ClientSession, task: Task) -> Outcome:
         started = time.monotonic()
         outcome = Outcome(task.id, FAILED, self.url)
-        prompt = uuid.uuid4().hex
+        prompt = str(uuid.uuid4())  # newer hosts take a name in no other form
         asked = {"prompt": task.graph, "client_id": self.client, "prompt_id": prompt}
         end: asyncio.Future[tuple[str, dict[str, Any]]] = asyncio.get_running_loop().create_future()
         self._ends[prompt] = end

@@ -147,10 +147,17 @@ def _dotted(graph: Graph, place: str, info: Mapping[str, Any], column: str) -> T
 
 
 def _nodes_named(graph: Graph, name: str) -> list[str]:
+    """Nodes by id, title or class; 'use:node' are those in one use of a subgraph, whose ids begin
+    with that of the use."""
     if name in graph:
         return [name]
-    titled = [node for node in graph if title(graph, node) == name]
-    return titled or [node for node in graph if graph[node]["class_type"] == name]
+    use, _, last = name.rpartition(":")
+    inside = [node for node in graph if node.rpartition(":")[0] == use] if use else []
+    for among, wanted in ((list(graph), name), (inside, last)):
+        for called in (title, lambda graph, node: graph[node]["class_type"]):
+            if found := [node for node in among if called(graph, node) == wanted]:
+                return found
+    return []
 
 
 def _input(graph: Graph, node: str, name: str, info: Mapping[str, Any], column: str) -> Target:

@@ -134,9 +134,17 @@ def _load_unet(name: str, codec: ShapesCodec) -> Any:
     model.latent_format.latent_rgb_factors = factors.tolist()
     model.latent_format.latent_rgb_factors_bias = bias.tolist()
     model.eval().requires_grad_(False)
-    return comfy.model_patcher.ModelPatcher(
+    patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=load_device, offload_device=offload_device
     )
+    # Newer hosts load a model again where one needs weights of its own, as their trainer does.
+    patcher.cached_patcher_init = (_load_unet_again, (name,))
+    return patcher
+
+
+def _load_unet_again(name: str, disable_dynamic: bool = False) -> Any:
+    """``disable_dynamic`` is the host's wish for a patcher such as the demo's always are."""
+    return _load_unet(name, load_codec())
 
 
 class ShapesClipModel(comfy.sd1_clip.SDClipModel):

@@ -18,7 +18,7 @@ from typing import Any
 
 from execute import InProcess, ancestors, host_from_environment, is_link
 from live_server import BASE, ROOT, LiveServer, ServerError
-from workflow import WorkflowError, to_api
+from workflow import WorkflowError, classes_of, to_api
 
 OUT = ROOT / "out"
 WORKFLOW = ROOT / "workflows" / "realcompo_demo.json"
@@ -79,7 +79,7 @@ def _on_server(host: Path, workflow: dict[str, Any]) -> tuple[dict, dict, dict, 
 def _in_process(host: Path, workflow: dict[str, Any]) -> tuple[dict, dict, dict, Progress]:
     """The same without a server."""
     runner = InProcess(host, BASE)
-    info = runner.object_info({node["type"] for node in workflow["nodes"]})
+    info = runner.object_info(classes_of(workflow))
     graph = to_api(workflow, info)
     progress = Progress(graph)
     done = runner.run(graph, on_event=progress)

@@ -19,13 +19,17 @@ from typing import Any
 
 import headless
 import hostpack
+from node_call import call
 from workflow import WorkflowError
 
 Event = Callable[[str, dict[str, Any]], None]
 
 
 def object_info(name: str, node: type, display_name: str) -> dict[str, Any]:
-    """The part of ``GET /object_info`` that describes a node class, as the server builds it."""
+    """The part of ``GET /object_info`` that describes a node class, as the server builds it; newer
+    classes of the host build it themselves."""
+    if hasattr(node, "GET_NODE_INFO_V1"):
+        return node.GET_NODE_INFO_V1()
     inputs = node.INPUT_TYPES()  # type: ignore[attr-defined]
     outputs = list(node.RETURN_TYPES)  # type: ignore[attr-defined]
     return {
@@ -130,9 +134,7 @@ class Executor:
         if missing:
             raise WorkflowError(f"node {name} ({node.__name__}): nothing at input {missing[0]}")
         hidden = {"PROMPT": self.graph, "UNIQUE_ID": name, "EXTRA_PNGINFO": {}}
-        for key, kind in (asked.get("hidden") or {}).items():
-            inputs[key] = [hidden.get(kind if isinstance(kind, str) else kind[0])]
-        self.values[name], show = _call(node, inputs)
+        self.values[name], show = call(node, inputs, hidden)
         if show:
             self.shown[name] = show
         if self._memory is not None:
@@ -192,31 +194,6 @@ def _changed(cls: type, inputs: dict[str, Any]) -> str:
     except Exception:  # as the server: what cannot be asked counts as changed
         told = float("nan")
     return uuid.uuid4().hex if told != told else repr(told)  # nan differs from everything
-
-
-def _call(node: type, inputs: dict[str, list[Any]]) -> tuple[list[list[Any]], dict[str, Any]]:
-    """Call a node once per element of its lists; returns the lists per output and what it shows."""
-    function = getattr(node(), node.FUNCTION)  # type: ignore[attr-defined]
-    if getattr(node, "INPUT_IS_LIST", False):
-        results = [function(**inputs)]
-    else:
-        count = max((len(value) for value in inputs.values()), default=1)
-        results = [
-            function(**{key: value[min(i, len(value) - 1)] for key, value in inputs.items()})
-            for i in range(count)
-        ]
-    outputs = len(node.RETURN_TYPES)  # type: ignore[attr-defined]
-    spread = getattr(node, "OUTPUT_IS_LIST", [False] * outputs)
-    lists: list[list[Any]] = [[] for _ in range(outputs)]
-    show: dict[str, Any] = {}
-    for result in results:
-        if isinstance(result, dict):
-            for key, items in result.get("ui", {}).items():
-                show.setdefault(key, []).extend(items)
-            result = result.get("result", ())
-        for slot, value in enumerate(result or ()):
-            lists[slot].extend(value) if spread[slot] else lists[slot].append(value)
-    return lists, show
 
 
 class InProcess:

@@ -10,7 +10,7 @@ REALIGN_CLASSES = (
     *("RealCompoPromptList", "RealCompoLoadCaptioner", "RealCompoShapesCaptioner"),
     *("RealCompoCaption", "RealCompoCaptionReward", "RealCompoLikelihoodReward"),
     *("RealCompoPickBest", "RealCompoRewardRankedSet", "RealCompoReFLTrain", "ImageFromBatch"),
-    *("TrainLoraNode", "SaveLoRANode", "RealCompoSaveLoRA", "LossGraphNode", "LoraModelLoader"),
+    *("TrainLoraNode", "RealCompoSaveLoRA", "LossGraphNode", "LoraModelLoader"),
 )
 PROMPTS = "a yellow triangle and an orange star\na red star and a blue circle\n" + (
     "a green cross and a purple square"
@@ -153,18 +153,23 @@ def sd15(graph: Graph) -> None:
     chosen, conditioning, _ = graph.add(
         "RealCompoRewardRankedSet", (1500, 340), latents=latents, positive=positive, rewards=kept
     )
-    _, lora, losses, steps = graph.add(
+    lora, losses, _ = graph.add(
         "TrainLoraNode", (1880, 0), model=model, latents=chosen, positive=conditioning,
         batch_size=2, steps=200, learning_rate=1e-4, rank=8,
     )  # fmt: skip
-    graph.add("SaveLoRANode", (2260, 0), lora=lora, prefix="loras/reward_ranked", steps=steps)
-    graph.add("LossGraphNode", (2260, 140), loss=losses, filename_prefix="reward_ranked_loss")
+    graph.add(
+        "RealCompoSaveLoRA", (2260, 0), lora=lora, filename_prefix="loras/reward_ranked",
+        loss=losses,
+    )  # fmt: skip
+    graph.add("LossGraphNode", (2260, 160), loss=losses, filename_prefix="reward_ranked_loss")
     graph.note((0, 620), (
         "## Finetune on the best of eight (after RealignDiff)\n\nReward-ranked finetuning: the best"
         " pictures of every prompt, by their captions, are what ComfyUI's own trainer learns from."
         " Use many more prompts than here.\n\nPut a captioner's Hugging Face folder into"
-        " models/captioners."
-    ), (660, 220))  # fmt: skip
+        " models/captioners.\n\nMade for ComfyUI 0.33. *Train LoRA* of releases that still give a"
+        " MODEL first (0.3.64 and its like) has other widgets: there, add the node anew, set it as"
+        " here, and connect *lora* and *loss*."
+    ), (660, 300))  # fmt: skip
 
 
 REALIGN_GRAPHS: dict[str, Callable[[Graph], None]] = {

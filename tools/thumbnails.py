@@ -13,7 +13,7 @@ from typing import Any
 
 from execute import InProcess, host_from_environment
 from live_server import BASE
-from workflow import to_api
+from workflow import classes_of, to_api
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 SIDE, QUALITY = 320, 88
@@ -73,7 +73,7 @@ def main() -> None:
     for name in sys.argv[1:] or SHOWN:
         shown = SHOWN[name]
         workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-        info = host.object_info({node["type"] for node in workflow["nodes"]})
+        info = host.object_info(classes_of(workflow))
         graph = to_api(workflow, info)
         if shown == ("layout",):
             graph = layout_alone(graph)

@@ -1,152 +1,72 @@
-"""Turn a workflow as the page saves it into the graph that the server runs.
+"""Turn a saved ComfyUI workflow into the API form that the server executes.
 
-The saved form is litegraph's (``version`` 0.4: nodes, links, widget values in the order of the
-node's inputs); the server's form is ``{node id: {class_type, inputs}}``. The page does this when a
-user presses Run; a demo or a test without a page needs it too. ``object_info`` is the server's
-description of its node classes. Pure Python.
+The page saves graphs (positions, widgets by order); the server takes nodes with named inputs. The
+page does the conversion when a user presses Run; a demo or a test without a page needs it too.
+``object_info`` is the server's description of its node classes. Pure Python.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-AFTER_GENERATE = {"fixed", "increment", "decrement", "randomize"}
-SEED_NAMES = {"seed", "noise_seed"}
-TEXT_ONLY = {"Note", "MarkdownNote"}
-MUTED, BYPASSED = 2, 4
+from node_inputs import WorkflowError
+from workflow_ids import definitions
+from workflow_levels import BYPASSED, MUTED, VIRTUAL, Level, levels_of
+from workflow_links import source
+from workflow_promoted import promote
+
+__all__ = ["WorkflowError", "classes_of", "to_api"]
 
 
-class WorkflowError(ValueError):
-    """The workflow cannot be run as it is; the message names the node and the reason."""
-
-
-@dataclass(frozen=True)
-class _Input:
-    """One input of a node class, in the order in which the page lays widgets out."""
-
-    name: str
-    is_widget: bool
-    options: dict[str, Any]
-    has_seed_control: bool
-
-
-def _inputs_of(info: dict[str, Any]) -> list[_Input]:
-    result = []
-    order = info.get("input_order", {})
-    for section in ("required", "optional"):
-        specs = info["input"].get(section) or {}
-        for name in order.get(section) or specs:
-            kind, options = specs[name][0], (specs[name][1:] or [{}])[0]
-            is_widget = (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get(
-                "forceInput", False
-            )
-            seed = bool(options.get("control_after_generate")) or (
-                kind == "INT" and name in SEED_NAMES
-            )
-            result.append(_Input(name, is_widget, options, is_widget and seed))
-    return result
-
-
-def _widget_values(node: dict[str, Any], inputs: list[_Input]) -> dict[str, Any]:
-    """Widget values by input name; the page also saves values of widgets that a link overrides."""
-    saved = node.get("widgets_values") or []
-    if isinstance(saved, dict):
-        return {entry.name: saved[entry.name] for entry in inputs if entry.name in saved}
-    rest, values = list(saved), {}
-    for entry in inputs:
-        if not entry.is_widget:
-            continue
-        if rest:
-            values[entry.name] = rest.pop(0)
-            if entry.has_seed_control and rest and rest[0] in AFTER_GENERATE:
-                rest.pop(0)
-            if rest and entry.options.get("image_upload") and rest[0] == "image":
-                rest.pop(0)  # the upload button counts as a widget
-        elif "default" in entry.options:
-            values[entry.name] = entry.options["default"]  # the node gained this input since
-    if rest:
-        raise WorkflowError(
-            f"node {node['id']} ({node['type']}) saves {len(rest)} widget values more than it has "
-            f"widgets: {rest}"
-        )
-    return values
-
-
-class _Links:
-    """Where an input's value comes from, through reroutes, bypassed nodes and primitives."""
-
-    def __init__(self, workflow: dict[str, Any]) -> None:
-        self.nodes = {node["id"]: node for node in workflow["nodes"]}
-        self.sources: dict[int, tuple[int, int]] = {}
-        for link in workflow.get("links", []):
-            if isinstance(link, dict):
-                self.sources[link["id"]] = (link["origin_id"], link["origin_slot"])
-            else:
-                self.sources[link[0]] = (link[1], link[2])
-
-    def resolve(self, link: int | None) -> tuple[str, Any] | None:
-        """("link", [node id, slot]), ("value", widget value), or None where nothing arrives."""
-        for _ in range(len(self.nodes) + 1):
-            if link is None or link not in self.sources:
-                return None
-            origin, slot = self.sources[link]
-            node = self.nodes.get(origin)
-            if node is None or node.get("mode") == MUTED:
-                return None
-            if node["type"] == "PrimitiveNode":
-                values = node.get("widgets_values") or []
-                return ("value", values[0]) if values else None
-            if node["type"] == "Reroute":
-                link = (node.get("inputs") or [{}])[0].get("link")
-            elif node.get("mode") == BYPASSED:
-                link = self._through(node, slot)
-            else:
-                return "link", [str(origin), slot]
-        raise WorkflowError(f"link {link} runs in a circle of reroutes or bypassed nodes")
-
-    @staticmethod
-    def _through(node: dict[str, Any], slot: int) -> int | None:
-        """Link that a bypassed node passes on: the same slot if its type fits, else the first."""
-        kind, inputs = node["outputs"][slot]["type"], node.get("inputs") or []
-        ordered = inputs[slot : slot + 1] + inputs[:slot] + inputs[slot + 1 :]
-        fitting = (entry for entry in ordered if kind == "*" or entry["type"] in (kind, "*"))
-        return next((entry["link"] for entry in fitting if entry.get("link") is not None), None)
+def classes_of(workflow: dict[str, Any]) -> set[str]:
+    """The node classes of the host that a saved workflow uses, inside its subgraphs too."""
+    graphs = [workflow, *definitions(workflow)]
+    used = {node["type"] for graph in graphs for node in graph["nodes"]}
+    return used - VIRTUAL - {graph["id"] for graph in graphs[1:]}
 
 
 def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
     """The graph that ``POST /prompt`` takes, with ``_meta.title`` kept.
 
     Muted and text nodes are left out, bypassed ones and reroutes are looked through, primitives
-    become values. Raises ``WorkflowError`` for a subgraph, a node class that ``object_info`` lacks,
-    or widget values that do not fit the class.
+    become values. Nodes of a subgraph take its place, each use of it with nodes of its own: node 3
+    of the subgraph that node 57 stands for is '57:3'. Raises ``WorkflowError`` for a node class
+    that ``object_info`` lacks, or widget values that do not fit the class.
     """
-    if (workflow.get("definitions") or {}).get("subgraphs"):
-        raise WorkflowError("the workflow holds subgraphs; unpack them before saving it")
-    links, graph = _Links(workflow), {}
-    for node in workflow["nodes"]:
-        if node["type"] in TEXT_ONLY | {"Reroute", "PrimitiveNode"}:
-            continue
-        if node.get("mode") in (MUTED, BYPASSED):
-            continue
-        if node["type"] not in object_info:
-            raise WorkflowError(f"node {node['id']}: the host has no class {node['type']}")
-        inputs = _inputs_of(object_info[node["type"]])
-        values: dict[str, Any] = {
-            name: {"__value__": value} if isinstance(value, list) else value
-            for name, value in _widget_values(node, inputs).items()
-        }
-        for slot in node.get("inputs") or []:
-            if slot.get("link") is None:
-                continue
-            source = links.resolve(slot["link"])
-            if source is not None:
-                values[slot["name"]] = source[1]
-        title = node.get("title") or object_info[node["type"]].get("display_name", node["type"])
-        graph[str(node["id"])] = {
-            "class_type": node["type"],
-            "inputs": values,
-            "_meta": {"title": title},
-        }
-    return graph
+    root = levels_of(workflow, object_info)
+    _known(root)
+    promote(root)
+    return {
+        level.name(node): _converted(level, node)
+        for level in root.walk()
+        for node, saved in level.nodes.items()
+        if node not in level.inner
+        and saved["type"] not in VIRTUAL
+        and saved.get("mode") not in (MUTED, BYPASSED)
+    }
+
+
+def _known(root: Level) -> None:
+    for level in root.walk():
+        for node, saved in level.nodes.items():
+            foreign = saved["type"] not in level.info and saved["type"] not in VIRTUAL
+            if foreign and node not in level.inner and saved.get("mode") not in (MUTED, BYPASSED):
+                raise WorkflowError(
+                    f"node {level.name(node)}: the host has no class {saved['type']}"
+                )
+
+
+def _converted(level: Level, node: str) -> dict[str, Any]:
+    saved, info = level.nodes[node], level.info[level.nodes[node]["type"]]
+    inputs = level.values(node)
+    found = {slot.name: source(level, slot) for slot in level.slots(node)}
+    inputs.update({name: got[1] for name, got in found.items() if got and got[0] == "value"})
+    inputs = {name: _boxed(value) for name, value in inputs.items()}
+    inputs.update({name: got[1] for name, got in found.items() if got and got[0] == "link"})
+    title = saved.get("title") or info.get("display_name") or saved["type"]
+    return {"class_type": saved["type"], "inputs": inputs, "_meta": {"title": title}}
+
+
+def _boxed(value: Any) -> Any:
+    """A list as a value: the server takes a bare one for a link."""
+    return {"__value__": value} if isinstance(value, list) else value

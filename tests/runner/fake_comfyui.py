@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import uuid
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -100,6 +101,9 @@ class FakeComfyUI:
     async def _prompt(self, request: web.Request) -> web.Response:
         asked = await request.json()
         graph, name = asked["prompt"], asked["prompt_id"]
+        if name != str(uuid.UUID(name)):  # as ComfyUI 0.33
+            error = {"message": "prompt_id must be a valid UUID", "details": name}
+            return web.json_response({"error": error, "node_errors": {}}, status=400)
         seed = graph["8"]["inputs"]["seed"]
         wrong = {"9": {"class_type": "Save", "errors": [
             {"message": "Value not in list", "details": "images: 'x' not in []"}

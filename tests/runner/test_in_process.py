@@ -22,7 +22,8 @@ from PIL import Image  # noqa: E402
 
 from realcompo.bench.runner_rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RunnerError, Stopped  # noqa: E402
-from realcompo.runner.host import GraphWorker, files_of, host_arguments  # noqa: E402
+from realcompo.runner.executor import host_executor  # noqa: E402
+from realcompo.runner.host import GraphWorker, Silent, files_of, host_arguments  # noqa: E402
 from realcompo.runner.job import Task  # noqa: E402
 from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
@@ -226,3 +227,27 @@ def test_the_host_gets_its_folders_back_and_a_missing_host_is_told(tmp_path: Pat
     with pytest.raises(RunnerError, match="There is no ComfyUI at"):
         GraphWorker(tmp_path)
     assert host_arguments(["--lowvram"])[-1] == "--lowvram"
+
+
+def test_the_executor_is_the_one_that_the_hosts_server_makes(
+    local: InProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = local.worker._host
+    if host._executor is None:
+        pytest.skip("THIS HEADLESS COMFYUI HAS NO EXECUTOR OF ITS OWN")
+    from comfy.cli_args import args
+
+    kinds, execution = host._execution.CacheType, host._execution
+    if hasattr(args, "cache_ram"):  # newer hosts keep outputs until memory runs short
+        assert host._executor.cache_type == kinds.RAM_PRESSURE
+        assert 2 <= host._executor.cache_args["ram"] <= 10
+        assert host._executor.cache_args["ram_inactive"] > 2
+    else:
+        assert host._executor.cache_type == kinds.CLASSIC
+    monkeypatch.setattr(args, "cache_lru", 7)
+    made = host_executor(host.path, execution, Silent())
+    assert made.cache_type == kinds.LRU
+    assert 7 in (made.cache_args if hasattr(made, "cache_args") else {"": made.cache_size}).values()
+    (tmp_path / "main.py").write_text("def prompt_worker(queue, server):\n    return queue.get()\n")
+    with pytest.raises(RunnerError, match="makes its executor in a way that is not known here"):
+        host_executor(tmp_path, execution, Silent())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from realcompo.runner.errors import RowError, RunnerError
+from realcompo.runner.host import files_of
 from realcompo.runner.job import Shelf, Task
 from realcompo.runner.plan import Plan, make_plan
 from realcompo.runner.table import Table, TableRow, table_of
@@ -87,6 +88,45 @@ def test_two_nodes_of_one_title_are_named_by_id() -> None:
     same["5"]["_meta"]["title"] = "Positive"
     with pytest.raises(RunnerError, match="nodes 4, 5 are all called 'Positive'"):
         bind(same, ["Positive.text"], INFO)
+
+
+def in_subgraphs() -> dict[str, Any]:
+    """The sampler in two uses of a subgraph, one of them two deep, as the page exports them."""
+    made = graph()
+    sampler = made.pop("8")
+    for name in ("57:8", "58:12:8"):
+        made[name] = {**sampler, "inputs": dict(sampler["inputs"])}
+    made["9"]["inputs"]["images"] = ["57:8", 0]
+    made["57:9"] = {"class_type": "Save", "inputs": {"images": ["58:12:8", 0]}}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("column", "node"),
+    [("57:8.steps", "57:8"), ("58:12:8.steps", "58:12:8"), ("57:KSampler v1.5.steps", "57:8"),
+     ("58:12:Sampler.steps", "58:12:8"), ("57:Save.filename_prefix", "57:9"),
+     ("Negative.text", "5")],
+)  # fmt: skip
+def test_nodes_inside_subgraphs_are_named_by_the_way_to_them(column: str, node: str) -> None:
+    (target,) = bind(in_subgraphs(), [column], INFO).columns[column]
+    assert target == Target(node, column.rpartition(".")[2])
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [("KSampler v1.5.steps", "nodes 57:8, 58:12:8 are all called"), ("58:Sampler.steps", "no node"),
+     ("steps", "fits 2 nodes: rename it to 57:8.steps or 58:12:8.steps")],
+)  # fmt: skip
+def test_what_several_subgraphs_have_is_asked_for(column: str, words: str) -> None:
+    with pytest.raises(RunnerError, match=words):
+        bind(in_subgraphs(), [column], INFO)
+
+
+def test_a_row_has_one_seed_in_all_subgraphs_and_files_in_their_order() -> None:
+    entry = make_plan(in_subgraphs(), table_of([{"seed": 5}]), INFO).entries[0]
+    assert [entry.task.graph[n]["inputs"]["seed"] for n in ("57:8", "58:12:8")] == [5, 5]
+    shown = {n: {"images": [{"filename": n, "type": "output"}]} for n in ("57:10", "9", "57:9")}
+    assert [node for node, _ in files_of(shown)] == ["9", "57:9", "57:10"]
 
 
 INT, COMBO = ("INT", {"min": 0, "max": 10}), (["euler", "dpm"], {})

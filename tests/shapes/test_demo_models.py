@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,18 @@ def test_controls_put_objects_into_their_places(
     print(kind, {key: round(value, 2) for key, value in scores.items()})
     assert scores["right"] >= bar
     assert scores["colour"] >= bar
+
+
+def test_a_host_that_trains_gets_a_copy_with_weights_of_its_own(parts: dict[str, Any]) -> None:
+    """As the trainer of ComfyUI 0.33 asks for it: outside inference mode, loaded anew."""
+    model = parts["realism"][0]
+    if "force_deepcopy" not in inspect.signature(model.clone).parameters:
+        pytest.skip("this host makes no second copy of a model")
+    with torch.inference_mode(False):
+        own = model.clone(force_deepcopy=True)
+    ours, theirs = model.model.state_dict(), own.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name])
+        assert value.data_ptr() != theirs[name].data_ptr()
+    assert not any(parameter.is_inference() for parameter in own.model.parameters())

@@ -67,7 +67,30 @@ class Total(Number):
         return {"ui": {"text": [str(sum(value))]}}
 
 
-CLASSES = {"Number": Number, "Range": Range, "Add": Add, "Total": Total}
+class Output:
+    """What newer classes of the host give: outputs, what is shown, and two things more."""
+
+    def __init__(self, *args: Any, ui: Any = None) -> None:
+        self.args, self.ui, self.expand, self.block_execution = args, ui, None, None
+
+    @property
+    def result(self) -> tuple[Any, ...] | None:
+        return self.args or None
+
+
+class Shown:
+    def as_dict(self) -> dict[str, Any]:
+        return {"images": ["a picture"]}
+
+
+class Newer(Number):
+    OUTPUT_NODE = True
+
+    def go(self, value: int) -> Output:  # type: ignore[override]
+        return Output(value + 1, ui=Shown()) if value else Output()
+
+
+CLASSES = {"Number": Number, "Range": Range, "Add": Add, "Total": Total, "Newer": Newer}
 
 
 def find(name: str) -> type:
@@ -107,6 +130,33 @@ def test_lists_are_mapped_and_gathered_as_on_the_server() -> None:
     assert done.shown["all"] == {"text": ["34"]}
     only = Executor(graph, find).run(["r"])
     assert set(only.values) == {"r"}
+
+
+def test_newer_classes_give_an_object() -> None:
+    done = Executor(graph_of(a=("Newer", {"value": 3}), b=("Newer", {"value": 0})), find).run()
+    assert done.values == {"a": [[4]], "b": [[]]}
+    assert done.shown == {"a": {"images": ["a picture"]}}
+
+
+def test_the_hosts_own_newer_classes_run_and_describe_themselves() -> None:
+    io = pytest.importorskip("comfy_api.latest", reason="this host has no newer classes").io
+
+    class Square(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> Any:
+            return io.Schema(
+                node_id="Square", inputs=[io.Int.Input("value", default=2)],
+                outputs=[io.Int.Output(display_name="square")], is_output_node=True,
+            )  # fmt: skip
+
+        @classmethod
+        def execute(cls, value: int) -> Any:
+            return io.NodeOutput(value * value, ui={"text": [str(value)]})
+
+    info = object_info("Square", Square, "Square")
+    assert info["output_name"] == ["square"] and info["input"]["required"]["value"][0] == "INT"
+    done = Executor(graph_of(a=("Square", {"value": 3})), lambda _: Square).run()
+    assert done.values == {"a": [[9]]} and done.shown == {"a": {"text": ["3"]}}
 
 
 @pytest.mark.parametrize(
