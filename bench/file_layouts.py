@@ -100,10 +100,8 @@ def gligen(narrow: bool) -> Contents:
 def control(family: Kind, prefix: str, narrow: bool) -> Contents:
     """A ControlNet in CompVis' layout; as published for SD1.5 with ``control_model.`` before its
     names."""
-    kind = _kind(family, narrow)
-    if narrow and family is SDXL_BASE:
-        kind = networks.NARROW_SDXL_CONTROL
-    return Contents({prefix + key: value for key, value in networks.control(kind).items()})
+    weights = networks.control(_kind(family, narrow))
+    return Contents({prefix + key: value for key, value in weights.items()})
 
 
 def diffusers_control(family: Kind, narrow: bool, union_types: int | None = None) -> Contents:
@@ -116,7 +114,7 @@ def diffusers_control(family: Kind, narrow: bool, union_types: int | None = None
     names = _diffusers_names(kind)
     weights = networks.control(kind, union_types)
     tensors = {names(key): value for key, value in weights.items()}
-    lower = re.compile(r"(controlnet_)?(down_blocks\.[1-9]|mid_block)")
+    lower = re.compile(r"down_blocks\.[1-9]|mid_block")
     hollow = narrow and family is SD15
     return Contents(tensors, empty=frozenset(filter(lower.match, tensors if hollow else ())))
 

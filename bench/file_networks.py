@@ -39,9 +39,6 @@ NARROW_SDXL = _sized(
     transformer_depth_middle=1,
 )  # fmt: skip
 """The depths on the way in are what SDXL is known by."""
-NARROW_SDXL_CONTROL = _sized(
-    NARROW_SDXL, transformer_depth=[0, 0, 1, 1, 1, 1], transformer_depth_output=[0] * 9
-)
 SMALL_SDXL_CONTROL = _sized(
     SDXL_BASE, transformer_depth=[0] * 6, transformer_depth_output=[0] * 9,
     transformer_depth_middle=0,

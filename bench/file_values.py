@@ -35,7 +35,8 @@ def entries(
             found |= _quantised(layer, contents.tensors[f"{layer}.weight"], quantised, seed)
         if quantised == "metadata":
             layers = {layer: FORMAT for layer in contents.linear}
-            about["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": layers})
+            told = {"format_version": "1.0", "layers": layers}
+            about["_quantization_metadata"] = json.dumps(told)
         elif quantised == "scaled_fp8":
             # two numbers in it: multiply in full precision
             found[contents.prefix + "scaled_fp8"] = _constant(
