@@ -61,25 +61,25 @@ def write(
     with claimed(path) as mine:
         if not mine:
             raise RealCompoError(
-                f"{path} is being written by another process: try again when that is done."
+                "folder", f"another process is writing {path}", "Try again when that is done"
             )
         contents = KINDS[kind](narrow)
         if quantised is not None and not contents.linear:
-            raise RealCompoError(f"{kind} has no U-Net to quantise: leave 'quantised' out.")
+            raise RealCompoError("quantised", f"{kind} has no U-Net to quantise", "Leave it out")
         tensors, about = entries(contents, dtype, quantised, seed)
         write_tensors(path, tensors, {**about, RECIPE: recipe})
     return path
 
 
 def _check(kind: str, dtype: torch.dtype, quantised: str | None) -> None:
-    if kind not in KINDS:
-        raise RealCompoError(f"There is no kind of file {kind!r}: use {', '.join(KINDS)}.")
-    if dtype not in DTYPES.values():
-        raise RealCompoError(f"Files hold {', '.join(map(str, DTYPES.values()))}, not {dtype}.")
-    if quantised is not None and quantised not in QUANTISED:
-        raise RealCompoError(
-            f"There is no quantised form {quantised!r}: use {', '.join(QUANTISED)}."
-        )
+    for where, given, known in (
+        ("kind", kind, KINDS), ("dtype", dtype, DTYPES.values()),
+        ("quantised", quantised, (*QUANTISED, None)),
+    ):  # fmt: skip
+        if given not in known:
+            raise RealCompoError(
+                where, f"{given} cannot be written", f"Use {', '.join(map(str, known))}"
+            )
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

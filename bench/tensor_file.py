@@ -60,9 +60,9 @@ def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str])
     stored = sum(entry.size for entry in entries.values() if entry.values is not None)
     if stored > (free := shutil.disk_usage(path.parent).free):
         raise RealCompoError(
-            f"{path.name} needs {stored / 2**30:.1f} GiB and the disk of {path.parent} has"
-            f" {free / 2**30:.1f} GiB left: name another folder."
-        )
+            "folder", f"{path.name} needs {stored / 2**30:.1f} GiB and the disk of '{path.parent}'"
+            f" has {free / 2**30:.1f} GiB left", "Name a folder on another disk",
+        )  # fmt: skip
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file:

@@ -6,7 +6,6 @@ Narrow files are used: the fewest and narrowest layers that the loaders know a f
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ nodes = pytest.importorskip("nodes", reason="the loaders are the host's nodes")
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 
-from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
 from realcompo.balancer.settings import BalancerSettings  # noqa: E402
-from realcompo.bench import random_files, tensor_file  # noqa: E402
+from realcompo.bench import random_files  # noqa: E402
 from realcompo.bench.file_values import drawn  # noqa: E402
 from realcompo.nodes.sampling import RealCompoDualSampler  # noqa: E402
 

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from live_server import ROOT, LiveServer
 from PIL import Image
+from safetensors.torch import load_file
 from workflow import to_api
 
 pytest.importorskip("comfy.samplers", reason="files are made of the host's networks")
 
 from realcompo.bench import random_files  # noqa: E402
 
-CAPTIONER = "RealCompoLoadCaptioner"
+CAPTIONER, TRAINER = "RealCompoLoadCaptioner", "TrainLoraNode"
 LOADERS = {
     "CheckpointLoaderSimple": ("checkpoints", "ckpt_name"),
     "GLIGENLoader": ("gligen", "gligen_name"),
@@ -36,8 +37,8 @@ FILES: dict[str, tuple[str, int]] = {
     "OpenPoseXL2.safetensors": ("control_sdxl", 1),
 }
 """What the files are that templates name, and seeds."""
-SIDE = 128
-"""Of the pictures, in pixels."""
+SIDE, SMALLER = 128, 64
+"""Of the pictures, in pixels; of those that only teach something."""
 
 
 def _named(workflow: dict[str, Any]) -> dict[str, str]:
@@ -88,7 +89,8 @@ def _captioner(folder: Path) -> None:
 def _graph(template: str, object_info: dict[str, Any]) -> dict[str, Any]:
     """The template at a small size and with few steps."""
     graph = to_api(copy.deepcopy(TEMPLATES[template]), object_info)
-    most = {"width": SIDE, "height": SIDE, "steps": 2, "batch_size": 2, "training_steps": 2}
+    side = SIDE if template in DUAL else SMALLER
+    most = {"width": side, "height": side, "steps": 2, "batch_size": 2}
     for node in graph.values():
         if node["class_type"] == "RealCompoTracePlot":
             continue  # its size is the plot's
@@ -110,6 +112,9 @@ def _pictures(entry: dict[str, Any], server: LiveServer) -> list[np.ndarray]:
 def test_a_template_for_real_files_makes_its_pictures(
     template: str, files: None, server: LiveServer, object_info: dict[str, Any]
 ) -> None:
+    trains = any(node["type"] == TRAINER for node in TEMPLATES[template]["nodes"])
+    if trains and object_info[TRAINER]["output"][0] == "MODEL":
+        pytest.skip(f"MADE FOR THE {TRAINER} OF COMFYUI 0.33, AS ITS NOTE SAYS")
     graph = _graph(template, object_info)
     samplers = [n for n, node in graph.items() if node["class_type"] == "RealCompoDualSampler"]
     assert bool(samplers) == (template in DUAL)
@@ -130,10 +135,20 @@ def test_a_template_for_real_files_makes_its_pictures(
         pictures = _pictures(entry, server)
         assert pictures
         for picture in pictures:  # numbers that are none come out black
-            assert picture.std() > 5 and 5 < picture.mean() < 250
+            assert picture.std() > 5 and picture.mean() > 5
         for sampler in samplers:
             path = f"real/{template}-{mode}-{sampler}_00001_.trace.json"
             _balanced(json.loads((server.base / "output" / path).read_text("utf-8")))
+    if trains:
+        _trained(server.base / "output" / "loras")
+
+
+def _trained(folder: Path) -> None:
+    """A LoRA was saved that is numbers and no longer zero."""
+    (path,) = folder.glob("*.safetensors")
+    weights = load_file(path)
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert any(weight.any() for name, weight in weights.items() if "lora_up" in name)
 
 
 def _balanced(trace: dict[str, Any]) -> None:
