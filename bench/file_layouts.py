@@ -24,8 +24,8 @@ RANK = 8
 
 @dataclass(frozen=True)
 class Contents:
-    """Tensors of a file (those on torch's meta device are yet to be drawn). ``linear``: the layers
-    that a quantised file holds in 8 bits. ``prefix``: of the U-Net's names. ``empty``: names whose
+    """Tensors of a file (those on torch's meta device are yet to be drawn). ``linear``: the U-Net's
+    layers that can be held in 8 bits. ``prefix``: of the U-Net's names. ``empty``: names whose
     values are all zero, for a narrow file. ``about``: the file's metadata."""
 
     tensors: Weights

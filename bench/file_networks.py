@@ -56,15 +56,12 @@ def unet(kind: Kind) -> Weights:
 
 
 def linear_layers(kind: Kind) -> list[str]:
-    """The U-Net's matrices that files of 8 bits hold quantised: those of its transformers."""
+    """Names of all matrices of a U-Net that are multiplied as they are."""
     with META:
         network = UNetModel(
             **kind.unet, **kind.heads, device=META, operations=ops.disable_weight_init
         )
-    return [
-        name for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and ".transformer_blocks." in name
-    ]  # fmt: skip
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
 
 
 def control(kind: Kind, union_types: int | None = None) -> Weights:

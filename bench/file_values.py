@@ -24,18 +24,23 @@ def entries(
     contents: Contents, dtype: torch.dtype, quantised: str | None, seed: int
 ) -> tuple[dict[str, Entry], dict[str, str]]:
     """The file's tensors, and its metadata. Each value depends on ``seed`` and the tensor's name
-    alone. ``quantised``: one of QUANTISED, for the layers that the contents name."""
+    alone. ``quantised``: one of QUANTISED."""
     found = {
         name: _entry(name, tensor, dtype, seed, name in contents.empty)
         for name, tensor in contents.tensors.items()
     }
     about = dict(contents.about)
     if quantised is not None:
-        for layer in contents.linear:
+        # the older form's readers take every layer for one of 8 bits; today's files hold those
+        # beside the transformers in full
+        layers = [
+            layer for layer in contents.linear
+            if quantised == "scaled_fp8" or ".transformer_blocks." in layer
+        ]  # fmt: skip
+        for layer in layers:
             found |= _quantised(layer, contents.tensors[f"{layer}.weight"], quantised, seed)
         if quantised == "metadata":
-            layers = {layer: FORMAT for layer in contents.linear}
-            told = {"format_version": "1.0", "layers": layers}
+            told = {"format_version": "1.0", "layers": {layer: FORMAT for layer in layers}}
             about["_quantization_metadata"] = json.dumps(told)
         elif quantised == "scaled_fp8":
             # two numbers in it: multiply in full precision

@@ -44,8 +44,8 @@ def write(
     """A file of ``kind`` (of KINDS) in ``folder``, made unless it is there already.
 
     ``narrow``: as few and as narrow layers as the host's loaders still know the family by.
-    ``quantised``: the U-Net's transformers in 8 bits with scales, in a form of QUANTISED; the rest
-    in ``dtype``. ``name``: the file's, without its ending. Raises ``RealCompoError`` for unknown
+    ``quantised``: matrices of the U-Net in 8 bits with scales, in a form of QUANTISED; the rest in
+    ``dtype``. ``name``: the file's, without its ending. Raises ``RealCompoError`` for unknown
     names, a full disk, and where another process is at the same file.
     """
     _check(kind, dtype, quantised)
@@ -93,7 +93,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="fp16")
     parser.add_argument("--quantised", choices=QUANTISED,
-                        help="the U-Net's transformers in scaled 8 bits")  # fmt: skip
+                        help="matrices of the U-Net in 8 bits with scales")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, metavar="FOLDER",
                         default=find_host.cache_folder() / "random",
