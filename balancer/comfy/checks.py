@@ -85,6 +85,8 @@ def check_latent(
     ``conds`` are the host's converted conditioning entries, by the name of the input.
     """
     where = "latent_image"
+    refuse_nested(latent_image, where)
+    refuse_nested(noise, where)
     if noise.shape != latent_image.shape:
         raise RealCompoError(
             where, f"noise {tuple(noise.shape)} and latent {tuple(latent_image.shape)} differ",
@@ -114,6 +116,15 @@ def check_latent(
                     name, f"conditioning for {embedding.shape[0]} pictures, latents for "
                     f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
                 )  # fmt: skip
+
+
+def refuse_nested(samples: Any, where: str) -> None:
+    """Raise RealCompoError for several latents in one, as models of picture and sound have them."""
+    if getattr(samples, "is_nested", False):
+        raise RealCompoError(
+            where, "it holds several latents at once, such as a picture's and a sound's",
+            "Separate them and connect the picture's alone.",
+        )  # fmt: skip
 
 
 def check_layouts(regions: RegionSet, noise: Tensor) -> None:
