@@ -69,7 +69,7 @@ def read_attention(
 
 def chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
     """The sites of a level of ``choose_level``, or of ``all``; RealCompoError where none is."""
-    sites = find_sites(patcher.model.diffusion_model)
+    sites = find_sites(patcher.get_model_object("diffusion_model"))
     if not sites:
         raise RealCompoError(
             "model", f"'{model_name(patcher)}' has no cross-attention maps to read",
@@ -85,7 +85,7 @@ def chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
 
 
 def _check_latent(patcher: ModelPatcher, samples: Tensor) -> None:
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels:
         raise RealCompoError(
             "latent_image", f"the latent has the shape {tuple(samples.shape)}",

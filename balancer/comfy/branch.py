@@ -17,7 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .compat import clone_model_options, has_outer_sample
+from .compat import clone_model_options, has_outer_sample, on_one_card
 from .pairing import joined
 
 KEY = "realcompo_spatial"
@@ -65,7 +65,7 @@ class SpatialBranch:
         """Everything around one run. ``first_conds`` (new hosts): the first model's conditioning,
         which carries this branch's ControlNets and GLIGEN into the host's one load call."""
         self.conds = {key: [c.copy() for c in conds] for key, conds in self._original.items()}
-        self.options = clone_model_options(self.patcher.model_options)
+        self.options = on_one_card(clone_model_options(self.patcher.model_options))
         hook_mode = getattr(self.patcher, "hook_mode", None)
         try:
             if has_outer_sample():

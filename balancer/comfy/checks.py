@@ -28,7 +28,7 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
     """Raise RealCompoError for two models that cannot denoise one latent, or whose attention the
     mode cannot read."""
     names = f"'{model_name(realism)}' and '{model_name(spatial)}'"
-    formats = [patcher.model.latent_format for patcher in (realism, spatial)]
+    formats = [patcher.get_model_object("latent_format") for patcher in (realism, spatial)]
     kinds = {(type(f), f.latent_channels, f.scale_factor) for f in formats}
     if len(kinds) > 1:
         raise RealCompoError(
@@ -47,7 +47,7 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
     if settings.mode == "fixed":
         return
     for where, patcher in (("realism_model", realism), ("spatial_model", spatial)):
-        sites = find_sites(patcher.model.diffusion_model)
+        sites = find_sites(patcher.get_model_object("diffusion_model"))
         if not sites:
             raise RealCompoError(
                 where, f"'{model_name(patcher)}' has no attention to its prompt that can be read",
@@ -92,7 +92,7 @@ def check_latent(
             where, f"noise {tuple(noise.shape)} and latent {tuple(latent_image.shape)} differ",
             "Make the noise from this very latent.",
         )  # fmt: skip
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if noise.shape[1] != channels:
         raise RealCompoError(
             where, f"the latent has {noise.shape[1]} channels, not {channels}",

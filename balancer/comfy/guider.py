@@ -129,8 +129,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """As the host's guider; both models are loaded, sigmas and latents are on the device."""
         started = time.perf_counter()
         if not has_outer_sample():
+            own = [] if self.branch.one_model else [self.branch.patcher]
             comfy.model_management.load_models_gpu(
-                [self.model_patcher, self.branch.patcher, *self.branch.passengers()]
+                [self.model_patcher, *own, *self.branch.passengers()]
             )
         try:
             self.branch.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)

@@ -206,7 +206,7 @@ def _differentiable(given: dict[str, Any], sites: tuple[Site, ...]) -> dict[str,
 
 def require_trainable(patcher: ModelPatcher) -> tuple[Site, ...]:
     """The model's cross-attention sites; RealCompoError for a model that is no U-Net."""
-    sites = find_sites(patcher.model.diffusion_model)
+    sites = find_sites(patcher.get_model_object("diffusion_model"))
     if not sites:
         raise RealCompoError(
             "model", f"'{model_name(patcher)}' has no cross-attention blocks to train",
@@ -230,7 +230,7 @@ def in_session(
     The model is unpatched in every case.
     """
     sites = require_trainable(patcher)
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if memory:
         comfy.model_management.load_models_gpu([patcher], memory_required=memory)
     patcher = without_copies(patcher)
