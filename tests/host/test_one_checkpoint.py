@@ -7,7 +7,6 @@ branch's model alone, to the last bit, and no second copy of the weights exists.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ VALUES = f"{BLOCK}.attn2.to_v"
 LAYERS = (VALUES, f"{BLOCK}.attn1.to_q", f"{BLOCK}.ff.net.2", f"{BLOCK}.attn2.to_out.0")
 CONVOLUTION = "diffusion_model.output_blocks.0.0.in_layers.2"
 
-Patch = Callable[[Any], Any]
+pytestmark = pytest.mark.older_hosts
 
 
 def drawn(like: Tensor | tuple[int, ...], seed: int) -> Tensor:
@@ -58,6 +57,23 @@ def norms_and_biases(model: Any) -> Any:
     for key in (f"{BLOCK}.norm2.weight", f"{BLOCK}.norm2.bias", f"{BLOCK}.ff.net.2.bias"):
         patched.add_patches({key: (0.3 * drawn(weights[key], 7),)})
     return lora(patched)
+
+
+def decomposed(model: Any) -> Any:
+    """A DoRA, whose difference depends on the weight that it is added to."""
+    import comfy.lora
+    import comfy.sd
+
+    size = model.model.state_dict()[f"{VALUES}.weight"].shape
+    name = "lora_unet_" + VALUES.removeprefix("diffusion_model.").replace(".", "_")
+    file = {
+        f"{name}.lora_up.weight": drawn((size[0], 4), 11),
+        f"{name}.lora_down.weight": drawn((4, size[1]), 12),
+        f"{name}.dora_scale": 1.0 + drawn((size[0], 1), 13).abs(),
+    }
+    patched, _ = comfy.sd.load_lora_for_models(model, None, file, 0.8, 0.0)
+    assert f"{VALUES}.weight" in patched.patches
+    return patched
 
 
 def multiplied(model: Any) -> Any:
@@ -144,7 +160,8 @@ def injected(model: Any) -> Any:
 
 
 KINDS = {
-    "lora": lora, "norms": norms_and_biases, "multiplied": multiplied, "merged": merged,
+    "lora": lora, "dora": decomposed, "norms": norms_and_biases, "multiplied": multiplied,
+    "merged": merged,
     "exchanged": exchanged, "levels": other_levels, "dtype": in_another_dtype,
     "wrapped": wrapped_weights, "injected": injected,
 }  # fmt: skip
@@ -314,3 +331,101 @@ def test_a_lora_where_weights_are_cast_at_every_use(model, noise) -> None:
     assert loads
     for result, expected in zip(results, alone, strict=True):
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("branch", ["realism", "spatial"])
+def test_a_lora_beside_a_lora_as_a_hook(model, noise, branch) -> None:
+    """The hook is in the weights, the patch on top of them: the host's order where memory is short;
+    otherwise it adds them the other way round, which is the same but for rounding."""
+    if not new_host():
+        pytest.skip("hooks came with the hosts of December 2024")
+    import comfy.hooks
+
+    patched = lora(model)
+    hook = comfy.hooks.WeightHook(strength_model=0.5)
+    delta = drawn(model.model.state_dict()[f"{VALUES}.weight"], 21)
+    hook.weights, hook.need_weight_init = {f"{VALUES}.weight": (delta,)}, False
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    text = [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(3)]
+    texts = {"realism": tiny.conditioning(3), "spatial": tiny.conditioning(3), branch: text}
+    models = {"realism": model, "spatial": model, branch: patched}
+    guiders = {
+        which: pair.guider(
+            *models.values(), ALONE[which], positive=texts["realism"],
+            spatial_positive=texts["spatial"],
+        ) for which in models
+    }  # fmt: skip
+    for which, guider in guiders.items():
+        assert guider.branch.one_model
+        expected = pair.run_alone(models[which], noise, steps=2, positive=texts[which])
+        result = pair.run(guider, noise, steps=2)
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-3)
+    balanced = pair.guider(
+        *models.values(), SETTINGS, positive=texts["realism"], spatial_positive=texts["spatial"]
+    )
+    first, second = (pair.run(balanced, noise, steps=2) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(pair.run_alone(model, noise), pair.run_alone(tiny.tiny_unet(1), noise))
+
+
+@pytest.mark.parametrize("pages", ["resident", "evicted", "changing"])
+@pytest.mark.parametrize("mode", ["dynamic", "lagged"])
+def test_a_lora_on_one_branch_in_dynamic_vram(model, noise, pages, mode, monkeypatch) -> None:
+    """Weights come from pages and buffers, to which nothing may be added in place."""
+    from realcompo.balancer.comfy import turns
+
+    from .dynamic_vram import available, dynamic_vram
+
+    if not available():
+        pytest.skip("this ComfyUI has no dynamic VRAM")
+    settings = preset("paper", spatial_only=0.0, rate=1e4, rate_end=1e4, mode=mode)
+    patched = norms_and_biases(model)
+    expected = pair.run(pair.guider(model, patched, settings), noise, steps=2)
+    alone = pair.run_alone(patched, noise, steps=2)
+    monkeypatch.setattr(turns, "is_dynamic", lambda _: True)
+    guiders = [pair.guider(model, patched, one) for one in (settings, ALONE["spatial"])]
+    with dynamic_vram(model.model, pages=pages) as card:
+        result, spatial = (pair.run(guider, noise, steps=2) for guider in guiders)
+    assert card.faults > 0
+    assert guiders[0].trace.backwards > 0
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(spatial, alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("kept", "used"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32),
+        (torch.float8_e4m3fn, torch.float16),
+        (torch.float8_e5m2, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_a_weight_is_what_the_host_would_have_loaded(kept, used) -> None:
+    """To the last bit, the rounding of 8-bit weights included."""
+    import comfy.model_patcher
+    import comfy.ops
+
+    from realcompo.balancer.comfy.patch_parts import Added
+
+    with torch.inference_mode():
+        root = torch.nn.Module()
+        root.layer = comfy.ops.manual_cast.Linear(24, 16, dtype=kept, device="cpu")
+        root.layer.weight.copy_(drawn((16, 24), 1).to(kept))
+        root.layer.bias.zero_()
+        cpu = torch.device("cpu")
+        patcher = comfy.model_patcher.ModelPatcher(root, cpu, cpu)
+        patcher.add_patches({"layer.weight": (drawn((16, 24), 2),)}, 0.4, 0.9)
+        plain = root.layer.weight.detach().clone()
+        added = Added(
+            "layer.weight", patcher.patches["layer.weight"], root.layer, "weight", dynamic=False
+        )
+        result = added(plain.to(used))
+        patcher.patch_weight_to_device("layer.weight", device_to=cpu)
+        loaded = root.layer.weight.to(used)
+    assert result.dtype == used
+    assert not torch.equal(loaded, plain.to(used))
+    assert torch.equal(result, loaded)
