@@ -15,7 +15,6 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -25,7 +24,8 @@ from ..layout import Layout
 from ..reading import Reading, SiteMap, columns_of
 from ..regions import RegionSet, Tokens
 from .capture import MapReader, Site, choose_level, entry_area, find_sites, map_size, plain_map
-from .checks import check_tokens, model_name
+from .checks import check_tokens, model_name, refuse_nested
+from .compat import attend, fitted_samples, on_one_card, without_copies
 from .prediction import active_entry
 from .probe import in_whole
 
@@ -50,7 +50,8 @@ def read_attention(
     """
     sites = chosen_sites(patcher, map_level)
     check_tokens(tokens, positive, "positive")
-    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
+    refuse_nested(latent["samples"], "latent_image")
+    samples = fitted_samples(patcher, latent)
     _check_latent(patcher, samples)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     sampling = patcher.get_model_object("model_sampling")
@@ -68,7 +69,7 @@ def read_attention(
 
 def chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
     """The sites of a level of ``choose_level``, or of ``all``; RealCompoError where none is."""
-    sites = find_sites(patcher.model.diffusion_model)
+    sites = find_sites(patcher.get_model_object("diffusion_model"))
     if not sites:
         raise RealCompoError(
             "model", f"'{model_name(patcher)}' has no cross-attention maps to read",
@@ -84,7 +85,7 @@ def chosen_sites(patcher: ModelPatcher, map_level: str) -> tuple[Site, ...]:
 
 
 def _check_latent(patcher: ModelPatcher, samples: Tensor) -> None:
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels:
         raise RealCompoError(
             "latent_image", f"the latent has the shape {tuple(samples.shape)}",
@@ -121,7 +122,7 @@ class _Looker(comfy.samplers.CFGGuider):
     def __init__(
         self, patcher: ModelPatcher, positive: Any, sites: tuple[Site, ...], regions: RegionSet
     ) -> None:
-        super().__init__(patcher)
+        super().__init__(without_copies(patcher))
         self.inner_set_conds({"positive": positive})
         self._sites, self._regions = sites, regions
         self.seen: list[list[SiteMap]] = []
@@ -163,7 +164,7 @@ class _Looker(comfy.samplers.CFGGuider):
         self, model_options: dict[str, Any], found: dict[Site, Tensor]
     ) -> dict[str, Any]:
         """A copy of the options with a reader at every site; what stood there is still called."""
-        options = model_options.copy()
+        options = on_one_card(model_options)
         inner = options["transformer_options"] = options.get("transformer_options", {}).copy()
         replaced = inner["patches_replace"] = dict(inner.get("patches_replace", {}))
         existing = replaced.get("attn2", {})
@@ -198,9 +199,7 @@ class _SiteReader(MapReader):
             return self.other(query, key, value, extra)
         if self.look is not plain_map:
             return attention_output(probabilities, value)
-        return optimized_attention(
-            query, key, value, extra["n_heads"], attn_precision=extra.get("attn_precision")
-        )
+        return attend(query, key, value, extra)
 
 
 def _name(site: Site) -> str:

@@ -6,9 +6,6 @@ register hooks, load in the same call, process conditioning, run callbacks, undo
 
 from __future__ import annotations
 
-import copy
-import logging
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,70 +17,33 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .compat import clone_model_options, has_outer_sample
+from .compat import clone_model_options, has_outer_sample, on_one_card
+from .pairing import joined
 
 KEY = "realcompo_spatial"
 Conds = dict[str, list[dict[str, Any]]]
-
-# one separated copy per model, however often a graph is queued; gone with the model
-_separated: weakref.WeakKeyDictionary[torch.nn.Module, torch.nn.Module] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def same_weights(first: ModelPatcher, second: ModelPatcher) -> bool:
-    """Whether two patchers stand for the very same weights (one model, the same patches)."""
-    return (
-        first.model is second.model
-        and first.patches_uuid == second.patches_uuid
-        and first.object_patches == second.object_patches
-    )
-
-
-def separate(first: ModelPatcher, second: ModelPatcher) -> ModelPatcher:
-    """``second``, or a stand-in with a model of its own where the two would share one.
-
-    Two patchers of one model with different patches (say, a LoRA on one branch only) would end up
-    with whichever weights were loaded last. The stand-in's weights are a copy, made once.
-    """
-    if first.model is not second.model or same_weights(first, second):
-        return second
-    shared = second.model
-    if shared not in _separated:
-        logging.info("RealCompo: both branches use one checkpoint with different patches; copying.")
-        _unload(shared)
-        _separated[shared] = copy.deepcopy(shared)
-    stand_in = second.clone()
-    stand_in.model = _separated[shared]
-    # what was backed up belongs to the shared model's weights
-    stand_in.backup, stand_in.object_patches_backup = {}, {}
-    if hasattr(stand_in, "hook_backup"):
-        stand_in.hook_backup = {}
-    return stand_in
-
-
-def _unload(model: torch.nn.Module) -> None:
-    """Take a model off the device and its patches out of its weights."""
-    loaded = comfy.model_management.current_loaded_models
-    for index in reversed(range(len(loaded))):
-        entry = loaded[index]
-        if entry.model is not None and entry.model.model is model:
-            entry.model_unload()
-            loaded.pop(index)
 
 
 class SpatialBranch:
     """The spatial model during one or more runs of a guider.
 
-    ``patcher`` must already be separated from the first model. ``original_conds`` are converted
-    once; every run works on copies of them.
+    ``first`` is the patcher that the host loads, ``second`` this branch's; both are the guider's
+    own and may be changed. ``one_model`` tells that one model is behind both, ``shared`` that they
+    want the very same of it. Conditioning is converted once; every run works on copies of it.
     """
 
     def __init__(
-        self, first: ModelPatcher, patcher: ModelPatcher, positive: Any, negative: Any
+        self, first: ModelPatcher, second: ModelPatcher, positive: Any, negative: Any
     ) -> None:
-        self.patcher = patcher
-        self.shared = first.model is patcher.model
+        self.patcher, self.turns = joined(first, second)
+        self.one_model = first.model is self.patcher.model
+        self.shared = self.one_model and self.turns is None
+        self._rides = False
+        if has_outer_sample() and not self.one_model:
+            # with copies on several cards the host would copy what is tied to the patcher as well
+            self._rides = bool(first.get_additional_models_with_key("multigpu"))
+            if not self._rides:
+                first.set_additional_models(KEY, [self.patcher])
         self._original: Conds = {
             "positive": comfy.sampler_helpers.convert_cond(positive),
             "negative": comfy.sampler_helpers.convert_cond(negative),
@@ -105,7 +65,7 @@ class SpatialBranch:
         """Everything around one run. ``first_conds`` (new hosts): the first model's conditioning,
         which carries this branch's ControlNets and GLIGEN into the host's one load call."""
         self.conds = {key: [c.copy() for c in conds] for key, conds in self._original.items()}
-        self.options = clone_model_options(self.patcher.model_options)
+        self.options = on_one_card(clone_model_options(self.patcher.model_options))
         hook_mode = getattr(self.patcher, "hook_mode", None)
         try:
             if has_outer_sample():
@@ -130,10 +90,16 @@ class SpatialBranch:
         comfy.samplers.filter_registered_hooks_on_conds(self.conds, self.options)
 
     def passengers(self) -> list[Any]:
-        """Models that come along with this branch: ControlNets, GLIGEN, models of hooks."""
+        """Models that come along with this branch: ControlNets, GLIGEN, models of hooks.
+
+        Also what the host does not find by the first patcher's additional models.
+        """
         models, _ = comfy.sampler_helpers.get_additional_models(
             self.conds, self.patcher.model_dtype()
         )
+        if has_outer_sample() and (self.one_model or self._rides):
+            models += [self.patcher] if self._rides else self.patcher.model_patches_models()
+            models += self.patcher.get_nested_additional_models()
         from_hooks = getattr(
             comfy.sampler_helpers, "get_additional_models_from_model_options", None
         )
@@ -149,7 +115,19 @@ class SpatialBranch:
         sigmas: Tensor,
         **extra: Any,
     ) -> None:
-        """Inside the host's ``inner_sample``, with both models loaded: process conditioning."""
+        """Inside the host's ``inner_sample``, with both models loaded: process conditioning.
+
+        It is this branch's turn afterwards; call ``finish`` in every case.
+        """
+        if self.one_model:
+            # the host has not loaded this patcher
+            self.patcher.model_patches_to(device)
+            self.patcher.model_patches_to(self.patcher.model_dtype())
+        if self.turns is not None:
+            self.turns.begin(device)
+            self.turns.to(True)
+        if "latent_shapes" in extra:
+            self.model.latent_shapes = extra["latent_shapes"]
         if latent_image is not None and torch.count_nonzero(latent_image) > 0:
             latent_image = self.model.process_latent_in(latent_image)
         if has_outer_sample():
@@ -164,15 +142,32 @@ class SpatialBranch:
         self.options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
 
     def activate(self, patcher: ModelPatcher, other: ModelPatcher) -> None:
-        """Make ``patcher`` the one that the host asks about its model's hooks.
+        """Make it the turn of ``patcher``, which is this branch's or the first one.
 
-        With one model behind both branches, hooks of the other are taken out of the weights first.
+        With one model behind both branches, hooks of the other are taken out of the weights first,
+        and ``patcher`` is the one that the host asks about its model's hooks.
         """
-        if not self.shared or not hasattr(patcher.model, "current_patcher"):
+        if not self.one_model:
             return
         if getattr(other, "current_hooks", None) is not None:
             other.patch_hooks(None)
-        patcher.model.current_patcher = patcher
+        if self.turns is not None:
+            self.turns.to(patcher is self.patcher)
+        if hasattr(patcher.model, "current_patcher"):
+            patcher.model.current_patcher = patcher
+
+    def finish(self, first: ModelPatcher) -> None:
+        """Leave the model to ``first``, before the host cleans up; the rest is the session's."""
+        if not self.one_model:
+            return
+        try:
+            self.activate(first, self.patcher)
+            if self.turns is not None and getattr(first, "current_hooks", None) is not None:
+                first.patch_hooks(None)
+        finally:
+            if self.turns is not None:
+                self.turns.end()
+            self.patcher.model_patches_to(self.patcher.offload_device)
 
     def _clean_up(self, hook_mode: Any) -> None:
         try:

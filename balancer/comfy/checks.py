@@ -28,7 +28,7 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
     """Raise RealCompoError for two models that cannot denoise one latent, or whose attention the
     mode cannot read."""
     names = f"'{model_name(realism)}' and '{model_name(spatial)}'"
-    formats = [patcher.model.latent_format for patcher in (realism, spatial)]
+    formats = [patcher.get_model_object("latent_format") for patcher in (realism, spatial)]
     kinds = {(type(f), f.latent_channels, f.scale_factor) for f in formats}
     if len(kinds) > 1:
         raise RealCompoError(
@@ -47,7 +47,7 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
     if settings.mode == "fixed":
         return
     for where, patcher in (("realism_model", realism), ("spatial_model", spatial)):
-        sites = find_sites(patcher.model.diffusion_model)
+        sites = find_sites(patcher.get_model_object("diffusion_model"))
         if not sites:
             raise RealCompoError(
                 where, f"'{model_name(patcher)}' has no attention to its prompt that can be read",
@@ -85,12 +85,14 @@ def check_latent(
     ``conds`` are the host's converted conditioning entries, by the name of the input.
     """
     where = "latent_image"
+    refuse_nested(latent_image, where)
+    refuse_nested(noise, where)
     if noise.shape != latent_image.shape:
         raise RealCompoError(
             where, f"noise {tuple(noise.shape)} and latent {tuple(latent_image.shape)} differ",
             "Make the noise from this very latent.",
         )  # fmt: skip
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if noise.shape[1] != channels:
         raise RealCompoError(
             where, f"the latent has {noise.shape[1]} channels, not {channels}",
@@ -114,6 +116,15 @@ def check_latent(
                     name, f"conditioning for {embedding.shape[0]} pictures, latents for "
                     f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
                 )  # fmt: skip
+
+
+def refuse_nested(samples: Any, where: str) -> None:
+    """Raise RealCompoError for several latents in one, as models of picture and sound have them."""
+    if getattr(samples, "is_nested", False):
+        raise RealCompoError(
+            where, "it holds several latents at once, such as a picture's and a sound's",
+            "Separate them and connect the picture's alone.",
+        )  # fmt: skip
 
 
 def check_layouts(regions: RegionSet, noise: Tensor) -> None:

@@ -55,7 +55,7 @@ def level_of(patcher: Any, map_level: str) -> int:
 def clean_latents(patcher: Any, latents: Any) -> Tensor:
     """A LATENT's samples in the model's own scale: (N, C, H, W), ordinary float32."""
     samples = latents["samples"]
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels:
         raise RealCompoError(
             "latents", f"they have the shape {tuple(samples.shape)}",

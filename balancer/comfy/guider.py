@@ -24,14 +24,15 @@ from ..regions import RegionSet, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement
-from .branch import KEY, SpatialBranch, separate
+from .branch import SpatialBranch
 from .capture import choose_level
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
-from .compat import has_outer_sample
+from .compat import has_outer_sample, on_one_card
 from .live import Watch
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
+from .pairing import own_patchers
 from .prediction import Prediction, active_entry, input_scale, over_frames
 from .probe import Look, Probe, Question
 from .shared_encoder import CommonWork
@@ -68,9 +69,13 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial_tokens: Tokens | Sequence[Tokens] | None = None,
     ) -> None:
         check_pair(realism, spatial, settings)
-        first = realism.clone()
-        second = separate(first, spatial.clone())
+        first, second = own_patchers(
+            realism, spatial, [positive, negative], [spatial_positive, spatial_negative]
+        )
         super().__init__(first)
+        # the host may exchange the patcher for the sake of the conditioning
+        self.set_conds(positive, negative)
+        self.set_cfg(cfg)
         self.settings, self.regions = settings, RegionSet.of(layout, tokens)
         self.spatial_regions = self.regions
         if spatial_tokens is not None:
@@ -82,12 +87,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.trace.settings = settings.to_dict()
         # id of the node that shows the run while it goes on; None: nobody watches
         self.shown_on: str | None = None
-        self.branch = SpatialBranch(first, second, spatial_positive, spatial_negative)
-        if has_outer_sample() and not self.branch.shared:
-            # the host clones additional models with the patcher; this one must stay the branch's
-            first.set_additional_models(KEY, [second])
-        self.set_conds(positive, negative)
-        self.set_cfg(cfg)
+        self.branch = SpatialBranch(
+            self.model_patcher, second, spatial_positive, spatial_negative
+        )  # fmt: skip
         if settings.mode != "fixed":
             for spans in self.regions.tokens:
                 check_tokens(spans, positive, "positive")
@@ -127,23 +129,28 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """As the host's guider; both models are loaded, sigmas and latents are on the device."""
         started = time.perf_counter()
         if not has_outer_sample():
+            own = [] if self.branch.one_model else [self.branch.patcher]
             comfy.model_management.load_models_gpu(
-                [self.model_patcher, self.branch.patcher, *self.branch.passengers()]
+                [self.model_patcher, *own, *self.branch.passengers()]
             )
-        self.branch.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)
-        self._begin_run(noise, sigmas)
         try:
-            return super().inner_sample(
-                noise, latent_image, device, sampler, sigmas, denoise_mask, callback,
-                disable_pbar, seed, **extra,
-            )  # fmt: skip
+            self.branch.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)
+            self._turn_to(False)
+            self._begin_run(noise, sigmas)
+            try:
+                return super().inner_sample(
+                    noise, latent_image, device, sampler, sigmas, denoise_mask, callback,
+                    disable_pbar, seed, **extra,
+                )  # fmt: skip
+            finally:
+                self._end_run()
+                self.trace.seconds = time.perf_counter() - started
         finally:
-            self._end_run()
-            self.trace.seconds = time.perf_counter() - started
+            self.branch.finish(self.model_patcher)
 
     def _begin_run(self, noise: Tensor, sigmas: Tensor) -> None:
         self.trace.reset()
-        self._lowest_sigma = float(self.branch.model.model_sampling.sigma_min)
+        self._lowest_sigma = float(self.branch.patcher.get_model_object("model_sampling").sigma_min)
         self.clock = StepClock(sigmas.tolist())
         sampling = self.model_patcher.get_model_object("model_sampling")
         settings = self.settings
@@ -157,7 +164,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self._compared = not self.branch.shared
         factor = 1
         if settings.mode != "fixed":
-            sites = [find_sites(m.diffusion_model) for m in (self.inner_model, self.branch.model)]
+            patchers = (self.model_patcher, self.branch.patcher)
+            sites = [find_sites(p.get_model_object("diffusion_model")) for p in patchers]
             levels = [choose_level(found, settings.map_level) for found in sites]
             factor = max(levels)
             first, second = (
@@ -248,6 +256,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         if opens:
             self.trace.steps.append(record)
             self.watch.show(record)
+        # samplers ask the first model for its noise levels
+        self._turn_to(False)
         return self._finish(mixed, appended, x, timestep, options)
 
     def _turn_to(self, spatial: bool) -> tuple[Any, dict[str, list[dict[str, Any]]]]:
@@ -292,6 +302,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             return args["denoised"]
 
         mine[POST_CFG] = [keep, *mine.get(POST_CFG, [])]
+        if own or self.common is not None or self.branch.turns is not None:
+            # what is seen or changed is this model's alone, not its copies'
+            mine = on_one_card(mine)
         if own:
             mine = own[int(spatial)].options(mine, model, conds.get("positive", []))
         if self.common is not None:

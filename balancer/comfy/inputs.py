@@ -11,6 +11,7 @@ from ..errors import RealCompoError
 from ..layout import Layout
 from ..settings import BalancerSettings
 from ..tokens import resolve_tokens
+from .checks import refuse_nested
 from .text import encode_prompt
 
 
@@ -53,6 +54,8 @@ def require_settings(value: Any) -> BalancerSettings:
 
 def require_latent(value: Any, where: str = "latent_image") -> dict[str, Any]:
     """``value`` if it is a latent of the host; RealCompoError otherwise."""
+    if isinstance(value, dict):
+        refuse_nested(value.get("samples"), where)
     if not isinstance(value, dict) or not isinstance(value.get("samples"), torch.Tensor):
         raise RealCompoError(
             where, f"got {_kind(value)}, not a LATENT", "Connect a latent, such as empty."

@@ -194,10 +194,12 @@ def _read(
     attn_precision: Any = None,
     skip_reshape: bool = False,
     skip_output_reshape: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
     **kwargs: Any,
 ) -> bool:
     """Add the map of this call, if it is the block's joint attention, and say whether it was."""
-    query, key = (_split(tensor, heads, skip_reshape) for tensor in (query, key))
+    query, key, _ = _by_heads(query, key, key, heads, skip_reshape, enable_gqa)
     total, own = mark.image + mark.text, grid[0] * grid[1]
     # a second, image-only attention in the block (SD3.5 medium), or tokens that a pack merged
     if query.shape[2] != total or key.shape[2] < total:
@@ -207,7 +209,8 @@ def _read(
     # reference pictures come after the picture's own tokens
     first_image, first_text = (0, mark.image) if mark.site.image_first else (mark.text, 0)
     rows = slice(first_image, first_image + own)
-    maps.add_regions(region_attention(query, key, mask, maps.weights, rows, first_text), *grid)
+    seen = region_attention(query, key, mask, maps.weights, rows, first_text, scale)
+    maps.add_regions(seen, *grid)
     return True
 
 
@@ -218,13 +221,14 @@ def region_attention(
     weights: Tensor,
     rows: slice,
     first_text: int,
+    scale: float | None = None,
 ) -> Tensor:
     """Attention of the rows ``rows`` to the regions' tokens, (B, rows, R), the mean over heads.
 
     query and key (B, heads, N, dim); ``weights`` (T, R) or (B, T, R) for the T keys from
     ``first_text`` on. The softmax runs over all keys, in float32. The weights take the place of
     the values, so the map itself, gigabytes at 1024 px, need never exist where torch has a fused
-    kernel.
+    kernel. ``scale`` of the products is one over the root of dim unless given.
     """
     batch, heads, keys, _ = key.shape
     length, regions = weights.shape[-2:]
@@ -235,7 +239,7 @@ def region_attention(
     values[:, :, columns, :regions] = weights if weights.ndim == 2 else weights[:, None]
     out = functional.scaled_dot_product_attention(
         query[:, :, rows].float(), key.float(), values.float().expand(-1, heads, -1, -1),
-        attn_mask=_usable_mask(mask, torch.float32, rows),
+        attn_mask=_usable_mask(mask, torch.float32, rows), scale=scale,
     )  # fmt: skip
     return out[..., :regions].mean(dim=1)
 
@@ -249,14 +253,35 @@ def differentiable_attention(
     attn_precision: Any = None,
     skip_reshape: bool = False,
     skip_output_reshape: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
     **kwargs: Any,
 ) -> Tensor:
     """The host's attention by a kernel that autograd can go through; arguments as the host's."""
-    query, key, value = (_split(tensor, heads, skip_reshape) for tensor in (query, key, value))
+    query, key, value = _by_heads(query, key, value, heads, skip_reshape, enable_gqa)
     out = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=_usable_mask(mask, query.dtype)
+        query, key, value, attn_mask=_usable_mask(mask, query.dtype), scale=scale
     )
     return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+
+
+def _by_heads(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, is_split: bool, grouped: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, heads, N, dim) of each; ``grouped``: of keys and values there are fewer heads, each for
+    several of the queries'."""
+    query = _split(query, heads, is_split)
+    parts = []
+    for tensor in (key, value):
+        if grouped and not is_split:
+            own = tensor.shape[2] if tensor.ndim == 4 else tensor.shape[2] // query.shape[-1]
+            tensor = _split(tensor, own, is_split)
+        else:
+            tensor = _split(tensor, heads, is_split)
+        if grouped and tensor.shape[1] != query.shape[1]:
+            tensor = tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1)
+        parts.append(tensor)
+    return query, parts[0], parts[1]
 
 
 def _split(tensor: Tensor, heads: int, is_split: bool) -> Tensor:

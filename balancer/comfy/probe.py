@@ -22,7 +22,7 @@ from ..regions import RegionSet
 from .activation_memory import Pass, last_site
 from .capture import Site, StopProbe, entry_area, grid_size, stop
 from .checkpointing import checkpointed, must_be_frugal
-from .compat import adds_in_place
+from .compat import adds_in_place, on_one_card
 from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
 from .grounded_attention import differentiable_grounding
 from .shared_encoder import INSIDE_BLOCKS, alters_encoder, call_model
@@ -229,7 +229,7 @@ class Probe:
 
         See ``enter``. ``whole``: the prediction is wanted as well; else it comes out as zeros.
         """
-        options, seen = model_options.copy(), []
+        options, seen = on_one_card(model_options), []
         inner = options.get("model_function_wrapper")
         area = entry_area(entry, *x.shape[-2:])
         modules = (model.diffusion_model, *_patch_modules(entry))

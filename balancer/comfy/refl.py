@@ -218,7 +218,8 @@ def train_by_reward(
     objective = CaptionReward(clip, vae, judge, prompts, rewards, settings.batch_size)
     scale = int(getattr(vae, "downscale_ratio", 8))
     latent = (max(size[1] // scale, 1), max(size[0] // scale, 1))
-    shape = (settings.batch_size, patcher.model.latent_format.latent_channels, *latent)
+    channels = patcher.get_model_object("latent_format").latent_channels
+    shape = (settings.batch_size, channels, *latent)
     # the backward keeps what the decoder made; the captioner's pictures are small beside it
     decoder = 2.0 * float(vae.memory_used_decode(shape, vae.vae_dtype))
     about = {"rewards": asdict(rewards), "prompts": list(prompts), "size": list(size)}

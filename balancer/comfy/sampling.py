@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
 
+from .compat import fitted_samples, sampled_latent
 from .guider import RealCompoGuider
 
 
@@ -28,7 +28,7 @@ def sample_pair(
     whose mix is all one model gives that model's own picture.
     """
     patcher = guider.model_patcher
-    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"])
+    samples = fitted_samples(patcher, latent)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     schedule = comfy.samplers.KSampler(
         patcher, steps=steps, device=patcher.load_device, sampler=sampler_name,
@@ -41,6 +41,4 @@ def sample_pair(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )  # fmt: skip
-    out = latent.copy()
-    out["samples"] = result.to(comfy.model_management.intermediate_device())
-    return out
+    return sampled_latent(latent, result)

@@ -25,7 +25,7 @@ from .activation_memory import last_site
 from .capture import Site, StopProbe, differentiable_attention, find_sites, reading_options
 from .checkpointing import checkpointed
 from .checks import model_name
-from .compat import adds_in_place
+from .compat import adds_in_place, on_one_card, without_copies
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .probe import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model
@@ -113,7 +113,7 @@ class Session:
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen: list[Tensor] = []
-        options = self.options.copy()
+        options = on_one_card(self.options)
         inner = options.get("model_function_wrapper")
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
@@ -206,7 +206,7 @@ def _differentiable(given: dict[str, Any], sites: tuple[Site, ...]) -> dict[str,
 
 def require_trainable(patcher: ModelPatcher) -> tuple[Site, ...]:
     """The model's cross-attention sites; RealCompoError for a model that is no U-Net."""
-    sites = find_sites(patcher.model.diffusion_model)
+    sites = find_sites(patcher.get_model_object("diffusion_model"))
     if not sites:
         raise RealCompoError(
             "model", f"'{model_name(patcher)}' has no cross-attention blocks to train",
@@ -230,9 +230,10 @@ def in_session(
     The model is unpatched in every case.
     """
     sites = require_trainable(patcher)
-    channels = patcher.model.latent_format.latent_channels
+    channels = patcher.get_model_object("latent_format").latent_channels
     if memory:
         comfy.model_management.load_models_gpu([patcher], memory_required=memory)
+    patcher = without_copies(patcher)
     guider = comfy.samplers.CFGGuider(patcher)
     # the host wants conditioning to prepare; every prediction brings its own
     guider.inner_set_conds({})
