@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .options import joins_rows, sees_rows
+
 Conds = dict[str, list[dict[str, Any]]]
 
 POSITIVE, NEGATIVE = 0, 1
@@ -44,7 +46,8 @@ def agreement(
     """
     if any(o.get(name) for o in (first_options, second_options) for name in _REPLACING):
         return Agreement()
-    if not _same_options(first_options, second_options):
+    every = [entry for conds in (first, second) for one in conds.values() for entry in one]
+    if joins_rows(first_options, every) or not _same_options(first_options, second_options):
         return Agreement()
     entries = [(first.get(name, []), second.get(name, [])) for name in ("positive", "negative")]
     if any(entry.get("hooks") is not None for pair in entries for conds in pair for entry in conds):
@@ -53,6 +56,9 @@ def agreement(
         index for index, (one, other) in enumerate(entries) if len(one) == 1 and _same(one, other)
     )
     ours, theirs = entries[NEGATIVE]
+    # a pass without the negative rows would not be what another pack's patch expects
+    if sees_rows(first_options):
+        return Agreement(False, alike)
     plain = not any(entry.get("control") is not None for entry in [*ours, *theirs])
     return Agreement(bool(ours) and plain and _same(ours, theirs), alike)
 
