@@ -14,7 +14,7 @@ from typing import Any
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 
-from .options import has_wrapper, within
+from .options import has_wrapper, inside_run, within
 
 PREPARE, SAMPLER = "prepare_sampling", "sampler_sample"
 _OURS = "realcompo_pair"
@@ -71,8 +71,9 @@ class BranchGuider(comfy.samplers.CFGGuider):
 
         kinds[_OURS] = [both]
 
-    def sampling_inside(self, sampler: Any) -> Any:
-        """``sampler``, or one that samples inside this model's wrappers of it."""
+    def sampling_inside(self, sampler: Any, first: dict[str, Any]) -> Any:
+        """``sampler``, or one that samples inside this model's wrappers of it; ``first`` are the
+        first model's options."""
         if not has_wrapper(SAMPLER, self.model_options):
             return sampler
         # a copy: wrappers ask it for its settings
@@ -88,7 +89,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 return sample(guider if asked is self else asked, sigmas, back, *args, **kw)
 
             told = {**extra_args, "model_options": self.model_options}
-            call = within(SAMPLER, run, inner, self.model_options)
+            call = inside_run(SAMPLER, run, inner, self.model_options, first)
             return call(self, sigmas, told, *args, **kw)
 
         inner.sample = both

@@ -163,7 +163,8 @@ def reading_options(
             other = existing.get(site.key, existing.get(site.key[:2]))
             if kind == "attn2" and site in wanted:
                 then = at_last if site is wanted[-1] else None
-                patches[site.key] = MapReader(maps, factor, other, then, picture=picture)
+                patches[site.key] = reader = MapReader(maps, factor, other, then)
+                reader.picture = picture
             else:
                 patches[site.key] = other or differentiable_attention
         replaced[kind] = patches

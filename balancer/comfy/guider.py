@@ -7,6 +7,7 @@ every sampler and scheduler of the host works with it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -23,15 +24,16 @@ from ..layout import Layout
 from ..regions import RegionSet, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
-from .agreement import POSITIVE, agreement
+from .agreement import POSITIVE, agreement, same_options
 from .branch import KEY, SpatialBranch, separate
 from .capture import choose_level
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
+from .foreign_hooks import check_hooks
 from .kept_state import OwnStates, aside
 from .live import Watch
-from .options import POST_CFG, lent, marks, within
+from .options import POST_CFG, inside_run, lent, marks, within
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
 from .prediction import Prediction, active_entry, input_scale, over_frames
@@ -70,6 +72,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial_tokens: Tokens | Sequence[Tokens] | None = None,
     ) -> None:
         check_pair(realism, spatial, settings)
+        conds = [*positive, *negative], [*spatial_positive, *spatial_negative]
+        check_hooks(realism, spatial, conds)
         first = realism.clone()
         second = separate(first, spatial.clone())
         super().__init__(first)
@@ -124,7 +128,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         with self.branch.session(self.conds):
             beside.pair, beside.cfg = self, self.cfg
             try:
-                return within("outer_sample", inside, beside, beside.model_options)(*args, **kwargs)
+                theirs, ours = beside.model_options, self.model_options
+                return inside_run("outer_sample", inside, beside, theirs, ours)(*args, **kwargs)
             finally:
                 beside.pair = None
 
@@ -151,10 +156,11 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self._begin_run(noise, sigmas)
         given = self.model_options
         self.model_options = {**self._of_the_run(), **given}
+        sampler = self.branch.guider.sampling_inside(sampler, given)
         try:
             return super().inner_sample(
-                noise, latent_image, device, self.branch.guider.sampling_inside(sampler), sigmas,
-                denoise_mask, callback, disable_pbar, seed, **extra,
+                noise, latent_image, device, sampler, sigmas, denoise_mask, callback,
+                disable_pbar, seed, **extra,
             )  # fmt: skip
         finally:
             self.model_options = given
@@ -166,6 +172,11 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         a function for the mask of the one latent, and marks for other packs' hooks."""
         theirs = self.branch.options
         shown = {**marks(theirs), **{k: theirs[k] for k in (_MASK,) if k in theirs}}
+        if _MASK in theirs and self.model_options.get(_MASK, theirs[_MASK]) is not theirs[_MASK]:
+            logging.warning(
+                "RealCompo: both models bring a function for the noise mask, of which one latent"
+                " has one: the realism model's is used."
+            )
         self._shown = {k: v for k, v in shown.items() if k not in self.model_options}
         return self._shown
 
@@ -223,6 +234,11 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         if self.probes is not None and one_text and can_share(self.probes[0]):
             self.pair = PairProbe(*self.probes)
 
+    def _are_alike(self, options: dict[str, Any]) -> bool:
+        """Whether the branches' options still are, where there is common work."""
+        some = self.common is not None or self.pair is not None
+        return some and same_options(options, self.branch.options)
+
     def _end_run(self) -> None:
         if self.probes is not None:
             self.trace.partial_forwards = sum(probe.forwards for probe in self.probes)
@@ -255,6 +271,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.states = OwnStates(options, self.branch.options)
         if not self._compared:
             self._find_common_work(options)
+        self._alike = self._are_alike(options)
         # the one scalar that is read back per call: samplers choose freely where to look
         sigma = float(timestep[0])
         step, opens = self.clock.tick(sigma)
@@ -301,9 +318,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     def _own_passes(self) -> list[OwnPass]:
         """What makes this step's predictions looks as well, one for each branch."""
         assert self.probes is not None
-        if self.pair is not None:
-            self.pair.begin()
-        return [OwnPass(probe, self.pair) for probe in self.probes]
+        pair = self.pair if self._alike else None
+        if pair is not None:
+            pair.begin()
+        return [OwnPass(probe, pair) for probe in self.probes]
 
     def _predict(
         self,
@@ -350,7 +368,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         wanted[POST_CFG] = listed = [keep, *posts]
         if own:
             wanted = own[int(spatial)].options(wanted, model, conds)
-        if self.common is not None:
+        if self.common is not None and self._alike:
             wanted = self.common.second(wanted) if spatial else self.common.first(wanted, bool(own))
         assert self.states is not None
         with self.states.of(spatial), lent(given, wanted) as live:
@@ -438,9 +456,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         assert self.probes is not None
         ask = partial(self._question, latent, timestep, sigma, at, options)
         looks: list[Look | None] = [one.look for one in own] or [None, None]
-        if self.pair is not None:
-            if all(look is not None for look in looks):
-                return self.pair.finish(looks)
+        if (
+            own
+            and self._alike
+            and self.pair is not None
+            and all(look is not None for look in looks)
+        ):
+            return self.pair.finish(looks)
+        if self.pair is not None and self._are_alike(options):
             with aside(options), aside(self.branch.options):
                 return self.pair.look(partial(ask, False), partial(ask, True))
         for number, probe in enumerate(self.probes):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .compat import has_wrappers
@@ -95,3 +96,36 @@ def has_wrapper(kind: str, options: dict[str, Any]) -> bool:
     """Whether there is a wrapper of this kind among ``options``."""
     known = options.get("transformer_options", {}).get("wrappers", {})
     return any(known.get(kind, {}).values())
+
+
+def inside_run(
+    kind: str, function: Any, owner: Any, options: dict[str, Any], first: dict[str, Any]
+) -> Any:
+    """``function``, a part of the pair's run, inside the second model's wrappers of this kind.
+
+    Wrappers that are among ``first``, the first model's options, as well have done to the one run
+    what they do: here they act on their own model's options only, and neither what they hand on nor
+    what they return counts.
+    """
+    if not has_wrapper(kind, options):
+        return function
+    from comfy.patcher_extension import get_all_wrappers
+
+    known = get_all_wrappers(kind, first, is_model_options=True)
+    for wrapper in reversed(get_all_wrappers(kind, options, is_model_options=True)):
+        again = any(wrapper is one for one in known)
+        function = partial(_around, wrapper, function, owner, again)
+    return function
+
+
+def _around(wrapper: Any, function: Any, owner: Any, again: bool, *args: Any, **kwargs: Any) -> Any:
+    from comfy.patcher_extension import WrapperExecutor
+
+    results: list[Any] = []
+
+    def run(*theirs: Any, **named: Any) -> Any:
+        results[:] = [function(*args, **kwargs) if again else function(*theirs, **named)]
+        return results[0]
+
+    out = WrapperExecutor.new_class_executor(run, owner, [wrapper]).execute(*args, **kwargs)
+    return results[0] if again and results else out
