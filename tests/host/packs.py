@@ -66,6 +66,18 @@ CORE: dict[str, Patch] = {
 }  # fmt: skip
 
 FOREIGN: dict[str, Patch] = {}
+JOINT: dict[str, Patch] = {
+    "SLG": node(
+        "nodes_slg", "SkipLayerGuidanceDiT", scale=2.0, start_percent=0.0, end_percent=1.0,
+        double_layers="1", single_layers="0", rescaling_scale=0.5,
+    ),
+    "SLG without guidance": node(
+        "nodes_slg", "SkipLayerGuidanceDiTSimple", start_percent=0.0, end_percent=1.0,
+        double_layers="1", single_layers="",
+    ),
+    "NAG": CORE["NAG"], "EasyCache": CORE["EasyCache"], "LazyCache": CORE["LazyCache"],
+}  # fmt: skip
+"""For models of joint attention, whose blocks are replaced whole."""
 
 
 def foreign(name: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
@@ -379,3 +391,32 @@ def _override(model: Any) -> None:
         return function(*args, **kwargs) * 0.95
 
     model.model_options["transformer_options"]["optimized_attention_override"] = attend
+
+
+def _joint(name: str, change: Callable[[Any], None]) -> None:
+    def apply(model: Any) -> Any:
+        patched = model.clone()
+        change(patched)
+        return patched
+
+    JOINT[name] = apply
+
+
+def _double(model: Any) -> None:
+    def block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        out = extra["original_block"](args)
+        return {**out, "img": out["img"] * 0.95}
+
+    model.set_model_patch_replace(block, "dit", "double_block", 1)
+
+
+def _single(model: Any) -> None:
+    def block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        return {"img": args["img"] * 1.0}
+
+    model.set_model_patch_replace(block, "dit", "single_block", 1)
+
+
+_joint("double block", _double)
+_joint("single block", _single)
+_joint("function wrapper", _function)

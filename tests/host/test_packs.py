@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from realcompo.balancer.settings import BalancerSettings, preset
 
-from . import packs, pair
+from . import packs, pair, tiny_dit
 
 STEPS = 4
 PATCHES = {**packs.CORE, **packs.FOREIGN, "tiles": packs.tiles(False),
@@ -30,11 +29,6 @@ DYNAMIC = preset("paper", spatial_only=0.0, rate=1e3, rate_end=1e3)
 MODES = {
     "dynamic": DYNAMIC, "lagged": replace(DYNAMIC, mode="lagged", preset="custom")
 }  # fmt: skip
-
-
-def fresh(patch: Any, *models: Any) -> tuple[Any, ...]:
-    """The models, the first of them patched anew: some patches keep state from run to run."""
-    return patch(models[0]), *models[1:]
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -72,5 +66,31 @@ def test_balanced_a_patch_acts_and_the_latent_is_finite(models, noise, name, mod
         assert guider.trace.steps[0].shares_spatial is not None
 
 
-def results(models: tuple[Any, Any], settings: BalancerSettings, noise: Tensor) -> Tensor:
-    return pair.run(pair.guider(*models, settings), noise, STEPS)
+TEXTS = {"positive": tiny_dit.conditioning(3), "negative": tiny_dit.conditioning(4)}
+
+
+@pytest.fixture(scope="module")
+def transformers() -> tuple[Any, Any]:
+    return tiny_dit.flux(1), tiny_dit.flux(2)
+
+
+@pytest.mark.parametrize("name", packs.JOINT)
+def test_on_a_model_of_joint_attention(transformers, name) -> None:
+    from realcompo.balancer.comfy.compat import has_attention_override
+
+    patch, noise = packs.JOINT[name], tiny_dit.noise("flux")
+    expected = pair.run_alone(patch(transformers[1]), noise, STEPS, **TEXTS)
+    plain = pair.run_alone(transformers[1], noise, STEPS, **TEXTS)
+    assert (expected - plain).abs().max() > 1e-3 * plain.std()
+    for first in transformers:
+        one = pair.guider(first, patch(transformers[1]), only(0.0), **TEXTS)
+        assert torch.equal(pair.run(one, noise, STEPS), expected)
+        one = pair.guider(patch(transformers[1]), first, only(1.0), **TEXTS)
+        assert torch.equal(pair.run(one, noise, STEPS), expected)
+    if not has_attention_override():
+        pytest.skip("this ComfyUI lets nobody read the attention of such models")
+    for settings in MODES.values():
+        guider = pair.guider(transformers[0], patch(transformers[1]), settings, **TEXTS)
+        assert torch.isfinite(pair.run(guider, noise, STEPS)).all()
+        assert len(guider.trace.steps) == STEPS
+        assert guider.trace.steps[0].shares_spatial is not None
