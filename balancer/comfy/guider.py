@@ -155,7 +155,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.branch.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)
         self._begin_run(noise, sigmas)
         given = self.model_options
-        self.model_options = {**self._of_the_run(), **given}
+        shown = self._of_the_run()
+        self.model_options = {**shown, **given} if shown else given
         sampler = self.branch.guider.sampling_inside(sampler, given)
         try:
             return super().inner_sample(

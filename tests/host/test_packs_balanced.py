@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -95,6 +96,38 @@ def test_rows_multiplied_inside_attention(models, mode, batch) -> None:
         assert all(record.shares_realism is not None for record in guider.trace.steps)
     forced = pair.run(pair.guider(pairs[0], pairs[1], only(0.0)), noise, STEPS)
     assert torch.equal(forced, pair.run_alone(pairs[1], noise, STEPS))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_multiplied_by_a_hook_on_the_prompt(models, noise, mode) -> None:
+    """The patches come with the conditioning there, and are in no model's options."""
+    if not hasattr(importlib.import_module("comfy.model_patcher").ModelPatcher, "apply_hooks"):
+        pytest.skip("hooks came with the hosts of December 2024")
+    need_shapes()
+    import comfy.hooks
+
+    half = torch.zeros(16, 16)
+    half[:, :8] = 1.0
+    for share, same in ((torch.ones(16, 16), True), (half, False)):
+        carrier = couple(share)(models[0]).model_options["transformer_options"]["patches"]
+        hook = comfy.hooks.TransformerOptionsHook(transformers_dict={"patches": carrier})
+        group = comfy.hooks.HookGroup()
+        group.add(hook)
+        hooked = [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(3)]
+        plain = pair.guider(*models, MODES[mode])
+        expected = pair.run(plain, noise, STEPS)
+        guider = pair.guider(
+            *models, MODES[mode], positive=tiny.conditioning(3), spatial_positive=hooked
+        )
+        out = pair.run(guider, noise, STEPS)
+        away = (out - expected).abs().max() / expected.std()
+        assert torch.isfinite(out).all() and (away < 1e-3 if same else away > 1e-2)
+        assert all(record.shares_spatial is not None for record in guider.trace.steps)
+    alone = pair.guider(
+        *models, only(0.0), positive=tiny.conditioning(3), spatial_positive=hooked
+    )  # fmt: skip
+    expected = pair.run_alone(models[1], noise, STEPS, positive=hooked)
+    assert torch.equal(pair.run(alone, noise, STEPS), expected)
 
 
 def another_text(model: Any) -> None:
