@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .options import joins_rows, sees_rows
 
 Conds = dict[str, list[dict[str, Any]]]
 
@@ -44,7 +47,8 @@ def agreement(
     """
     if any(o.get(name) for o in (first_options, second_options) for name in _REPLACING):
         return Agreement()
-    if not _same_options(first_options, second_options):
+    every = [entry for conds in (first, second) for one in conds.values() for entry in one]
+    if joins_rows(first_options, every) or not same_options(first_options, second_options):
         return Agreement()
     entries = [(first.get(name, []), second.get(name, [])) for name in ("positive", "negative")]
     if any(entry.get("hooks") is not None for pair in entries for conds in pair for entry in conds):
@@ -53,12 +57,18 @@ def agreement(
         index for index, (one, other) in enumerate(entries) if len(one) == 1 and _same(one, other)
     )
     ours, theirs = entries[NEGATIVE]
+    # a pass without the negative rows would not be what another pack's patch expects
+    if sees_rows(first_options):
+        return Agreement(False, alike)
     plain = not any(entry.get("control") is not None for entry in [*ours, *theirs])
     return Agreement(bool(ours) and plain and _same(ours, theirs), alike)
 
 
-def _same_options(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Whether both branches' options change the model in the same way."""
+def same_options(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether both branches' options change the model in the same way.
+
+    Patches may write to them in the course of a run, so it is asked before every common pass.
+    """
     if first.get("model_function_wrapper") is not second.get("model_function_wrapper"):
         return False
     ours, theirs = (
@@ -80,6 +90,13 @@ def _same(first: Any, second: Any) -> bool:
         return keys == second.keys() - _BESIDE and all(_same(first[k], second[k]) for k in keys)
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, FunctionType):  # made twice by one piece of code
+        ours, theirs = (
+            (f.__defaults__, f.__kwdefaults__, f.__closure__) for f in (first, second)
+        )  # fmt: skip
+        return first.__code__ is second.__code__ and _same(ours, theirs)
+    if isinstance(first, CellType):
+        return _same(first.cell_contents, second.cell_contents)
     if hasattr(first, "cond"):  # the host's wrappers around model inputs
         return _same(vars(first), vars(second))
     if isinstance(first, (str, bytes, int, float, bool)):

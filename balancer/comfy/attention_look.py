@@ -23,9 +23,10 @@ from ..errors import RealCompoError
 from ..layout import Layout
 from ..reading import Reading, SiteMap, columns_of
 from ..regions import RegionSet, Tokens
-from .capture import MapReader, Site, choose_level, entry_area, find_sites, map_size, plain_map
+from .capture import MapReader, Site, choose_level, entry_area, find_sites, plain_map
 from .checks import check_tokens, model_name, refuse_nested
 from .compat import attend, fitted_samples, on_one_card, without_copies
+from .map_rows import watching_rows
 from .prediction import active_entry
 from .probe import in_whole
 
@@ -165,7 +166,8 @@ class _Looker(comfy.samplers.CFGGuider):
     ) -> dict[str, Any]:
         """A copy of the options with a reader at every site; what stood there is still called."""
         options = on_one_card(model_options)
-        inner = options["transformer_options"] = options.get("transformer_options", {}).copy()
+        inner = watching_rows(options.get("transformer_options", {}))
+        options["transformer_options"] = inner
         replaced = inner["patches_replace"] = dict(inner.get("patches_replace", {}))
         existing = replaced.get("attn2", {})
         patches = replaced["attn2"] = dict(existing)
@@ -191,9 +193,12 @@ class _SiteReader(MapReader):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
         assert self.site is not None and self.regions is not None
-        probabilities = self.look(query, key, extra)
+        try:
+            probabilities, (own, high, wide) = self.read(query, key, extra)
+        except RealCompoError as error:
+            raise RealCompoError("model", error.problem, "Take that node out.") from None
         maps = RegionMaps(self.regions.token_weights(key.shape[1]).to(query.device))
-        maps.add(probabilities, *map_size(extra, query.shape[1], self.factor))
+        maps.add(own, high, wide)
         self.found[self.site] = maps.mean()
         if self.other is not None:
             return self.other(query, key, value, extra)

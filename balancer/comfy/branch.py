@@ -17,6 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from .branch_guider import BranchGuider
 from .compat import clone_model_options, has_outer_sample, on_one_card
 from .pairing import joined
 
@@ -48,8 +49,26 @@ class SpatialBranch:
             "positive": comfy.sampler_helpers.convert_cond(positive),
             "negative": comfy.sampler_helpers.convert_cond(negative),
         }
-        self.conds: Conds = {}
-        self.options: dict[str, Any] = {}
+        self.guider = BranchGuider(self.patcher)
+        self.guider.model_options = {}
+
+    @property
+    def conds(self) -> Conds:
+        """The conditioning in this run; wrappers of the model may exchange it."""
+        return self.guider.conds
+
+    @conds.setter
+    def conds(self, conds: Conds) -> None:
+        self.guider.conds = conds
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model's options in this run; wrappers of the model may exchange them."""
+        return self.guider.model_options
+
+    @options.setter
+    def options(self, options: dict[str, Any]) -> None:
+        self.guider.model_options = options
 
     @property
     def model(self) -> Any:
@@ -64,6 +83,7 @@ class SpatialBranch:
     def session(self, first_conds: Conds | None) -> Iterator[None]:
         """Everything around one run. ``first_conds`` (new hosts): the first model's conditioning,
         which carries this branch's ControlNets and GLIGEN into the host's one load call."""
+        self.guider.model_patcher, self.guider.original_conds = self.patcher, self._original
         self.conds = {key: [c.copy() for c in conds] for key, conds in self._original.items()}
         self.options = on_one_card(clone_model_options(self.patcher.model_options))
         hook_mode = getattr(self.patcher, "hook_mode", None)
@@ -103,7 +123,8 @@ class SpatialBranch:
         from_hooks = getattr(
             comfy.sampler_helpers, "get_additional_models_from_model_options", None
         )
-        return [*models, *(from_hooks(self.options) if from_hooks is not None else [])]
+        models += from_hooks(self.options) if from_hooks is not None else []
+        return models
 
     def begin(
         self,

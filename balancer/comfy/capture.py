@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from ..attention_maps import RegionMaps, attention_output, attention_probabilities
 from ..errors import RealCompoError
+from .map_rows import Picture, RowMaps, rows_and_size, watching_rows
+from .map_rows import grid_size as grid_size
+from .map_rows import map_size as map_size
 
 if TYPE_CHECKING:
     from .joint_capture import JointSite
@@ -103,13 +106,6 @@ def choose_level(sites: Sequence[Site] | Sequence[JointSite], level: str) -> int
     return int(level)
 
 
-def grid_size(height: int, width: int, factor: int) -> tuple[int, int]:
-    """Cells of the attention map for a latent of height x width: each halving rounds up."""
-    while factor > 1:
-        height, width, factor = (height + 1) // 2, (width + 1) // 2, factor // 2
-    return height, width
-
-
 def entry_area(entry: dict[str, Any], height: int, width: int) -> tuple[int, int, int, int] | None:
     """Height, width, top and left of a conditioning entry's part of a latent, clipped as the host
     clips; None for all of it."""
@@ -120,19 +116,6 @@ def entry_area(entry: dict[str, Any], height: int, width: int) -> tuple[int, int
     rows, columns = (int(size) for size in area[half - 2 : half])
     top, left = (int(offset) for offset in area[-2:])
     return min(height - top, rows), min(width - left, columns), top, left
-
-
-def map_size(extra: dict[str, Any], positions: int, factor: int) -> tuple[int, int]:
-    """Height and width of a site's map, from what the host says of the activations."""
-    shape = extra.get("activations_shape")
-    if shape is not None:
-        return int(shape[-2]), int(shape[-1])
-    # hosts of 2024 give the latent's shape only
-    rows, columns = extra["original_shape"][-2:]
-    height, width = grid_size(rows, columns, factor)
-    if height * width != positions:
-        raise RuntimeError(f"{positions} positions do not make a {height}x{width} attention map")
-    return height, width
 
 
 def differentiable_attention(
@@ -159,16 +142,18 @@ def reading_options(
     factor: int,
     maps: RegionMaps,
     at_last: Callable[[], None] = stop,
+    picture: Picture | None = None,
 ) -> dict[str, Any]:
     """A copy of ``transformer_options`` whose attention can be read and differentiated.
 
     At the sites of level ``factor`` the maps go into ``maps``; after the last of them
     ``at_last`` is called, which ends the forward with StopProbe unless told otherwise.
+    ``picture`` is what the network should be given: what it is not raises RealCompoError then.
     Replacement patches that are there already stay in force: they are called for the result,
     and the map is read beside them. The input dictionary is not changed.
     """
     wanted = [site for site in sites if site.factor == factor]
-    options = transformer_options.copy()
+    options = watching_rows(transformer_options)
     replaced = dict(options.get("patches_replace", {}))
     options["patches_replace"] = replaced
     for kind in ("attn1", "attn2"):
@@ -178,7 +163,8 @@ def reading_options(
             other = existing.get(site.key, existing.get(site.key[:2]))
             if kind == "attn2" and site in wanted:
                 then = at_last if site is wanted[-1] else None
-                patches[site.key] = MapReader(maps, factor, other, then)
+                patches[site.key] = reader = MapReader(maps, factor, other, then)
+                reader.picture = picture
             else:
                 patches[site.key] = other or differentiable_attention
         replaced[kind] = patches
@@ -204,12 +190,18 @@ class MapReader:
     then: Callable[[], None] | None
     look: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=plain_map)
     seen: bool = field(default=False, init=False)
+    picture: Picture | None = None
+
+    def read(self, query: Tensor, key: Tensor, extra: dict[str, Any]) -> tuple[Tensor, RowMaps]:
+        """The map (B, heads, N, T) that the site uses, and what of it is the prompt's."""
+        probabilities = self.look(query, key, extra)
+        return probabilities, rows_and_size(probabilities, extra, self.factor, self.picture)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
-        probabilities = self.look(query, key, extra)
+        probabilities, (own, high, wide) = self.read(query, key, extra)
         # a checkpointed block runs again in the backward: the same operations, counted once
         target = self.maps.scratch() if self.seen else self.maps
-        target.add(probabilities, *map_size(extra, query.shape[1], self.factor))
+        target.add(own, high, wide)
         self.seen = True
         if self.then is not None:
             self.then()

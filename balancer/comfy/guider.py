@@ -7,6 +7,7 @@ every sampler and scheduler of the host works with it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -23,13 +24,16 @@ from ..layout import Layout
 from ..regions import RegionSet, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
-from .agreement import POSITIVE, agreement
+from .agreement import POSITIVE, agreement, same_options
 from .branch import SpatialBranch
 from .capture import choose_level
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample, on_one_card
+from .foreign_hooks import check_hooks
+from .kept_state import OwnStates, aside
 from .live import Watch
+from .options import POST_CFG, inside_run, lent, marks, within
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
 from .pairing import own_patchers
@@ -38,7 +42,7 @@ from .probe import Look, Probe, Question
 from .shared_encoder import CommonWork
 from .sites import find_sites
 
-POST_CFG = "sampler_post_cfg_function"
+_FLAG, _MASK = "disable_cfg1_optimization", "denoise_mask_function"
 
 
 class RealCompoGuider(comfy.samplers.CFGGuider):
@@ -69,6 +73,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial_tokens: Tokens | Sequence[Tokens] | None = None,
     ) -> None:
         check_pair(realism, spatial, settings)
+        conds = [*positive, *negative], [*spatial_positive, *spatial_negative]
+        check_hooks(realism, spatial, conds)
         first, second = own_patchers(
             realism, spatial, [positive, negative], [spatial_positive, spatial_negative]
         )
@@ -79,7 +85,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.settings, self.regions = settings, RegionSet.of(layout, tokens)
         self.spatial_regions = self.regions
         if spatial_tokens is not None:
-            self.spatial_regions = RegionSet.of(layout, spatial_tokens)
+            other = RegionSet.of(layout, spatial_tokens)
+            # by value: who builds the guider tells both, and they are mostly the same
+            self.spatial_regions = self.regions if other.tokens == self.regions.tokens else other
         self.trace = trace if trace is not None else Trace()
         # a batch of layouts has no phrases in common to label a plot with
         if len(self.regions.layouts) == 1:
@@ -109,9 +117,23 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             return super().sample(noise, latent_image, *args, **kwargs)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As the host's guider, with the second model prepared and cleaned up around it."""
+        """As the host's guider, with the second model prepared and cleaned up around it.
+
+        The second model's own wrappers of a run are inside the first's.
+        """
+        beside, run = self.branch.guider, super().outer_sample
+
+        def inside(*args: Any, **kwargs: Any) -> Tensor:
+            beside.prepare_inside(self.model_options, self.branch.passengers)
+            return run(*args, **kwargs)
+
         with self.branch.session(self.conds):
-            return super().outer_sample(*args, **kwargs)
+            beside.pair, beside.cfg = self, self.cfg
+            try:
+                theirs, ours = beside.model_options, self.model_options
+                return inside_run("outer_sample", inside, beside, theirs, ours)(*args, **kwargs)
+            finally:
+                beside.pair = None
 
     def inner_sample(
         self,
@@ -133,10 +155,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             comfy.model_management.load_models_gpu(
                 [self.model_patcher, *own, *self.branch.passengers()]
             )
+        given = self.model_options
         try:
             self.branch.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)
             self._turn_to(False)
             self._begin_run(noise, sigmas)
+            shown = self._of_the_run()
+            self.model_options = {**shown, **given} if shown else given
+            sampler = self.branch.guider.sampling_inside(sampler, given)
             try:
                 return super().inner_sample(
                     noise, latent_image, device, sampler, sigmas, denoise_mask, callback,
@@ -146,7 +172,21 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
                 self._end_run()
                 self.trace.seconds = time.perf_counter() - started
         finally:
+            self.model_options = given
             self.branch.finish(self.model_patcher)
+
+    def _of_the_run(self) -> dict[str, Any]:
+        """What the sampler is to find among the first model's options though it is the second's:
+        a function for the mask of the one latent, and marks for other packs' hooks."""
+        theirs = self.branch.options
+        shown = {**marks(theirs), **{k: theirs[k] for k in (_MASK,) if k in theirs}}
+        if _MASK in theirs and self.model_options.get(_MASK, theirs[_MASK]) is not theirs[_MASK]:
+            logging.warning(
+                "RealCompo: both models bring a function for the noise mask, of which one latent"
+                " has one: the realism model's is used."
+            )
+        self._shown = {k: v for k, v in shown.items() if k not in self.model_options}
+        return self._shown
 
     def _begin_run(self, noise: Tensor, sigmas: Tensor) -> None:
         self.trace.reset()
@@ -160,6 +200,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.probes: tuple[Probe, Probe] | None = None
         self.common: CommonWork | None = None
         self.pair: PairProbe | None = None
+        self.states: OwnStates | None = None
         # the host processes the first model's conditioning later, see predict_noise
         self._compared = not self.branch.shared
         factor = 1
@@ -193,12 +234,19 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     def _find_common_work(self, options: dict[str, Any]) -> None:
         """With one checkpoint in both branches: what one pass can do for both."""
         self._compared = True
+        if self.states:
+            return  # a pass that is spared would leave a patch's state behind
         agreed = agreement(self.conds, options, self.branch.conds, self.branch.options)
         if agreed:
             self.common = CommonWork(self.inner_model.diffusion_model, agreed)
         one_text = self.spatial_regions is self.regions and POSITIVE in agreed.encoder
         if self.probes is not None and one_text and can_share(self.probes[0]):
             self.pair = PairProbe(*self.probes)
+
+    def _are_alike(self, options: dict[str, Any]) -> bool:
+        """Whether the branches' options still are, where there is common work."""
+        some = self.common is not None or self.pair is not None
+        return some and same_options(options, self.branch.options)
 
     def _end_run(self) -> None:
         if self.probes is not None:
@@ -211,9 +259,13 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.trace.shared_halves += self.pair.halves
         self.trace.finish()
         del self.balancer, self.clock, self.probes, self.outside, self.common, self.pair
-        del self.watch
+        del self.watch, self.states
 
     # -- one prediction -------------------------------------------------------------------------
+
+    def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Without the first model's wrappers of a prediction: each model's are around its own."""
+        return self.predict_noise(*args, **kwargs)
 
     def predict_noise(
         self,
@@ -223,9 +275,12 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """The mixed denoised latent (B, C, H, W) for x at noise level ``timestep`` (B,)."""
-        options = model_options or {}
+        options = {} if model_options is None else model_options
+        if self.states is None:
+            self.states = OwnStates(options, self.branch.options)
         if not self._compared:
             self._find_common_work(options)
+        self._alike = self._are_alike(options)
         # the one scalar that is read back per call: samplers choose freely where to look
         sigma = float(timestep[0])
         step, opens = self.clock.tick(sigma)
@@ -249,7 +304,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             record.mix = torch.full_like(self.balancer.mix(sigma), float(realism is not None))
         else:
             spatial = spatial.in_colours_of(realism, self.outside, self.settings.match_background)
-            if opens and phase is Phase.BALANCE:
+            # a cache of another pack may spare a prediction: without its parts the mix is held
+            known = realism.positive is not None and spatial.positive is not None
+            if opens and phase is Phase.BALANCE and known:
                 self._balance(x, timestep, step, sigma, realism, spatial, options, record, own)
             record.mix = self.balancer.mix(sigma)
             mixed = realism.mixed(spatial, record.mix)
@@ -272,9 +329,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     def _own_passes(self) -> list[OwnPass]:
         """What makes this step's predictions looks as well, one for each branch."""
         assert self.probes is not None
-        if self.pair is not None:
-            self.pair.begin()
-        return [OwnPass(probe, self.pair) for probe in self.probes]
+        pair = self.pair if self._alike else None
+        if pair is not None:
+            pair.begin()
+        return [OwnPass(probe, pair) for probe in self.probes]
 
     def _predict(
         self,
@@ -285,37 +343,72 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         seed: int | None,
         own: Sequence[OwnPass] = (),
     ) -> Prediction:
-        """One model's predictions through the host's own function and that model's own options.
+        """One model's predictions through the host's own function, inside that model's own wrappers
+        and with its own options, in which guidance functions keep their state.
 
         With ``own`` they are looks as well.
         """
         model, conds = self._turn_to(spatial)
-        mine = {**options, POST_CFG: options.get(POST_CFG, [])[: self._own_post_cfg]}
+        asked = self.branch.guider if spatial else self
+        given = self.branch.options if spatial else options
+        posts = options.get(POST_CFG, [])
+        posts, appended = posts[: self._own_post_cfg], posts[self._own_post_cfg :]
+        wanted = {k: v for k, v in given.items() if spatial or k not in self._shown}
         if spatial:
-            mine = {**self.branch.options}
-            if options.get("disable_cfg1_optimization", False):
-                mine["disable_cfg1_optimization"] = True
+            posts = given.get(POST_CFG, [])
+            # where the sampler asks for it: functions that it appends read the prediction
+            own_wish = self.model_options.get(_FLAG, False) and not appended
+            if options.get(_FLAG, False) and not own_wish:
+                wanted[_FLAG] = True
         seen: list[tuple[Tensor, Tensor]] = []
 
         def keep(args: dict[str, Any]) -> Tensor:
             seen.append((args["cond_denoised"], args["uncond_denoised"]))
             return args["denoised"]
 
-        mine[POST_CFG] = [keep, *mine.get(POST_CFG, [])]
+        def predict(
+            x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+        ) -> Tensor:
+            single = abs(asked.cfg - 1.0) < 1e-9 and not model_options.get(_FLAG, False)
+            self.trace.forwards += x.shape[0] * (1 if single else 2)
+            return comfy.samplers.sampling_function(
+                model, x, timestep, asked.conds.get("negative"), asked.conds.get("positive"),
+                asked.cfg, model_options=model_options, seed=seed,
+            )  # fmt: skip
+
+        wanted[POST_CFG] = listed = [keep, *posts]
         if own or self.common is not None or self.branch.turns is not None:
             # what is seen or changed is this model's alone, not its copies'
-            mine = on_one_card(mine)
+            wanted = on_one_card(wanted)
         if own:
-            mine = own[int(spatial)].options(mine, model, conds.get("positive", []))
-        if self.common is not None:
-            mine = self.common.second(mine) if spatial else self.common.first(mine, bool(own))
-        guided = comfy.samplers.sampling_function(
-            model, x, timestep, conds.get("negative"), conds.get("positive"), self.cfg,
-            model_options=mine, seed=seed,
-        )  # fmt: skip
-        single = abs(self.cfg - 1.0) < 1e-9 and not mine.get("disable_cfg1_optimization", False)
-        self.trace.forwards += x.shape[0] * (1 if single else 2)
-        return Prediction(guided, *seen[0])
+            wanted = own[int(spatial)].options(wanted, model, conds)
+        if self.common is not None and self._alike:
+            wanted = self.common.second(wanted) if spatial else self.common.first(wanted, bool(own))
+        assert self.states is not None
+        with self.states.of(spatial), lent(given, wanted) as live:
+            call = within("predict_noise", predict, asked, asked.model_options)
+            guided = call(x, timestep, live, seed)
+        self._keep_posts(spatial, given, keep, listed, len(posts), appended)
+        return Prediction(guided, *(seen[-1] if seen else (None, None)))
+
+    def _keep_posts(
+        self,
+        spatial: bool,
+        given: dict[str, Any],
+        keep: Any,
+        listed: list[Any],
+        known: int,
+        appended: list[Any],
+    ) -> None:
+        """Functions after guidance that a pack added during a prediction stay on."""
+        now = given.get(POST_CFG, [])
+        found = now if keep in now else listed if len(listed) != known + 1 else None
+        if found is None:
+            return
+        own = [function for function in found if function is not keep]
+        given[POST_CFG] = own if spatial else [*own, *appended]
+        if not spatial:
+            self._own_post_cfg = len(own)
 
     def _balance(
         self,
@@ -335,6 +428,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """
         mix = torch.sigmoid(self.balancer.restart(sigma))
         wide = over_frames(mix, x)
+        assert realism.positive is not None and spatial.positive is not None
         mixed = wide * realism.positive + (1.0 - wide) * spatial.positive
         sigma_next = self.clock.next_sigma(step)
         # lagged: where a look cannot ride on a prediction, it is had by itself at the same latent
@@ -376,14 +470,21 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         assert self.probes is not None
         ask = partial(self._question, latent, timestep, sigma, at, options)
         looks: list[Look | None] = [one.look for one in own] or [None, None]
-        if self.pair is not None:
-            if all(look is not None for look in looks):
-                return self.pair.finish(looks)
-            return self.pair.look(partial(ask, False), partial(ask, True))
+        if (
+            own
+            and self._alike
+            and self.pair is not None
+            and all(look is not None for look in looks)
+        ):
+            return self.pair.finish(looks)
+        if self.pair is not None and self._are_alike(options):
+            with aside(options), aside(self.branch.options):
+                return self.pair.look(partial(ask, False), partial(ask, True))
         for number, probe in enumerate(self.probes):
             question = ask(bool(number)) if looks[number] is None else None
-            if question is not None:
-                looks[number] = question.put_to(probe, probe.differentiate)
+            if question is not None and self.states is not None:
+                with self.states.of(bool(number)), aside(question.model_options):
+                    looks[number] = question.put_to(probe, probe.differentiate)
         return looks
 
     def _question(
@@ -407,7 +508,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         entry = active_entry(conds.get("positive", []), level)
         if entry is None:
             return None
-        mine = self.branch.options if spatial else options
+        mine = self.branch.options
+        if not spatial:
+            mine = {k: v for k, v in options.items() if k not in self._shown}
         return Question(model, entry, latent, scale, at, mine)
 
     def _finish(
@@ -421,6 +524,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """Functions that the sampler itself appended (CFG++ reads the unconditional prediction)
         are called once, with the mixed predictions."""
         result = mixed.guided
+        if mixed.positive is None or mixed.negative is None:
+            return result  # as the host's, whose functions are not called either then
         for function in appended:
             result = function(
                 {

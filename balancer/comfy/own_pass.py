@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .agreement import NEGATIVE, POSITIVE
+from .agreement import NEGATIVE, POSITIVE, Conds
+from .options import joins_rows
 from .pair_probe import PairProbe
 from .probe import Look, Probe
 from .shared_encoder import host_batch, once
@@ -20,8 +21,9 @@ class OwnPass:
     """The guided prediction of one branch, which is its look as well.
 
     ``probe`` is the branch's; with ``pair`` both branches' first halves are one. ``look`` is there
-    after the prediction, or None where the positive prompt has several entries: then the pass
-    cannot be told from the others' and the caller has to look by itself.
+    after the prediction, or None where the positive prompt has several entries, whose pass cannot
+    be told from the others', or where a patch needs all prompts' rows in one pass: then the caller
+    has to look by itself.
     """
 
     def __init__(self, probe: Probe, pair: PairProbe | None = None) -> None:
@@ -30,11 +32,10 @@ class OwnPass:
         self._model: Any = None
         self._entry: dict[str, Any] = {}
 
-    def options(
-        self, options: dict[str, Any], model: Any, entries: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Options of a prediction of ``model`` by the positive conditioning ``entries``."""
-        if len(entries) != 1:
+    def options(self, options: dict[str, Any], model: Any, conds: Conds) -> dict[str, Any]:
+        """Options of a prediction of ``model`` by the host's processed conditioning."""
+        entries = conds.get("positive", [])
+        if len(entries) != 1 or joins_rows(options, [*entries, *conds.get("negative", [])]):
             return options
         self._model, self._entry = model, entries[0]
         return once(options, self._answer)

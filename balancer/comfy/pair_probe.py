@@ -17,7 +17,7 @@ from .activation_memory import last_site
 from .capture import StopProbe
 from .gradients import gradient_mode, ordinary_weights
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
-from .shared_encoder import alters_encoder, recording, replaying
+from .shared_encoder import alters_encoder, encoder_length, recording, replaying
 
 
 class _Half:
@@ -36,7 +36,12 @@ class _Half:
         self._blocks = len(outputs)
         self._passed: list[Tensor | None] = [None] * len(self._outputs)
 
-    def follow(self, probe: Probe, call: ModelCall) -> Look:
+    @property
+    def is_whole(self) -> bool:
+        """Whether the pass came by all of the half; a cache of another pack may spare it."""
+        return self._blocks == encoder_length(self._network)
+
+    def follow(self, probe: Probe, call: ModelCall) -> Look | None:
         """Run one branch's second half, differentiate its loss, and keep the gradient here."""
         maps, total = self.maps.continued()
         leaves = [out.detach().requires_grad_(True) for out in self._outputs[: self._blocks]]
@@ -94,14 +99,17 @@ class PairProbe:
         self._half: _Half | None = None
         self._followers = 0
 
-    def work(self, probe: Probe) -> Callable[[ModelCall], Look]:
+    def work(self, probe: Probe) -> Callable[[ModelCall], Look | None]:
         """What to do in place of the model call, for the first branch and then for the second."""
 
-        def look(call: ModelCall) -> Look:
+        def look(call: ModelCall) -> Look | None:
             if alters_encoder(call.args["c"].get("control")):
                 return probe.differentiate(call)
             if self._half is None:
-                self._half = _Half(probe, call)
+                half = _Half(probe, call)
+                if not half.is_whole:
+                    return probe.differentiate(call)
+                self._half = half
             self._followers += 1
             return self._half.follow(probe, call)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +14,20 @@ from ..background import match_background
 
 @dataclass(frozen=True)
 class Prediction:
-    """One model's denoised predictions (B, C, H, W): after guidance, conditional, unconditional."""
+    """One model's denoised predictions (B, C, H, W): after guidance, conditional, unconditional.
+
+    The last two are None where another pack's wrapper gave the first without asking the model.
+    """
 
     guided: Tensor
-    positive: Tensor
-    negative: Tensor
+    positive: Tensor | None
+    negative: Tensor | None
 
     def mixed(self, spatial: Prediction, mix: Tensor) -> Prediction:
         """This and the spatial model's, with this one's share ``mix`` (B, 1, H, W); Eq. 3."""
         mix = over_frames(mix, self.guided)
         other = 1.0 - mix
-        return Prediction(
-            mix * self.guided + other * spatial.guided,
-            mix * self.positive + other * spatial.positive,
-            mix * self.negative + other * spatial.negative,
-        )
+        return self._with(spatial, lambda own, their: mix * own + other * their)
 
     def in_colours_of(self, realism: Prediction, outside: Tensor, amount: float) -> Prediction:
         """This in the realism model's colours where ``outside`` (1 or B, 1, H, W) is; see
@@ -35,10 +35,16 @@ class Prediction:
         if amount == 0.0:
             return self
         outside = over_frames(outside, realism.guided)
+        return self._with(realism, lambda own, their: match_background(own, their, outside, amount))
+
+    def _with(self, other: Prediction, combine: Callable[[Tensor, Tensor], Tensor]) -> Prediction:
+        def each(own: Tensor | None, their: Tensor | None) -> Tensor | None:
+            return None if own is None or their is None else combine(own, their)
+
         return Prediction(
-            match_background(self.guided, realism.guided, outside, amount),
-            match_background(self.positive, realism.positive, outside, amount),
-            match_background(self.negative, realism.negative, outside, amount),
+            combine(self.guided, other.guided),
+            each(self.positive, other.positive),
+            each(self.negative, other.negative),
         )
 
 

@@ -92,7 +92,9 @@ class ModelCall:
     def run(self, latent: Tensor, transformer_options: dict[str, Any]) -> Tensor | None:
         """The model's prediction; None if a reader stopped the run."""
         conditions = {**self.args["c"], "transformer_options": transformer_options}
-        call = {**self.args, "input": latent, "c": conditions}
+        # a cache may write to what it is given, which autograd forbids where a graph begins
+        given = latent.clone() if latent.is_leaf and latent.requires_grad else latent
+        call = {**self.args, "input": given, "c": conditions}
         call["timestep"] = self.args["timestep"].clone()
         try:
             return call_model(self.inner, self.apply_model, call)
@@ -113,7 +115,7 @@ class Question:
     model_options: dict[str, Any]
 
     def put_to(
-        self, probe: Probe, work: Callable[[ModelCall], Look], copies_skips: bool = False
+        self, probe: Probe, work: Callable[[ModelCall], Look | None], copies_skips: bool = False
     ) -> Look | None:
         """``Probe.enter``; a gradient is then with respect to ``latent``."""
         x = self.latent * self.scale
@@ -141,6 +143,7 @@ class Probe:
         self.backwards = 0
         self.frugal: bool | None = None
         self.aliases: Aliases = {}
+        self._has_read = False
 
     def look(
         self,
@@ -157,8 +160,8 @@ class Probe:
         """
         return self.enter(model, entry, x, sigma, model_options, self.differentiate)
 
-    def differentiate(self, call: ModelCall) -> Look:
-        """Run the call as far as maps are read, and differentiate the loss."""
+    def differentiate(self, call: ModelCall) -> Look | None:
+        """Run the call as far as maps are read, and differentiate the loss; see ``read``."""
         latent = call.input.requires_grad_(True)
         maps = RegionMaps(self.token_weights(call.context))
 
@@ -171,10 +174,11 @@ class Probe:
 
     def read(
         self, call: ModelCall, latent: Tensor, maps: RegionMaps, judge: Callable[[], Look]
-    ) -> Look:
+    ) -> Look | None:
         """Run the call from ``latent``, with readers that fill ``maps``, and then ``judge``.
 
-        A call that is a prediction as well goes on from there without a graph.
+        A call that is a prediction as well goes on from there without a graph. None where another
+        pack's cache spared the model a call that came by maps before.
         """
         seen: list[Look] = []
 
@@ -187,7 +191,10 @@ class Probe:
 
         call.output = call.run(latent, self.reading(call, maps, at_last))
         self.forwards += 0 if call.whole else latent.shape[0]
+        if not seen and not maps.sites and self._has_read:
+            return None
         self.backwards += latent.shape[0]
+        self._has_read = True
         return seen[0] if seen else judge()
 
     def enter(
@@ -197,7 +204,7 @@ class Probe:
         x: Tensor,
         sigma: Tensor,
         model_options: dict[str, Any],
-        work: Callable[[ModelCall], Look],
+        work: Callable[[ModelCall], Look | None],
         copies_skips: bool = False,
     ) -> Look | None:
         """Ask the host for a prediction and do ``work`` in place of the model call.
@@ -221,7 +228,7 @@ class Probe:
         entry: dict[str, Any],
         x: Tensor,
         model_options: dict[str, Any],
-        work: Callable[[ModelCall], Look],
+        work: Callable[[ModelCall], Look | None],
         whole: bool = False,
         copies_skips: bool = False,
     ) -> tuple[dict[str, Any], list[Look]]:
@@ -248,7 +255,9 @@ class Probe:
                 ),
             ):
                 call = ModelCall(apply_model, args, inner, x, area, model, whole, modules)
-                seen.append(work(call))
+                look = work(call)
+                if look is not None:
+                    seen.append(look)
             return torch.zeros_like(args["input"]) if call.output is None else call.output
 
         options["model_function_wrapper"] = wrapper
@@ -258,8 +267,10 @@ class Probe:
         self, call: ModelCall, maps: RegionMaps, at_last: Callable[[], None] = stop
     ) -> dict[str, Any]:
         """The call's options with readers that fill ``maps``, and ``at_last`` behind the last."""
-        high, wide = call.args["input"].shape[-2:]
-        return reading_options(call.options, self.sites, self.factor, maps, (high, wide), at_last)
+        rows, high, wide = (call.args["input"].shape[n] for n in (0, -2, -1))
+        return reading_options(
+            call.options, self.sites, self.factor, maps, (high, wide), at_last, rows
+        )
 
     def _frugal(self, model: Any, args: dict[str, Any], grounded: bool) -> Site | None:
         """Where checkpointed blocks end, if memory is too short to do without; decided once.
@@ -296,6 +307,17 @@ class Probe:
                 " model's attention or its blocks.",
             )  # fmt: skip
         mean = maps.mean()
+        if not mean.requires_grad:
+            raise RealCompoError(
+                "balancer", "another node runs the model without gradients (tiles, perturbed"
+                " tokens), which the balancer needs",
+                "Set the balancer's mode to fixed, or take that node out.",
+            )  # fmt: skip
+        if mean.shape[0] != call.args["input"].shape[0]:
+            raise RealCompoError(
+                "balancer", "another node gives attention other rows than one for each picture",
+                "Set the balancer's mode to fixed, or take that node out.",
+            )  # fmt: skip
         shares = inside_share(mean, self._masks(mean, call.x, call.area))
         weights, present = self._region_weights(shares)
         loss = realcompo_loss(shares, weights)

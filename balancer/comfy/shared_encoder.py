@@ -20,6 +20,7 @@ from torch.nn import Module
 
 from .agreement import NEGATIVE, POSITIVE, Agreement
 from .forwards import other_forwards
+from .options import lent
 
 _BATCH = "sampler_calc_cond_batch_function"
 # patches that look at attention or stand between its layers; others may write to activations
@@ -31,6 +32,11 @@ def _encoder(network: Any) -> list[list[Module]]:
     """The layers of every block of the first half, in the order of the forward."""
     middle = [] if network.middle_block is None else [network.middle_block]
     return [list(block) for block in [*network.input_blocks, *middle]]
+
+
+def encoder_length(network: Any) -> int:
+    """Number of blocks in the first half."""
+    return len(_encoder(network))
 
 
 @contextmanager
@@ -226,13 +232,17 @@ def call_model(
 
 
 def host_batch(args: dict[str, Any], conds: list[Any], options: dict[str, Any]) -> list[Tensor]:
-    """What a function given to ``once`` goes on with: other conditioning or options."""
+    """What a function given to ``once`` goes on with: other conditioning or options.
+
+    What wrappers of the batch write to the options stays in those that the function was given.
+    """
     inner = args.get(_BATCH)
-    if inner is not None:
-        return inner({**args, "conds": conds, "model_options": options})
-    return comfy.samplers.calc_cond_batch(
-        args["model"], conds, args["input"], args["sigma"], options
-    )
+    with lent(args["model_options"], options) as live:
+        if inner is not None:
+            return inner({**args, "conds": conds, "model_options": live})
+        return comfy.samplers.calc_cond_batch(
+            args["model"], conds, args["input"], args["sigma"], live
+        )
 
 
 def _writes(conditions: dict[str, Any]) -> bool:

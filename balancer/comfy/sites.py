@@ -51,15 +51,18 @@ def reading_options(
     maps: RegionMaps,
     size: tuple[int, int],
     at_last: Callable[[], None] = capture.stop,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """A copy of ``transformer_options`` whose attention is read into ``maps``, differentiably.
 
     Read are the sites of level ``factor``; after the last of them ``at_last`` is called, which ends
     the forward with StopProbe unless told otherwise.
-    ``size`` is the height and width of the latent that will be given to the model.
+    ``size`` is the height and width of the latent that will be given to the model, ``rows`` how
+    many of it there are.
     """
     if is_joint(sites):
         joint = cast(tuple[JointSite, ...], sites)
         return joint_reading_options(transformer_options, joint, maps, size, at_last)
     unet = cast(tuple[Site, ...], sites)
-    return capture.reading_options(transformer_options, unet, factor, maps, at_last)
+    picture = None if rows is None else (rows, *size)
+    return capture.reading_options(transformer_options, unet, factor, maps, at_last, picture)

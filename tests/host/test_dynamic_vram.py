@@ -111,9 +111,7 @@ def test_small_layers_without_pages(monkeypatch: Any, pair_of: Any, pages: str) 
 
 def test_one_model_there_and_one_not(monkeypatch: Any, pair_of: Any) -> None:
     first, second = pair_of
-    compare(
-        lambda: sampled(monkeypatch, first, second, PAPER), second.model, pages="changing"
-    )
+    compare(lambda: sampled(monkeypatch, first, second, PAPER), second.model, pages="changing")
 
 
 @pytest.mark.parametrize("settings", [PAPER, LAGGED], ids=["dynamic", "lagged"])
@@ -215,9 +213,7 @@ def test_weights_kept_in_another_dtype(monkeypatch: Any, pages: str) -> None:
                 comfy.utils.set_attr(patcher.model, name, value)
         return patcher
 
-    expected = sampled(
-        monkeypatch, rounded(1, torch.float32), rounded(2, torch.float32), PAPER
-    )
+    expected = sampled(monkeypatch, rounded(1, torch.float32), rounded(2, torch.float32), PAPER)
     first, second = rounded(1, torch.bfloat16), rounded(2, torch.bfloat16)
     with dynamic_vram(first.model, second.model, pages=pages):
         latents, gradients, _ = sampled(monkeypatch, first, second, PAPER)
@@ -249,9 +245,7 @@ def test_an_interrupted_look_leaves_no_page_behind(
 
 
 @pytest.mark.parametrize("saving", ["off", "on"])
-def test_finetuning(
-    pair_of: Any, pages: str, saving: str, tmp_path: Any, monkeypatch: Any
-) -> None:
+def test_finetuning(pair_of: Any, pages: str, saving: str, tmp_path: Any, monkeypatch: Any) -> None:
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
@@ -332,8 +326,6 @@ def test_the_compiler_of_later_hosts_is_off_while_gradients_pass(monkeypatch: An
     with gradient_mode():
         assert args.disable_comfy_compiler is True
     assert args.disable_comfy_compiler is False
-
-
 
 
 def test_nothing_is_fetched_ahead_of_a_look(pair_of: Any, monkeypatch: Any) -> None:
