@@ -30,10 +30,11 @@ class Passes:
 def counting(networks: Sequence[Any], controls: Sequence[nn.Module] = ()) -> Iterator[Passes]:
     """Count the passes of U-Nets and ControlNets of the host while the block runs.
 
-    Calls of ``torch.autograd.grad`` count the samples of their first input.
+    Calls of ``torch.autograd.grad`` count the samples of their first input, but for those that a
+    layer makes of its own within a backward pass.
     """
     passes = Passes()
-    original = torch.autograd.grad
+    original, within = torch.autograd.grad, [0]
 
     def enter(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         # a pass that takes over what another has computed puts a stand-in here: no work is done
@@ -48,8 +49,12 @@ def counting(networks: Sequence[Any], controls: Sequence[nn.Module] = ()) -> Ite
 
     def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         first = inputs if isinstance(inputs, Tensor) else inputs[0]
-        passes.backward += first.shape[0]
-        return original(outputs, inputs, *args, **kwargs)
+        passes.backward += 0 if within[0] else first.shape[0]
+        within[0] += 1
+        try:
+            return original(outputs, inputs, *args, **kwargs)
+        finally:
+            within[0] -= 1
 
     handles = []
     for network in {id(n): n for n in networks}.values():

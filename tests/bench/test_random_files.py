@@ -5,6 +5,7 @@ Narrow files are used: the fewest and narrowest layers that the loaders know a f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +61,8 @@ def write(folder: Path) -> Iterator[Write]:
     comfy.model_management.unload_all_models()
     for path in folder.iterdir():
         if path.stat().st_size > 250 * 2**20:
-            path.unlink()
+            with contextlib.suppress(PermissionError):  # on Windows, while it is still open
+                path.unlink()
 
 
 @pytest.fixture
