@@ -26,9 +26,10 @@ from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement
 from .branch import SpatialBranch
 from .capture import choose_level
+from .cards import on_one_card
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
-from .compat import has_outer_sample, on_one_card
+from .compat import has_outer_sample
 from .live import Watch
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
