@@ -24,8 +24,10 @@ from ..layout import Layout
 from ..reading import Reading, SiteMap, columns_of
 from ..regions import RegionSet, Tokens
 from .capture import MapReader, Site, choose_level, entry_area, find_sites, plain_map
+from .cards import on_one_card, without_copies
 from .checks import check_tokens, model_name, refuse_nested
-from .compat import attend, fitted_samples, on_one_card, without_copies
+from .compat import attend
+from .latents import fitted_samples
 from .map_rows import watching_rows
 from .prediction import active_entry
 from .probe import in_whole

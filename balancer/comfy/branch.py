@@ -18,7 +18,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .branch_guider import BranchGuider
-from .compat import clone_model_options, has_outer_sample, on_one_card
+from .cards import on_one_card
+from .compat import clone_model_options, has_outer_sample
 from .pairing import joined
 
 KEY = "realcompo_spatial"

@@ -8,16 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 import comfy.ldm.modules.attention
-import comfy.model_management
 import comfy.model_patcher
-import comfy.sample
 import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from torch import Tensor
-
-# what the host writes on an empty latent, and takes off once it has been sampled
-_MEANT_FOR = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 @lru_cache(maxsize=1)
@@ -78,44 +73,6 @@ def _takes_options(function: Any) -> bool:
         parameter.kind is parameter.VAR_KEYWORD or parameter.name == "transformer_options"
         for parameter in inspect.signature(function).parameters.values()
     )
-
-
-def on_one_card(options: dict[str, Any]) -> dict[str, Any]:
-    """Model options by which a prediction runs on the model's own device (hosts of 2026).
-
-    With several cards the host hands parts of a batch to copies of the model in other threads,
-    where neither gradients nor readers of attention nor changes of the model would reach them.
-    """
-    return {name: value for name, value in options.items() if name != "multigpu_clones"}
-
-
-def without_copies(patcher: Any) -> Any:
-    """``patcher``, or a clone of it for which the host loads no copies on other cards."""
-    copies = getattr(patcher, "get_additional_models_with_key", None)
-    if copies is None or not copies("multigpu"):
-        return patcher
-    alone = patcher.clone()
-    alone.remove_additional_models("multigpu")
-    return alone
-
-
-def fitted_samples(patcher: Any, latent: dict[str, Any]) -> Any:
-    """The tensor of the host's LATENT; an empty one in the shape that this model has latents in.
-
-    As the host's KSampler does it, which since 2026 knows what an empty latent was meant for.
-    """
-    fit = comfy.sample.fix_empty_latent_channels
-    known = inspect.signature(fit).parameters
-    told = {name: latent.get(name) for name in _MEANT_FOR if name in known}
-    return fit(patcher, latent["samples"], **told)
-
-
-def sampled_latent(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
-    """The host's LATENT after sampling, where and as what the host keeps it."""
-    kept = getattr(comfy.model_management, "intermediate_dtype", lambda: samples.dtype)()
-    out = {name: value for name, value in latent.items() if name not in _MEANT_FOR}
-    device = comfy.model_management.intermediate_device()
-    return {**out, "samples": samples.to(device=device, dtype=kept)}
 
 
 def clone_model_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..errors import RealCompoError
-from .turns import is_dynamic
+from .one_model import is_dynamic
 
 # by model: the patcher that owns its copy and what was backed up of it, however often a graph is
 # queued; gone with the model

@@ -27,9 +27,10 @@ from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement, same_options
 from .branch import SpatialBranch
 from .capture import choose_level
+from .cards import on_one_card
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
-from .compat import has_outer_sample, on_one_card
+from .compat import has_outer_sample
 from .foreign_hooks import check_hooks
 from .kept_state import OwnStates, aside
 from .live import Watch

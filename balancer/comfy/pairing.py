@@ -9,7 +9,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ..errors import RealCompoError
 from .copies import on_a_copy
-from .turns import Turns, can_take_turns, differ, is_dynamic
+from .one_model import can_take_turns, differ, is_dynamic
+from .turns import Turns
 
 
 def own_patchers(

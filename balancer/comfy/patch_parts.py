@@ -1,9 +1,4 @@
-"""What two patchers of one model have in common, and what each adds to it, layer by layer.
-
-A LoRA on one branch of one checkpoint needs no second copy of the weights: the host loads what both
-branches have in common, and a layer adds the rest whenever it is called. That is what the host does
-itself where memory is short ("lowvram"), by the same functions of its layers.
-"""
+"""What two patchers of one model have in common, and what each adds to it, weight by weight."""
 
 from __future__ import annotations
 
@@ -13,15 +8,8 @@ from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
-import comfy.float
-import comfy.lora
-import comfy.model_management
-import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 Patch = tuple[Any, ...]
 """The host's: strength, what to add, strength of the model, offset, function."""
@@ -42,10 +30,27 @@ class Part:
         """The weights it changes."""
         return list(dict.fromkeys([*self.patches, *self.wrappers]))
 
+    def take_over(self, other: Part, name: str) -> None:
+        """Begin with what ``other`` does to the weights of the object ``name``."""
+        for mine, its in ((self.patches, other.patches), (self.wrappers, other.wrappers)):
+            for key in its:
+                if _belongs(key, name):
+                    mine[key] = [*its[key], *mine.get(key, [])]
+
+    def drop(self, name: str) -> None:
+        """Do nothing to the weights of the object ``name``."""
+        for mine in (self.patches, self.wrappers):
+            for key in [key for key in mine if _belongs(key, name)]:
+                del mine[key]
+
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor of the patches."""
         for patches in self.patches.values():
             yield from _tensors(patches)
+
+
+def _belongs(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
 
 
 def part_of(patcher: Any) -> Part:
@@ -91,62 +96,6 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, (bool, int, float, str, torch.dtype, MethodType)):
         return first == second
     return False
-
-
-def layer_of(model: Any, key: str) -> tuple[Any, str]:
-    """The module that holds a weight, and the weight's name there."""
-    path, _, name = key.rpartition(".")
-    return (comfy.utils.get_attr(model, path) if path else model), name
-
-
-def adds_by_itself(layer: Any, name: str) -> bool:
-    """Whether the host's layer calls functions on this weight whenever it is used."""
-    cast = getattr(type(layer), "forward_comfy_cast_weights", None)
-    return name in ("weight", "bias") and getattr(cast, "__module__", "") == comfy.ops.__name__
-
-
-def is_packed(layer: Any, name: str) -> bool:
-    """Whether the weight is kept scaled or quantised, and nothing can be added to it as it is."""
-    weight = getattr(layer, name, None)
-    plain = weight is None or type(weight) in (Tensor, Parameter)
-    scaled = name == "weight" and getattr(layer, "scale_weight", None) is not None
-    return not plain or (scaled and hasattr(layer, "convert_weight"))
-
-
-class Added:
-    """A function of a layer that applies patches to its weight: the host's own arithmetic.
-
-    ``dynamic``: as the host computes for weights in dynamic VRAM; else as it does at loading.
-    """
-
-    def __init__(
-        self, key: str, patches: list[Patch], layer: Any, name: str, dynamic: bool
-    ) -> None:
-        self.key, self.patches, self.layer, self.name = key, patches, layer, name
-        self.dynamic = dynamic
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        compute = weight.dtype if self.dynamic else _compute_dtype(weight.device)
-        between = {"intermediate_dtype": compute} if self.dynamic else {}
-        kept = getattr(self.layer, self.name)
-        stored = getattr(kept, "_model_dtype", kept.dtype)
-        with torch.no_grad():
-            # patches are applied in place, and the weight may be the host's own
-            out = comfy.lora.calculate_weight(
-                self.patches, weight.to(compute, copy=True), self.key, **between
-            )
-            rounded = comfy.float.stochastic_rounding(out, stored, seed=_seed(self.key))
-            return rounded.to(weight.dtype)
-
-
-def _compute_dtype(device: torch.device) -> torch.dtype:
-    native = getattr(comfy.model_management, "lora_compute_dtype", None)
-    return torch.float32 if native is None else native(device)
-
-
-def _seed(key: str) -> int:
-    native = getattr(comfy.utils, "string_to_seed", None) or comfy.model_patcher.string_to_seed
-    return native(key)
 
 
 def moved(value: Any, device: torch.device) -> Any:

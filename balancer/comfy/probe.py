@@ -21,8 +21,9 @@ from ..losses import realcompo_loss
 from ..regions import RegionSet
 from .activation_memory import Pass, last_site
 from .capture import Site, StopProbe, entry_area, grid_size, stop
+from .cards import on_one_card
 from .checkpointing import checkpointed, must_be_frugal
-from .compat import adds_in_place, on_one_card
+from .compat import adds_in_place
 from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
 from .grounded_attention import differentiable_grounding
 from .shared_encoder import INSIDE_BLOCKS, alters_encoder, call_model

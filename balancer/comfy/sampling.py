@@ -9,8 +9,8 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 
-from .compat import fitted_samples, sampled_latent
 from .guider import RealCompoGuider
+from .latents import fitted_samples, sampled_latent
 
 
 def sample_pair(

@@ -23,9 +23,10 @@ from ..attention_maps import RegionMaps
 from ..errors import RealCompoError
 from .activation_memory import last_site
 from .capture import Site, StopProbe, differentiable_attention, find_sites, reading_options
+from .cards import on_one_card, without_copies
 from .checkpointing import checkpointed
 from .checks import model_name
-from .compat import adds_in_place, on_one_card, without_copies
+from .compat import adds_in_place
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .probe import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model

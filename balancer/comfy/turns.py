@@ -1,74 +1,24 @@
 """One model behind both branches, which take turns with patches of their own.
 
 The host loads one patcher: what both branches have in common. Whichever branch's turn it is puts in
-the rest: layers add its weight patches as they are called (see patch_parts.py), its object patches
-and injections are in the model. The weights themselves are never written to.
+the rest: layers add its weight patches as they are called (see layer_functions.py), its object
+patches and injections are in the model. The weights themselves are never written to.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
 from typing import Any
 
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
-from .patch_parts import (
-    Added,
-    Part,
-    adds_by_itself,
-    bytes_of,
-    is_packed,
-    layer_of,
-    moved,
-    part_of,
-    same,
-    split,
-)
-
-# the host's own ways to load and patch; other packs' patchers may have theirs (GGUF)
-_WAYS = ("load", "patch_model", "unpatch_model", "patch_weight_to_device", "partially_load")
-
-
-def differ(first: ModelPatcher, second: ModelPatcher) -> bool:
-    """Whether two patchers of one model want different weights or objects in it."""
-    _, own, others = split(part_of(first), part_of(second))
-    return bool(own or others) or not (
-        _same_values(first.object_patches, second.object_patches)
-        and _same_values(_injections(first), _injections(second))
-        and getattr(first, "force_cast_weights", False)
-        == getattr(second, "force_cast_weights", False)
-    )
-
-
-def can_take_turns(first: ModelPatcher, second: ModelPatcher) -> bool:
-    """Whether two patchers of one model can do without a copy of it.
-
-    Not where the weights' patches are about as large as the weights (merged models), where packed
-    weights would be patched, or where another pack loads the model in its own way.
-    """
-    if _of_loading(first) != _of_loading(second):
-        return False
-    _, own, others = split(part_of(first), part_of(second))
-    keys = [*own.keys, *others.keys]
-    if not keys:
-        return True
-    places = [layer_of(first.model, key) for key in keys]
-    own_way = any(
-        getattr(type(patcher), way).__module__ != ModelPatcher.__module__
-        for patcher in (first, second) for way in _WAYS
-    )  # fmt: skip
-    if own_way or any(is_packed(*place) for place in places):
-        return False
-    by_host = all(adds_by_itself(*place) for place in places)
-    if not by_host and (own.wrappers or others.wrappers):
-        return False
-    weights = bytes_of(getattr(*place) for place in places)
-    return bytes_of(iter([*own.tensors(), *others.tensors()])) <= weights / 2
+from .layer_functions import Added, adds_by_itself, attach, detach, layer_of
+from .one_model import injections, is_dynamic, load_only, other_objects, parts
+from .patch_parts import bytes_of, moved
 
 
 class Turns:
@@ -79,19 +29,20 @@ class Turns:
 
     def __init__(self, first: ModelPatcher, second: ModelPatcher) -> None:
         self.first, self.second, self.model = first, second, first.model
-        common, own, others = split(part_of(first), part_of(second))
+        common, own, others = parts(first, second)
         self._parts = (own, others)
         if own and hasattr(first, "remove_additional_models"):
             # the host's copies on other cards would have what is common only
             first.remove_additional_models("multigpu")
-        self._same_objects = _same_values(first.object_patches, second.object_patches)
-        self._injects = bool(_injections(first) or _injections(second))
-        _load_only(common, first, second)
+        self._objects = other_objects(first, second)
+        self._injects = bool(injections(first) or injections(second))
+        load_only(common, first, second)
         self._begun = False
         self._spatial = False
         self._added: list[list[tuple[Any, str, Any]]] = [[], []]
         self._kept: list[tuple[Any, str, list[Parameter]]] = []
         self._backed_up: list[str] = []
+        self._fetched: list[tuple[dict[str, Any], str, Tensor]] = []
         size = bytes_of(iter([*own.tensors(), *others.tensors()]))
         logging.info(
             "RealCompo: one model for both branches; %.0f MiB of patches are added layer by layer,"
@@ -104,20 +55,38 @@ class Turns:
         if self._injects:
             # by its parent it may believe otherwise; the host has taken all but the first's out
             self.second.is_injected = False
-        self._kept, self._added = [], [[], []]
-        dynamic = is_dynamic(self.first)
-        for number, part in enumerate(self._parts):
-            for key in part.keys:
-                layer, name = layer_of(self.model, key)
-                functions = list(part.wrappers.get(key, []))
-                if key in part.patches:
-                    patches = moved(part.patches[key], device)
-                    functions.insert(0, Added(key, patches, layer, name, dynamic))
-                if adds_by_itself(layer, name):
-                    self._added[number] += [(layer, name, function) for function in functions]
-                else:
-                    self._keep(number, layer, name, functions)
+        self._device, self._ready = device, [False, False]
+        self._loaded = {id(tensor) for _, _, tensor in _tensors(self.model)}
+        self._prepare(0)
         self._attach(0)
+
+    def _prepare(self, number: int) -> None:
+        """At a branch's first turn, with its objects in the model: what its layers are to add."""
+        if self._ready[number]:
+            return
+        self._ready[number] = True
+        for name in self._objects if number else ():
+            self._fetch(comfy.utils.get_attr(self.model, name))
+        part, dynamic = self._parts[number], is_dynamic(self.first)
+        for key in part.keys:
+            layer, name = layer_of(self.model, key)
+            functions = list(part.wrappers.get(key, []))
+            if key in part.patches:
+                patches = moved(part.patches[key], self._device)
+                functions.insert(0, Added(key, patches, layer, name, dynamic))
+            if adds_by_itself(layer, name):
+                self._added[number] += [(layer, name, function) for function in functions]
+            else:
+                self._keep(number, layer, name, functions)
+
+    def _fetch(self, thing: Any) -> None:
+        """Layers that were not in the model when the host loaded it."""
+        for store, name, tensor in _tensors(thing) if isinstance(thing, Module) else ():
+            if id(tensor) not in self._loaded and tensor.device != self._device:
+                self._fetched.append((store, name, tensor))
+                there = tensor.to(self._device)
+                same_kind = isinstance(tensor, Parameter)
+                store[name] = Parameter(there, requires_grad=False) if same_kind else there
 
     def _keep(self, number: int, layer: Any, name: str, functions: list[Any]) -> None:
         """A weight that no layer of the host uses is small: both its values are kept."""
@@ -140,6 +109,7 @@ class Turns:
             self._detach(1 - number)
             self._change_objects((self.first, self.second)[number])
             self._spatial = spatial
+        self._prepare(number)
         self._attach(number)
 
     def end(self) -> None:
@@ -155,25 +125,28 @@ class Turns:
                 layer._parameters[name] = values[2]
             for name in self._backed_up:
                 self.first.object_patches_backup.pop(name, None)
-            self._added, self._kept, self._backed_up, self._begun = [[], []], [], [], False
+            for store, name, tensor in self._fetched:
+                store[name] = tensor
+            self._added, self._kept, self._backed_up, self._fetched = [[], []], [], [], []
+            self._begun = False
 
     def _attach(self, number: int) -> None:
         """Idempotent: the host may have loaded the model anew in between."""
         for layer, name, function in self._added[number]:
-            _attach(layer, f"{name}_function", function)
+            attach(layer, f"{name}_function", function)
         for layer, name, values in self._kept:
             layer._parameters[name] = values[number]
 
     def _detach(self, number: int) -> None:
         for layer, name, function in reversed(self._added[number]):
-            _detach(layer, f"{name}_function", function)
+            detach(layer, f"{name}_function", function)
 
     def _change_objects(self, patcher: ModelPatcher) -> None:
         """As the host's ``patch_model``, whose backups are used: whoever unloads puts them back."""
         other = self.first if patcher is self.second else self.second
         if self._injects:
             other.eject_model()
-        if not self._same_objects:
+        if self._objects:
             backup = self.first.object_patches_backup
             for name in reversed(other.object_patches):
                 if name in backup:
@@ -187,99 +160,9 @@ class Turns:
             patcher.inject_model()
 
 
-def is_dynamic(patcher: Any) -> bool:
-    """Whether the host keeps this model's weights in dynamic VRAM (2026 on)."""
-    return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
-
-
-def _load_only(common: Part, first: Any, second: Any) -> None:
-    """Let ``first`` stand for ``common``, under a name by which the host knows when to reload.
-
-    The name is that of whoever else has these very patches. The host falls back to a patcher's
-    parent when it is gone, so that must be one whose patches are these as well.
-    """
-    cast = getattr(first, "force_cast_weights", False) or getattr(
-        second, "force_cast_weights", False
-    )
-    base = next((p for p in _ancestors(first, second) if _stands_for(p, common, cast)), None)
-    first.patches = {key: list(patches) for key, patches in common.patches.items()}
-    first.patches_uuid = uuid.uuid4() if base is None else base.patches_uuid
-    if hasattr(first, "weight_wrapper_patches"):
-        first.weight_wrapper_patches = dict(common.wrappers)
-    if hasattr(first, "force_cast_weights"):
-        first.force_cast_weights = cast
-    if base is not None and hasattr(first, "parent"):
-        first.parent = base
-
-
-def _ancestors(first: Any, second: Any) -> list[Any]:
-    found = []
-    for patcher in (first, second):
-        other = getattr(patcher, "parent", patcher)
-        while other is not None and other.model is first.model:
-            found.append(other)
-            other = getattr(other, "parent", None)
-    return found
-
-
-def _stands_for(patcher: Any, part: Part, cast: bool) -> bool:
-    common, own, others = split(part_of(patcher), part)
-    return not (own or others) and getattr(patcher, "force_cast_weights", False) == cast
-
-
-def _of_loading(patcher: Any) -> list[Any]:
-    """Functions that other packs want called when the host loads or unloads this patcher."""
-    if not hasattr(patcher, "get_all_callbacks"):
-        return []
-    return [
-        f for name in ("on_load_after", "on_detach_after") for f in patcher.get_all_callbacks(name)
+def _tensors(module: Module) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Every parameter and buffer, and where it is kept."""
+    stores: list[Any] = [
+        store for each in module.modules() for store in (each._parameters, each._buffers)
     ]
-
-
-def _injections(patcher: Any) -> dict[str, Any]:
-    return getattr(patcher, "injections", {})
-
-
-def _same_values(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-
-
-def _attach(layer: Any, attribute: str, function: Any) -> None:
-    present = getattr(layer, attribute)
-    if present is None or callable(present):
-        _attach_one(layer, attribute, function)
-    elif not any(other is function for other in present):
-        place = len(present)
-        if isinstance(function, Added):
-            # after the patches that the host has not put into the weight, before wrappers
-            place = sum(getattr(type(f), "__name__", "") == "LowVramPatch" for f in present)
-        setattr(layer, attribute, [*present[:place], function, *present[place:]])
-
-
-def _detach(layer: Any, attribute: str, function: Any) -> None:
-    present = getattr(layer, attribute)
-    if isinstance(present, _After):
-        if present.function is function:
-            present.take_off(layer, attribute)
-    elif isinstance(present, list):
-        setattr(layer, attribute, [other for other in present if other is not function])
-
-
-def _attach_one(layer: Any, attribute: str, function: Any) -> None:
-    """Hosts of 2024: a layer has one function or none, and asks it only when it casts."""
-    present = getattr(layer, attribute)
-    if not (isinstance(present, _After) and present.function is function):
-        setattr(layer, attribute, _After(present, function, layer.comfy_cast_weights))
-        layer.comfy_cast_weights = True
-
-
-class _After:
-    def __init__(self, before: Any, function: Any, cast: bool) -> None:
-        self.before, self.function, self.cast = before, function, cast
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        return self.function(weight if self.before is None else self.before(weight))
-
-    def take_off(self, layer: Any, attribute: str) -> None:
-        setattr(layer, attribute, self.before)
-        layer.comfy_cast_weights = self.cast
+    return [(store, n, t) for store in stores for n, t in store.items() if t is not None]
