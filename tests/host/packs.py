@@ -369,12 +369,13 @@ def _callbacks(model: Any) -> None:
     need_wrappers()
     model.set_attachments("pack", {"scale": 0.97})
 
-    def state(patcher: Any, timestep: Any, options: Any) -> None:
-        options["transformer_options"]["pack_scale"] = patcher.get_attachment("pack")["scale"]
+    told: dict[str, float] = {}
 
-    def network(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        given = kwargs.get("transformer_options") or args[-1]
-        return executor(x, *args, **kwargs) * given["pack_scale"]
+    def state(patcher: Any, *rest: Any) -> None:  # hosts before mid-2025 do not tell the options
+        told["scale"] = patcher.get_attachment("pack")["scale"]
+
+    def network(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return executor(*args, **kwargs) * told["scale"]
 
     model.add_callback_with_key("on_prepare_state", "pack", state)
     model.add_wrapper_with_key("diffusion_model", "pack", network)
