@@ -47,13 +47,15 @@ def _delegate(patcher: Any, where: str) -> Any:
     """A clone in ordinary memory; the host keeps its model with the node's own patcher."""
     if not is_dynamic(patcher):
         return patcher.clone()
-    if patcher.non_dynamic_delegate_model is None and patcher.cached_patcher_init is None:
+    try:
+        return patcher.get_non_dynamic_delegate()
+    except RuntimeError:
+        if patcher.cached_patcher_init is not None:
+            raise
         raise RealCompoError(
-            where,
-            "hooks need a model outside dynamic VRAM, and its loader cannot load it there",
+            where, "hooks need a model outside dynamic VRAM, and its loader cannot load it there",
             "Load it with ComfyUI's own loader, or start ComfyUI with --disable-dynamic-vram.",
-        )
-    return patcher.get_non_dynamic_delegate()
+        ) from None  # fmt: skip
 
 
 def joined(first: ModelPatcher, second: ModelPatcher) -> tuple[ModelPatcher, Turns | None]:
