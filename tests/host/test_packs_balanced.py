@@ -310,7 +310,7 @@ def test_looks_leave_no_trace_in_a_packs_cache(models, noise) -> None:
 def test_functions_of_a_sampler_find_the_negative_prediction(models, noise) -> None:
     """CFG++ reads it, also from a branch whose own patch wants no guidance of 1 left out."""
     wishing = models[0].clone()
-    wishing.disable_model_cfg1_optimization()
+    wishing.model_options["disable_cfg1_optimization"] = True
     for sampler in ("euler", "euler_cfg_pp"):
         guider = pair.guider(wishing, models[1], only(0.0), cfg=1.0)
         out = pair.run(guider, noise, STEPS, sampler)
