@@ -350,7 +350,8 @@ class Hooked:
     def __call__(self, model: Any) -> Any:
         patched = model.clone()
         patched.model_options["pack_tiles"] = True
-        patched.set_model_unet_function_wrapper(self.shifted)
+        # hosts of 2025 copy what a method belongs to whenever they clone a patcher
+        patched.set_model_unet_function_wrapper(lambda apply, args: self.shifted(apply, args))
         return patched
 
     def shifted(self, apply: Any, args: Any) -> Tensor:
