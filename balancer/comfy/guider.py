@@ -112,6 +112,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         conds = {**self.original_conds, **self.branch.named_conds()}
         check_latent(self.model_patcher, conds, noise, latent_image, self.settings)
         check_layouts(self.regions, noise)
+        self.branch.guider.cfg = self.cfg
         if has_outer_sample():
             return super().sample(noise, latent_image, *args, **kwargs)
         with self.branch.session(None):
@@ -129,7 +130,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             return run(*args, **kwargs)
 
         with self.branch.session(self.conds):
-            beside.pair, beside.cfg = self, self.cfg
+            beside.pair = self
             try:
                 theirs, ours = beside.model_options, self.model_options
                 return inside_run("outer_sample", inside, beside, theirs, ours)(*args, **kwargs)

@@ -34,12 +34,14 @@ Kept = dict[int, tuple[Any, Any]]
 name, or a copy."""
 
 
-def kept(options: dict[str, Any]) -> Kept:
-    """What the patches among a model's options hold now: the variables of their surroundings that
-    they assign to, and the attributes of objects that stand among the options or own a function."""
+def kept(options: dict[str, Any], variables: bool = True) -> Kept:
+    """What the patches among a model's options hold now: attributes of objects that stand among
+    the options or own a function, and with ``variables`` what is around functions: variables that
+    they assign to, dictionaries and lists."""
     found: Kept = {}
+    met: set[int] | None = set() if variables else None
     for part in _parts(options):
-        _visit(part, found)
+        _visit(part, found, met)
     return found
 
 
@@ -67,9 +69,9 @@ def put_back(state: Iterable[tuple[Any, Any]]) -> None:
 
 @contextmanager
 def aside(options: dict[str, Any]) -> Iterator[None]:
-    """A call that leaves no trace in what patches among ``options`` keep, but for variables: those
-    that count calls may, since a look is one."""
-    before = [one for one in kept(options).values() if not isinstance(one[0], CellType)]
+    """A call that leaves no trace in objects of patches among ``options`` (caches). What is around
+    functions may count calls, and a look is one."""
+    before = list(kept(options, variables=False).values())
     try:
         yield
     finally:
@@ -122,12 +124,14 @@ def _parts(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _visit(value: Any, found: Kept) -> None:
+def _visit(value: Any, found: Kept, met: set[int] | None) -> None:
+    """``met`` are the cells that were visited; None: what is around functions is not asked for."""
     if isinstance(value, MethodType):
-        _visit(value.__func__, found)
+        _visit(value.__func__, found, met)
         value = value.__self__
     if isinstance(value, FunctionType):
-        _function(value, found)
+        if met is not None:
+            _function(value, found, met)
     elif _is_a_packs_object(value) and id(value) not in found:
         found[id(value)] = (value, dict(vars(value)))
         for inner in vars(value).values():
@@ -144,23 +148,23 @@ def _contents(value: Any, found: Kept) -> None:
         found[id(value)] = (value, value.copy())
 
 
-def _function(function: FunctionType, found: Kept) -> None:
+def _function(function: FunctionType, found: Kept, met: set[int]) -> None:
     """The cells that a function assigns to, also those of functions that it was made around."""
     if _root(function) in _OTHERS:
         return
     assigned = _assigned(function.__code__)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if id(cell) in found:
-            continue
         try:
             content = cell.cell_contents
         except ValueError:  # not set yet
             content = _NONE
         if name in assigned:
             found[id(cell)] = (cell, content)
+        elif id(cell) in met:  # functions may know each other
+            continue
         elif isinstance(content, (FunctionType, MethodType)):
-            found[id(cell)] = (cell, content)  # once, should functions know each other
-            _visit(content, found)
+            met.add(id(cell))
+            _visit(content, found, met)
         else:
             _contents(content, found)
 
