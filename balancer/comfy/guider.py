@@ -245,6 +245,12 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         if self.probes is not None and one_text and can_share(self.probes[0]):
             self.pair = PairProbe(*self.probes)
 
+    def _know_states(self, options: dict[str, Any]) -> OwnStates:
+        """What patches of both branches keep, from the first call of the run on."""
+        if self.states is None:
+            self.states = OwnStates(options, self.branch.options)
+        return self.states
+
     def _are_alike(self, options: dict[str, Any]) -> bool:
         """Whether the branches' options still are, where there is common work."""
         some = self.common is not None or self.pair is not None
@@ -278,8 +284,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """The mixed denoised latent (B, C, H, W) for x at noise level ``timestep`` (B,)."""
         options = {} if model_options is None else model_options
-        if self.states is None:
-            self.states = OwnStates(options, self.branch.options)
+        self._know_states(options)
         if not self._compared:
             self._find_common_work(options)
         self._alike = self._are_alike(options)
@@ -386,8 +391,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             wanted = own[int(spatial)].options(wanted, model, conds)
         if self.common is not None and self._alike:
             wanted = self.common.second(wanted) if spatial else self.common.first(wanted, bool(own))
-        assert self.states is not None
-        with self.states.of(spatial), lent(given, wanted) as live:
+        with self._know_states(options).of(spatial), lent(given, wanted) as live:
             call = within("predict_noise", predict, asked, asked.model_options)
             guided = call(x, timestep, live, seed)
         self._keep_posts(spatial, given, keep, listed, len(posts), appended)
@@ -484,8 +488,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
                 return self.pair.look(partial(ask, False), partial(ask, True))
         for number, probe in enumerate(self.probes):
             question = ask(bool(number)) if looks[number] is None else None
-            if question is not None and self.states is not None:
-                with self.states.of(bool(number)), aside(question.model_options):
+            if question is not None:
+                states = self._know_states(options)
+                with states.of(bool(number)), aside(question.model_options):
                     looks[number] = question.put_to(probe, probe.differentiate)
         return looks
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import node_call
 import pytest
 import torch
 
@@ -228,19 +229,22 @@ def test_the_hosts_trainer_takes_the_set(demo: Any) -> None:
     training = pytest.importorskip(
         "comfy_extras.nodes_train", reason="THIS COMFYUI HAS NO TRAINER (it came in mid-2025)"
     )
-    node = getattr(training, "TrainLoraNode", None)
-    if node is None or not hasattr(node, "INPUT_TYPES"):
-        pytest.skip("this ComfyUI has no trainer, or one of another form")
+    node = training.TrainLoraNode
     model, clip, _, _ = demo
     positive = [nodes.CLIPTextEncode().encode(clip, text)[0] for text in (PROMPT, "a green star")]
     latents = [{"samples": torch.randn(n, 16, 16, 16)} for n in (2, 1)]
     chosen, entries, _ = RealCompoRewardRankedSet().collect(latents, positive)
-    out = node().train(
-        model, chosen, entries, batch_size=2, steps=2, grad_accumulation_steps=1,
-        learning_rate=1e-3, rank=2, optimizer="AdamW", loss_function="MSE", seed=0,
-        training_dtype="fp32", lora_dtype="fp32", algorithm="LoRA",
-        gradient_checkpointing=False, existing_lora="[None]",
-    )  # fmt: skip
-    lora, losses = out[1], out[2]["loss"]
+    given = {
+        "model": model, "latents": chosen, "positive": entries, "batch_size": 2, "steps": 2,
+        "learning_rate": 1e-3, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32",
+        "gradient_checkpointing": False, "existing_lora": "[None]", "algorithm": "LoRA",
+        "optimizer": "AdamW", "loss_function": "MSE", "seed": 0,
+    }  # fmt: skip
+    asked = node.INPUT_TYPES()["required"]
+    inputs = {n: [given[n] if n in given else spec[1]["default"]] for n, spec in asked.items()}
+    out = node_call.call(node, inputs, {})[0]
+    # its model output is gone since 2026
+    names = dict(zip(node.RETURN_TYPES, (values[0] for values in out), strict=True))
+    lora, losses = names["LORA_MODEL"], names["LOSS_MAP"]["loss"]
     assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
     assert any(float(t.detach().abs().sum()) > 0 for k, t in lora.items() if "lora_up" in k)
