@@ -188,8 +188,8 @@ def test_a_box_and_its_mask_move_alike(
     across: tuple[float, float], down: tuple[float, float], flip: str, scale: float, shift: float
 ) -> None:
     grid = 64
-    x0, x1 = sorted(int(v * grid) for v in across)
-    y0, y1 = sorted(int(v * grid) for v in down)
+    x0, x1 = sorted(min(int(v * grid), grid - 1) for v in across)
+    y0, y1 = sorted(min(int(v * grid), grid - 1) for v in down)
     paint = torch.zeros(grid, grid)
     paint[y0 : y1 + 1, x0 : x1 + 1] = 1.0
     mask = Mask.from_tensor(paint)
