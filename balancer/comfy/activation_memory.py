@@ -19,7 +19,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
     UNetModel,
     Upsample,
 )
-from torch.nn import Conv2d, Module
+from torch.nn import Conv2d
 
 from .capture import Site, grid_size
 from .cast_layers import casts
@@ -57,7 +57,7 @@ def kept_bytes(network: Any, sites: Sites, what: Pass) -> int:
     if not isinstance(network, UNetModel) or (what.factor is not None and last is None):
         return 0
     total = 0
-    for key, layer, factor in _layers(network, sites):
+    for key, layer, factor in _layers(network):
         high, wide = grid_size(what.latent[-2], what.latent[-1], factor)
         positions = high * wide
         if isinstance(layer, SpatialTransformer):
@@ -77,7 +77,7 @@ def kept_bytes(network: Any, sites: Sites, what: Pass) -> int:
     return what.latent[0] * total
 
 
-def _layers(network: Any, sites: Sites) -> Iterator[tuple[tuple[str, int], Module, int]]:
+def _layers(network: Any) -> Iterator[tuple[tuple[str, int], Any, int]]:
     """Every layer with its block's key and the level (latent positions per cell) it works at."""
     sections = (
         ("input", network.input_blocks),

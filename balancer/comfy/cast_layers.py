@@ -22,15 +22,15 @@ import comfy.ops
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import Module, Parameter
+from torch.nn import Module, Parameter, grad
 from torch.utils.checkpoint import checkpoint
 
 CAST = "forward_comfy_cast_weights"
 """The method of the host's layers that casts; their ``forward`` decides whether it is called."""
 _CONVOLUTIONS = {
-    torch.nn.Conv1d: torch.nn.grad.conv1d_input,
-    torch.nn.Conv2d: torch.nn.grad.conv2d_input,
-    torch.nn.Conv3d: torch.nn.grad.conv3d_input,
+    torch.nn.Conv1d: grad.conv1d_input,
+    torch.nn.Conv2d: grad.conv2d_input,
+    torch.nn.Conv3d: grad.conv3d_input,
 }
 
 
@@ -123,7 +123,7 @@ class _Frozen(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.closed is not None:
             with torch.inference_mode(), fetched(ctx.layer, gradient) as (weight, _):
                 out = ctx.closed(ctx.layer, gradient, weight, ctx.size)

@@ -43,7 +43,8 @@ def ordinary_weights(modules: Iterable[Module], known: Aliases | None = None) ->
             for module in found:
                 if casts(module) and is_the_hosts(module):
                     continue
-                for store in (module._parameters, module._buffers):
+                stores: Any = (module._parameters, module._buffers)
+                for store in stores:
                     for name, tensor in store.items():
                         if tensor is None or not _needs_alias(tensor):
                             continue
@@ -90,7 +91,7 @@ def _needs_alias(tensor: Tensor) -> bool:
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    alias = ordinary(tensor)
+    alias: Any = ordinary(tensor)
     if isinstance(tensor, Parameter):
         alias = Parameter(alias, requires_grad=False)
     # the host notes a weight's other dtype on the tensor itself

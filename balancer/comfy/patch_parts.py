@@ -32,7 +32,8 @@ class Part:
 
     def take_over(self, other: Part, name: str) -> None:
         """Begin with what ``other`` does to the weights of the object ``name``."""
-        for mine, its in ((self.patches, other.patches), (self.wrappers, other.wrappers)):
+        both: Any = ((self.patches, other.patches), (self.wrappers, other.wrappers))
+        for mine, its in both:
             for key in its:
                 if _belongs(key, name):
                     mine[key] = [*its[key], *mine.get(key, [])]
