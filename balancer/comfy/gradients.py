@@ -38,10 +38,13 @@ def ordinary_weights(modules: Iterable[Module], known: Aliases | None = None) ->
     swapped: list[tuple[dict[str, Any], str, Any]] = []
     roots = list(modules)
     found = list({id(m): m for root in roots for m in root.modules()}.values())
-    with leaf_layers(layer for layer in found if casts(layer)), without_prefetch(roots):
+    casting = [layer for layer in found if casts(layer)]
+    # their tensors are the host's affair; layers of other packs may use some as they are
+    left_alone = {id(layer) for layer in casting if is_the_hosts(layer)}
+    with leaf_layers(casting), without_prefetch(roots):
         try:
             for module in found:
-                if casts(module) and is_the_hosts(module):
+                if id(module) in left_alone:
                     continue
                 stores: Any = (module._parameters, module._buffers)
                 for store in stores:
