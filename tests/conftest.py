@@ -7,12 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 if str(TOOLS) not in sys.path:
     sys.path.insert(0, str(TOOLS))
 
 import hostpack  # noqa: E402
+
+# Property tests draw the same examples in every run, so that a red run means a change and not
+# chance; `--hypothesis-profile=random` draws others each time, and more of them.
+_SLOW = [HealthCheck.too_slow]
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=_SLOW)
+settings.register_profile(
+    "random", max_examples=1000, deadline=None, suppress_health_check=_SLOW, print_blob=True
+)
+settings.load_profile("steady")
 
 hostpack.engine_package()
 HOST = hostpack.host_path()
