@@ -1,4 +1,4 @@
-"""The one loader of JSON from outside: everything bad is one kind of error, everything else JSON."""
+"""The one loader of JSON from outside: everything bad is one kind of error."""
 
 from __future__ import annotations
 
