@@ -46,7 +46,8 @@ class Outcome:
     """What came of one task. ``shown``: what nodes showed beside files, ``{node: {key: [...]}}``.
 
     ``metrics``: named numbers, one for the row or a list with one per picture. ``seconds`` of the
-    clock from the row's start to its last picture.
+    clock from the row's start to its last picture. ``again``: it failed by what carried its
+    pictures, not by the row, and the next start draws it again.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Outcome:
     pictures: list[Picture] = field(default_factory=list)
     shown: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float | list[float]] = field(default_factory=dict)
+    again: bool = False
 
 
 class Backend(Protocol):

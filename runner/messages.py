@@ -1,27 +1,40 @@
-"""ComfyUI's refusals and failures as one sentence each."""
+"""ComfyUI's refusals and failures as one sentence each, whatever form they have."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import one_line
+from .errors import one_line, tidy
 
 
 def refusal(error: Any, node_errors: Any) -> str:
     """What is wrong with a graph, from the parts of the answer to ``POST /prompt``."""
     reasons = []
-    for node, entry in (node_errors or {}).items():
-        for one in entry.get("errors", []):
-            details = f" ({one['details']})" if one.get("details") else ""
-            said = f"{one.get('message')}{details}"
-            reasons.append(f"node {node} ({entry.get('class_type')}): {one_line(said)}")
+    for node, entry in _pairs(node_errors):
+        about = entry if isinstance(entry, Mapping) else {}
+        errors = about.get("errors")
+        for one in errors if isinstance(errors, list) else ():
+            place = f"node {tidy(node, 60)} ({tidy(about.get('class_type'), 100)})"
+            reasons.append(f"{place}: {one_line(_said(one))}")
     if not reasons:
-        whole = isinstance(error, Mapping)
-        said = f"{error.get('message')}: {error.get('details')}" if whole else str(error)
-        reasons.append(one_line(said))
+        reasons.append(one_line(_said(error, ": ")))
     more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
     return f"ComfyUI refuses the row: {reasons[0]}{more}"
+
+
+def _pairs(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, Mapping) else ()
+
+
+def _said(error: Any, between: str = "") -> str:
+    """An error's message with its details: behind ``between``, else in brackets."""
+    if not isinstance(error, Mapping):
+        return tidy(error, 500)
+    message, details = (tidy(error.get(name), 500) for name in ("message", "details"))
+    if between:
+        return f"{message}{between}{details}"
+    return f"{message} ({details})" if error.get("details") else message
 
 
 def failure(messages: Iterable[Any]) -> tuple[str, str]:
@@ -32,12 +45,13 @@ def failure(messages: Iterable[Any]) -> tuple[str, str]:
     return "execution_error", "ComfyUI gave no reason"
 
 
-def failed_node(kind: str, data: Mapping[str, Any]) -> str:
+def failed_node(kind: str, data: Any) -> str:
     """The sentence of one such message."""
-    place = f"node {data.get('node_id')} ({data.get('node_type')})"
+    about = data if isinstance(data, Mapping) else {}
+    place = f"node {tidy(about.get('node_id'), 60)} ({tidy(about.get('node_type'), 100)})"
     if kind == "execution_interrupted":
         return f"{place} was interrupted"
-    name = str(data.get("exception_type") or "").rsplit(".", 1)[-1]
-    said = one_line(data.get("exception_message") or "")
+    name = tidy(about.get("exception_type") or "", 100).rsplit(".", 1)[-1]
+    said = one_line(about.get("exception_message") or "")
     # the class says nothing that a sentence of its own does not
     return f"{place}: {said}" if name == "RealCompoError" else f"{place}: {name}: {said}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from ..balancer.foreign_json import parse_json
 from .errors import RowError, RunnerError, one_line
 from .job import Picture
 
@@ -74,7 +74,10 @@ def measure(
     """All numbers of all metrics for one row. Raises ``RowError`` if one fails or gives none."""
     if not metrics:
         return {}
-    opened = [_open(picture) for picture in pictures if picture.digest]
+    try:
+        opened = [_open(picture) for picture in pictures if picture.digest]
+    except Exception as error:  # a picture that has no colours, or too many
+        raise RowError(f"its picture cannot be measured: {one_line(error)}") from error
     found: dict[str, float | list[float]] = {}
     for name, metric in metrics.items():
         try:
@@ -115,7 +118,11 @@ def regions_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
               if isinstance(node["inputs"].get("layout_json"), str)]  # fmt: skip
     for text in texts:
         if isinstance(text, str) and text.strip():
-            return list(json.loads(text)["regions"])
+            value = parse_json(text)
+            found = value.get("regions") if isinstance(value, dict) else None
+            if not isinstance(found, list):
+                raise ValueError("the row's layout has no list 'regions'")
+            return found
     lines = [node["inputs"]["phrases"] for node in graph.values()
              if isinstance(node["inputs"].get("phrases"), str)]  # fmt: skip
     if lines:

@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import RowError, RunnerError
+from .cells import MOST_ROWS
+from .errors import RowError, RunnerError, shown
 from .job import Graph, Task
+from .seeds import SEEDS, next_seeds, seed_inputs
 from .store import COLUMNS
 from .table import Table, TableRow
 from .workflow import (
     Binding,
     bind,
+    changed,
     check_classes,
     fill,
     graph_hash,
     model_key,
-    seed_inputs,
     with_prefix,
 )
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-LARGEST_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -68,54 +69,79 @@ def make_plan(
     check_classes(graph, info)
     clash = [n for n in table.columns if n in COLUMNS[1:] or n.startswith("metric.")]
     if clash:
-        raise RunnerError(f"The results have a column '{clash[0]}' of their own: rename yours.")
+        raise RunnerError(
+            f"The results have a column {shown(clash[0])} of their own: rename yours."
+        )
     binding = bind(graph, table.columns, info, mapping)
     if not binding.columns:
-        shown = ", ".join(table.columns[:8])
+        some = ", ".join(shown(name) for name in table.columns[:8])
         raise RunnerError(
-            f"No column of the table fills an input (it has: {shown}): name columns 'node.input',"
+            f"No column of the table fills an input (it has: {some}): name columns 'node.input',"
             " or use --map."
         )
-    if repeat > 1 and not seed_inputs(graph):
-        raise RunnerError("The workflow has no seed to go on from, so --repeat has no use.")
     rows = table.rows[:limit]
+    if repeat > 1:
+        filled = [target for targets in binding.columns.values() for target in targets]
+        if not seed_inputs(graph, filled):
+            raise RunnerError("The workflow has no seed to go on from, so --repeat has no use.")
+        if len(rows) * repeat > MOST_ROWS:
+            raise RunnerError(
+                f"{len(rows)} rows, {repeat} times each, are more than {MOST_ROWS}: draw them in"
+                " several runs, with --repeat or --limit smaller."
+            )
+    filling = _Filling(graph, binding, info, repeat, table.decimal_comma)
     entries = [
-        _entry(graph, row, binding, info, number, repeat)
+        filling.entry(row, number)
         for row in rows
         for number in range(repeat if row.problem is None else 1)
     ]
-    plan = Plan(entries, binding)
+    plan = Plan(entries, binding, list(table.notices))
     _once_each(plan)
     plan.entries = _sorted(plan.entries)
     fillers = [name for name in binding.labels if name != "id"]
     if fillers:
         plan.notices.append(f"Columns that fill no input, kept as labels: {', '.join(fillers)}.")
+    linked = [one for one in binding.columns.get("seed", ()) if one.input not in SEEDS]
+    if linked:
+        names = " and ".join(f"{one.node}.{one.input}" for one in linked)
+        plan.notices.append(f"Column 'seed' fills {names}, to which the seed is linked.")
     return plan
 
 
-def _entry(
-    graph: Graph, row: TableRow, binding: Binding, info: Mapping[str, Any], number: int, repeat: int
-) -> Entry:
-    name = row.values.get("id")
-    try:
-        if row.problem is not None:
-            raise RowError(row.problem)
-        filled = fill(graph, binding, row.values, info)
-        group = _name(name) if "id" in row.values else graph_hash(filled)
-        if number:
-            _next_seed(filled, number)
-        digest = graph_hash(filled)
-        base = f"{group}-{number}" if repeat > 1 else group
-        own = base if "id" in row.values else digest
-    except RowError as error:
-        return _broken(row, binding, str(error))
-    named = with_prefix(filled, own, info)
-    task = Task(own, row.number, named, row.values, model_key(filled, info))
-    cells = {key: value for key, value in row.values.items() if key != "id"}
-    # as the workflow has them: a CSV file's numbers are text, a repeated row has its own seed
-    for column, targets in binding.columns.items():
-        cells[column] = filled[targets[0].node]["inputs"][targets[0].input]
-    return Entry(task, digest, {"group": group, "repeat": number, **cells})
+@dataclass(frozen=True)
+class _Filling:
+    """What all rows are filled with alike."""
+
+    graph: Graph
+    binding: Binding
+    info: Mapping[str, Any]
+    repeat: int
+    decimal_comma: bool
+
+    def entry(self, row: TableRow, number: int) -> Entry:
+        """A row's ``number``-th picture row, with its problem if it has one."""
+        binding, info = self.binding, self.info
+        name = row.values.get("id")
+        try:
+            if row.problem is not None:
+                raise RowError(row.problem)
+            filled = fill(self.graph, binding, row.values, info, self.decimal_comma)
+            group = _name(name) if "id" in row.values else graph_hash(filled)
+            if number:
+                given = {target for targets in binding.columns.values() for target in targets}
+                filled = changed(filled, next_seeds(filled, number, info, given))
+            digest = graph_hash(filled)
+            base = f"{group}-{number}" if self.repeat > 1 else group
+            own = base if "id" in row.values else digest
+        except RowError as error:
+            return _broken(row, binding, str(error))
+        named = with_prefix(filled, own, info)
+        task = Task(own, row.number, named, row.values, model_key(filled, info))
+        cells = {key: value for key, value in row.values.items() if key != "id"}
+        # as the workflow has them: a CSV file's numbers are text, a repeated row has its own seed
+        for column, targets in binding.columns.items():
+            cells[column] = filled[targets[0].node]["inputs"][targets[0].input]
+        return Entry(task, digest, {"group": group, "repeat": number, **cells})
 
 
 def _broken(row: TableRow, binding: Binding, problem: str) -> Entry:
@@ -133,16 +159,10 @@ def _name(value: Any) -> str:
     text = "" if value is None else str(value)
     if not NAME.fullmatch(text):
         raise RowError(
-            f"the id '{text[:60]}' cannot be a file name: use up to 100 letters, digits, '-', '_'"
+            f"the id {shown(text)} cannot be a file name: use up to 100 letters, digits, '-', '_'"
             " and '.'"
         )
     return text
-
-
-def _next_seed(graph: Graph, number: int) -> None:
-    for target in seed_inputs(graph):
-        inputs = graph[target.node]["inputs"]
-        inputs[target.input] = (inputs[target.input] + number) % (LARGEST_SEED + 1)
 
 
 def _once_each(plan: Plan) -> None:

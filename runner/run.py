@@ -68,13 +68,16 @@ def run(
     table = _table(rows)
     info = backend.describe({node["class_type"] for node in graph.values()})
     plan = make_plan(graph, table, info, mapping, repeat, limit)
-    summary = Summary(len(plan.entries), notices=plan.notices)
+    summary = Summary(len(plan.entries), notices=list(plan.notices))
     summary.problems = [f"Row {e.task.number}: {e.problem}." for e in plan.problems]
     for notice in plan.notices:
         tell(notice)
     if dry_run:
         return summary
     with Store(out) as store:
+        summary.notices += store.notices
+        for notice in store.notices:
+            tell(notice)
         missing = _missing(plan, store, retry_failed)
         kept = len(plan.entries) - len(missing)
         if kept:

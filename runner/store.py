@@ -11,20 +11,27 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from .columns import as_schema, table_of, unified, written
 from .errors import OutOfSpace, RunnerError, full_disk, one_line
 from .job import DONE, Outcome, Task
+from .pictures import PICTURES
+from .records import OLD, read_part, read_record
 
 JOURNAL, PARTS, IMAGES, RESULTS = "journal.jsonl", "parts", "images", "results.parquet"
 PART_ROWS = 500
 """Rows per piece of the table: at most so many are in the journal."""
+PART = re.compile(r"part-(\d{6,9})\.parquet")
+LARGEST_LINE = 1 << 28
+"""Bytes of a line of the journal; a longer one is none of ours."""
 SORTED_ROWS = 100_000
 COLUMNS = (
     "id", "row", "group", "repeat", "status", "error", "images", "pixels_sha256", "seconds",
-    "worker", "finished", "shown", "workflow",
+    "worker", "finished", "shown", "workflow", "workflow_hash", "again",
 )  # fmt: skip
 """The run's own columns; metrics are 'metric.<name>', the others are the user's."""
 
@@ -38,6 +45,8 @@ class Store:
         self._journal: Any = None
         self._recent: list[dict[str, Any]] = []
         self._status: dict[str, tuple[str, str]] = {}
+        self.notices: list[str] = []
+        """What a user should know of the folder as it was found."""
 
     def __enter__(self) -> Store:
         import filelock
@@ -72,29 +81,53 @@ class Store:
         for leftover in [*self.folder.glob("*.part"), *self.folder.glob("*/*.part")]:
             leftover.unlink()
         for part in self._parts():
-            for row in _read(part, ["id", "status", "images", "workflow_hash"]):
+            for row in read_part(part, OLD).to_pylist():
                 self._status[row["id"]] = self._known(row)
         path = self.folder / JOURNAL
-        whole = 0
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    break  # the line that was being written when the process died
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                self._recent.append(record)
-                self._status[record["id"]] = self._known(record)
+        whole = self._read_journal(path) if path.exists() else 0
         self._journal = path.open("ab")
         self._journal.truncate(whole)
 
+    def _read_journal(self, path: Path) -> int:
+        """Take up the journal's records; gives the bytes up to the end of its last whole line.
+
+        What follows was being written when the process died. A line that is no record is left out:
+        its row is drawn again.
+        """
+        whole, broken = 0, []
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LARGEST_LINE):
+                number += 1
+                if not line.endswith(b"\n") and len(line) < LARGEST_LINE:
+                    break
+                whole += len(line)
+                try:
+                    record = read_record(line)
+                except ValueError as error:
+                    broken.append(f"line {number} ({one_line(error)})")
+                    continue
+                self._recent.append(record)
+                self._status[record["id"]] = self._known(record)
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            self.notices.append(
+                f"{path.name}: {broken[0]}{more} is no record of a row and is left out; what was"
+                " recorded there is drawn again."
+            )
+        return whole
+
     def _known(self, record: Mapping[str, Any]) -> tuple[str, str]:
-        """(status, hash of the workflow); a row whose pictures are gone is 'lost'."""
-        there = all((self.folder / image).is_file() for image in record["images"] or ())
-        status = record["status"] if there or record["status"] != DONE else "lost"
-        return status, record["workflow_hash"]
+        """(status, hash of the workflow); a row is 'lost' whose pictures are gone or were never
+        whole, or that failed by no fault of its own."""
+        images, digests = record["images"] or (), record.get("pixels_sha256") or ()
+        there = all((self.folder / image).is_file() for image in images)
+        hollow = any(
+            not digest and Path(image).suffix in PICTURES
+            for image, digest in zip(images, digests, strict=False)
+        )
+        lost = record.get("again") or (record["status"] == DONE and (hollow or not there))
+        return "lost" if lost else record["status"], record["workflow_hash"]
 
     def known(self) -> dict[str, tuple[str, str]]:
         """Rows of earlier starts: ``{id: ('done', 'failed' or 'lost', hash of its workflow)}``."""
@@ -111,18 +144,20 @@ class Store:
                 for number, picture in enumerate(outcome.pictures)
             ]
             record: dict[str, Any] = {
-                "id": task.id, "row": task.number, **columns,
-                "status": outcome.status, "error": outcome.error, "images": images,
+                "id": task.id, "row": task.number,
+                **{written(name): written(value) for name, value in columns.items()},
+                "status": outcome.status, "error": written(outcome.error), "images": images,
                 "pixels_sha256": [picture.digest for picture in outcome.pictures],
                 "seconds": round(outcome.seconds, 3), "worker": outcome.worker,
                 "finished": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
-                **{f"metric.{name}": value for name, value in outcome.metrics.items()},
+                **{written(f"metric.{n}"): written(v) for n, v in outcome.metrics.items()},
                 "shown": json.dumps(outcome.shown, default=str) if outcome.shown else None,
                 "workflow": json.dumps(task.graph) if task.graph else None,
-                "workflow_hash": digest,
+                "workflow_hash": digest, "again": outcome.again,
             }  # fmt: skip
             self._append(record)
         self._recent.append(record)
+        # to be drawn again at the next start, not at this one
         self._status[task.id] = outcome.status, digest
         if len(self._recent) >= PART_ROWS:
             self._new_part()
@@ -152,7 +187,8 @@ class Store:
             raise
 
     def _parts(self) -> list[Path]:
-        return sorted((self.folder / PARTS).glob("part-*.parquet"))
+        found = (self.folder / PARTS).glob("part-*.parquet")
+        return sorted(part for part in found if PART.fullmatch(part.name))
 
     def _new_part(self) -> None:
         """Move the journal's rows into a piece of the table."""
@@ -161,7 +197,7 @@ class Store:
         import pyarrow.parquet
 
         parts = self._parts()
-        number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 1
+        number = max((int(part.stem.split("-")[1]) for part in parts), default=0) + 1
         path = self.folder / PARTS / f"part-{number:06}.parquet"
         with self._space():
             part = path.with_suffix(".part")
@@ -185,15 +221,15 @@ class Store:
         last: dict[str, tuple[int, int]] = {}
         parts = self._parts()
         for index, part in enumerate(parts):
-            filled = _column(part, "workflow")
-            for place, row in enumerate(_read(part, ["id"])):
-                last[row["id"]] = (index, place)
-                if not filled[place] and row["id"] not in planned:
-                    last[row["id"]] = (-1, -1)
-        schema = unified([pyarrow.parquet.read_schema(part) for part in parts])
+            filled = read_part(part, ["id", "workflow"])
+            names = filled.column("id").to_pylist()
+            for place, there in enumerate(filled.column("workflow").is_valid().to_pylist()):
+                name = names[place]
+                last[name] = (index, place) if there or name in planned else (-1, -1)
+        schema = unified(parts, read_part)
         kept = []
         for index, part in enumerate(parts):
-            table = as_schema(pyarrow.parquet.read_table(part), schema)
+            table = as_schema(read_part(part), schema)
             names = table.column("id").to_pylist()
             mask = [last[name] == (index, place) for place, name in enumerate(names)]
             kept.append(table.filter(pyarrow.array(mask, pyarrow.bool_())))
@@ -230,95 +266,3 @@ class _Space:
             ) from None
         said = error.strerror or one_line(error)
         raise RunnerError(f"{self.folder} cannot be written to: {said}.") from None
-
-
-def _read(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet
-
-    try:
-        yield from pyarrow.parquet.read_table(path, columns=list(columns)).to_pylist()
-    except (pyarrow.ArrowInvalid, KeyError) as error:
-        raise RunnerError(
-            f"{path} is damaged ({one_line(error)}): remove it, and its rows are drawn again."
-        ) from None
-
-
-def _column(path: Path, name: str) -> list[bool]:
-    """Which rows have something in a column."""
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(path, columns=[name]).column(name).is_valid().to_pylist()
-
-
-def table_of(records: Sequence[Mapping[str, Any]]) -> Any:
-    """Records as an Arrow table: own columns first; a column of several types becomes text."""
-    import pyarrow
-
-    names = list(dict.fromkeys(name for record in records for name in record))
-    columns = {}
-    for name in names:
-        values = [record.get(name) for record in records]
-        try:
-            columns[name] = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-            columns[name] = pyarrow.array([_as_text(value) for value in values])
-    for name, kind in _own_types().items():
-        if name in columns:
-            columns[name] = columns[name].cast(kind)
-    return pyarrow.table(columns)
-
-
-def _own_types() -> dict[str, Any]:
-    """Types that a part must not guess from its own rows: a piece without an error has none."""
-    import pyarrow
-
-    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
-    return {
-        "error": text, "images": texts, "pixels_sha256": texts, "shown": text, "workflow": text,
-        "group": text, "seconds": pyarrow.float64(),
-    }  # fmt: skip
-
-
-def unified(schemas: Iterable[Any]) -> Any:
-    """One schema for all pieces: whole numbers widen to fractions, what else differs is text."""
-    import pyarrow
-
-    kinds: dict[str, Any] = {}
-    for schema in schemas:
-        for field in schema:
-            before = kinds.get(field.name)
-            if before is None or pyarrow.types.is_null(before):
-                kinds[field.name] = field.type
-            elif before != field.type and not pyarrow.types.is_null(field.type):
-                kinds[field.name] = _common(before, field.type)
-    return pyarrow.schema([pyarrow.field(name, kind) for name, kind in kinds.items()])
-
-
-def _common(one: Any, other: Any) -> Any:
-    import pyarrow
-
-    pair = pyarrow.schema([("x", one)]), pyarrow.schema([("x", other)])
-    try:
-        return pyarrow.unify_schemas(pair, promote_options="permissive").field("x").type
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-        return pyarrow.string()
-
-
-def as_schema(table: Any, schema: Any) -> Any:
-    """``table`` with the schema's columns, cast to their types."""
-    import pyarrow
-
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pyarrow.nulls(table.num_rows, field.type))
-        elif pyarrow.types.is_string(field.type):
-            values = table.column(field.name).to_pylist()
-            columns.append(pyarrow.array([_as_text(value) for value in values], field.type))
-        else:
-            columns.append(table.column(field.name).cast(field.type))
-    return pyarrow.table(dict(zip(schema.names, columns, strict=True)), schema=schema)
-
-
-def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, default=str)

@@ -1,147 +1,139 @@
-"""Tables of rows from CSV, JSON Lines or Parquet, cell by cell as plain values."""
+"""Tables of rows from CSV, JSON Lines, JSON or Parquet, cell by cell as plain values."""
 
 from __future__ import annotations
 
-import csv
-import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from ..balancer.foreign_json import parse_json
+from .cells import (
+    LARGEST_CELL,
+    LARGEST_TABLE,
+    Table,
+    TableRow,
+    row_of,
+    table_from,
+    table_of,
+)
+from .csv_table import read_csv
 from .errors import RunnerError, one_line
+from .parquet_table import read_parquet
 
-LARGEST_CELL = 1 << 26
-"""Characters; a layout with painted masks is far beyond the csv module's own limit."""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row: its place in the table (from 1), its cells, or what is wrong with it."""
-
-    number: int
-    values: dict[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Column names in order, and all rows, broken ones among them."""
-
-    columns: list[str]
-    rows: list[TableRow]
+__all__ = ["Table", "TableRow", "broken_json", "read_table", "table_of"]
+HEAD = 4
+"""Bytes that tell UTF-8 from UTF-16."""
+SEPARATED = (".csv", ".tsv", ".tab", ".txt")
 
 
 def read_table(path: Path) -> Table:
-    """Read ``path`` by its suffix: .csv, .jsonl (or .ndjson), .parquet.
+    """Read ``path`` by its suffix: .csv (.tsv, .tab, .txt), .jsonl (.ndjson), .json, .parquet.
 
     A row that cannot be read is kept with its ``problem``. Raises ``RunnerError`` for a file that
-    cannot be read at all.
+    cannot be read at all, or is too large (see ``cells.py``).
     """
-    kinds = {".csv": _csv, ".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}
+    kinds: dict[str, Any] = dict.fromkeys(SEPARATED, _csv)
+    kinds |= {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json}
+    kinds[".parquet"] = read_parquet
     read = kinds.get(path.suffix.lower())
     if read is None:
         raise RunnerError(f"{path.name} is no table: give a .csv, .jsonl or .parquet file.")
     try:
+        size = path.stat().st_size
+        if size > LARGEST_TABLE:
+            raise RunnerError(
+                f"{path.name} has {size >> 20} MiB, and a table has up to {LARGEST_TABLE >> 20}:"
+                " split it into several tables."
+            )
         table = read(path)
     except OSError as error:
         said = error.strerror or one_line(error)
         raise RunnerError(f"The table {path} cannot be read: {said}.") from None
     except UnicodeDecodeError:
-        raise RunnerError(f"{path.name} is not UTF-8 text: save it as UTF-8.") from None
+        raise RunnerError(
+            f"{path.name} is not UTF-8 or UTF-16 text: save it as UTF-8 (in Excel: 'CSV UTF-8')."
+        ) from None
+    except RunnerError:
+        raise
+    except ValueError as error:  # a name that no file can have
+        raise RunnerError(f"The table {path} cannot be read: {one_line(error)}.") from None
     if not table.rows:
         raise RunnerError(f"{path.name} has no rows.")
     return table
 
 
-def table_of(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A table from dictionaries; columns in the order of their first appearance."""
-    found = [TableRow(number, _plain(row)) for number, row in enumerate(rows, 1)]
-    return Table(_columns(found), found)
-
-
-def _columns(rows: Iterable[TableRow]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.values))
+def _encoding(path: Path) -> str:
+    """UTF-8, or the UTF-16 that spreadsheets and shells write, by the file's first bytes."""
+    with path.open("rb") as file:
+        return json.detect_encoding(file.read(HEAD))
 
 
 def _csv(path: Path) -> Table:
-    csv.field_size_limit(LARGEST_CELL)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise RunnerError(f"{path.name} has two columns '{doubled[0]}': rename one.")
-        return Table(header, list(_csv_rows(reader, header)))
+    # a byte order mark, if there is one, belongs to no cell
+    encoding = _encoding(path)
+    return read_csv(path, "utf-8-sig" if encoding == "utf-8" else encoding)
 
 
-def _csv_rows(reader: Any, header: list[str]) -> Iterator[TableRow]:
-    number = 0
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            number += 1
-            yield TableRow(number, problem=f"line {reader.line_num} is no CSV ({error})")
-            continue
-        if not cells:
-            continue  # a blank line
-        number += 1
-        if len(cells) != len(header):
-            problem = f"line {reader.line_num} has {len(cells)} cells, the header {len(header)}"
-            yield TableRow(number, problem=problem)
-        else:
-            yield TableRow(number, dict(zip(header, cells, strict=True)))
+def broken_json(error: ValueError) -> str:
+    """What ``parse_json`` found, as the end of a sentence about a line or a file."""
+    said = str(error)
+    told = said.removeprefix("it is no JSON: ")
+    if told != said or said.startswith("it ends too early"):
+        return f"is no JSON: {told}"
+    return f"cannot be read: {said}"
+
+
+def _lines(file: IO[Any]) -> Iterator[Any]:
+    """Lines of a file; of one that is too long only so much that it shows."""
+    while line := file.readline(LARGEST_CELL + 2):
+        yield line
+        rest = line
+        while len(rest) > LARGEST_CELL and rest[-1:] not in ("\n", b"\n"):
+            rest = file.readline(LARGEST_CELL + 2)
 
 
 def _json_lines(path: Path) -> Table:
-    rows: list[TableRow] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for line_number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                problem = f"line {line_number} is no JSON ({error.msg}, column {error.colno})"
-                rows.append(TableRow(len(rows) + 1, problem=problem))
-                continue
-            if isinstance(value, dict):
-                rows.append(TableRow(len(rows) + 1, _plain(value)))
-            else:
-                problem = f"line {line_number} is no JSON object"
-                rows.append(TableRow(len(rows) + 1, problem=problem))
-    return Table(_columns(rows), rows)
+    encoding = _encoding(path)
+    # bytes, where that is possible: a line that is no UTF-8 is that line's fault alone
+    plain = encoding.startswith("utf-8")
+    with path.open("rb") if plain else path.open(encoding=encoding) as file:
+        return table_from(_json_rows(_lines(file)), path.name)
 
 
-def _parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
+def _json_rows(lines: Iterator[Any]) -> Iterator[TableRow]:
+    number = 0
+    for line_number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        number += 1
+        try:
+            value = parse_json(line, longest=LARGEST_CELL, finite=False)
+        except ValueError as error:
+            yield TableRow(number, problem=f"line {line_number} {broken_json(error)}")
+            continue
+        if isinstance(value, dict):
+            yield row_of(number, value)
+        else:
+            yield TableRow(number, problem=f"line {line_number} is no JSON object")
 
+
+def _json(path: Path) -> Table:
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise RunnerError(f"{path.name} is no Parquet file: {one_line(error)}.") from None
-    rows = [TableRow(n, _plain(values)) for n, values in enumerate(table.to_pylist(), 1)]
-    return Table(list(table.column_names), rows)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Cells as text, numbers, truth values or None; lists and objects as JSON text, which is how
-    ComfyUI's text inputs take them."""
-    return {str(name): _cell(value) for name, value in values.items()}
-
-
-def _cell(value: Any) -> Any:
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()  # a numpy number
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+        value = parse_json(path.read_bytes(), finite=False)
+    except ValueError as error:
+        raise RunnerError(
+            f"{path.name} {broken_json(error)}; give a list of objects, or one object a line in a"
+            " .jsonl file."
+        ) from None
+    if not isinstance(value, list):
+        raise RunnerError(
+            f"{path.name} is no table: give a list of objects, one a row, or a .csv, .jsonl or"
+            " .parquet file."
+        )
+    rows = (
+        row_of(number, one) if isinstance(one, dict)
+        else TableRow(number, problem=f"entry {number} is no object")
+        for number, one in enumerate(value, 1)
+    )  # fmt: skip
+    return table_from(rows, path.name)

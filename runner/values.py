@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import RowError
+from .errors import RowError, shown, tidy
 
 Spec = tuple[Any, dict[str, Any]]
 """Kind ('INT', 'STRING', ..., or the list of a choice's values) and options of an input."""
@@ -15,6 +16,11 @@ NUMBERS = {"INT", "FLOAT"}
 TYPED = {*NUMBERS, "STRING", "BOOLEAN", "COMBO"}
 TRUE, FALSE = {"true", "yes", "1", "on"}, {"false", "no", "0", "off"}
 SHOWN_CHOICES = 6
+EXACT = 2**53
+"""Beyond it, a number with a fraction does not tell neighbouring whole numbers apart."""
+ROUNDED = 1e11
+"""From here on a spreadsheet shows whole numbers as 1.23457E+14, and saves what it shows."""
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 
 
 def spec_of(info: Mapping[str, Any], kind: str, name: str) -> Spec | None:
@@ -33,18 +39,21 @@ def typed(spec: Spec) -> bool:
     return isinstance(spec[0], (list, tuple)) or spec[0] in TYPED
 
 
-def coerce(value: Any, spec: Spec | None, before: Any) -> Any:
+def coerce(value: Any, spec: Spec | None, before: Any, decimal_comma: bool = False) -> Any:
     """``value`` as the input takes it; ``before`` is what the workflow has there.
 
-    Text from a CSV file becomes the number or truth value that the input asks for. Raises
-    ``RowError`` if it cannot, or if the value is not in the input's range or choice.
+    Text from a CSV file becomes the number or truth value that the input asks for; with
+    ``decimal_comma``, '3,5' is three and a half. Raises ``RowError`` if it cannot, or if the value
+    is not in the input's range or choice.
     """
     kind, options = spec if spec is not None else (_kind_of(before), {})
     if isinstance(kind, (list, tuple)) or kind == "COMBO":
         choices = options.get("options") if kind == "COMBO" else list(kind)
         return _choice(value, choices, options)
     if kind in NUMBERS:
-        return _number(value, kind, options)
+        if decimal_comma and isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
+            value = value.replace(",", ".")
+        return _number(value, str(kind), options)
     if kind == "BOOLEAN":
         return _truth(value)
     if kind == "STRING":
@@ -71,26 +80,50 @@ def _number(value: Any, kind: str, options: Mapping[str, Any]) -> int | float:
         raise RowError(f"{_text(value)} is no number")
     try:
         number = _whole(value) if kind == "INT" else float(value)
+    except RowError:
+        raise
     except (TypeError, ValueError, OverflowError):
         wanted = "whole number" if kind == "INT" else "number"
-        raise RowError(f"{_shown(value)} is no {wanted}") from None
-    if not math.isfinite(number):
-        raise RowError(f"{_shown(value)} is no finite number")
-    low, high = options.get("min"), options.get("max")
+        raise RowError(f"{shown(value)} is no {wanted}") from None
+    if isinstance(number, float) and not math.isfinite(number):
+        raise RowError(f"{shown(value)} is no finite number")
+    low, high = limits(options)
     if (low is not None and number < low) or (high is not None and number > high):
         raise RowError(f"{number} is not in {low} to {high}")
     return number
 
 
+def limits(options: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """An input's smallest and largest value, None where its description has none."""
+    found = [options.get(name) for name in ("min", "max")]
+    low, high = (
+        one if isinstance(one, (int, float)) and not isinstance(one, bool) else None
+        for one in found
+    )
+    return low, high
+
+
 def _whole(value: Any) -> int:
-    """``value`` as an integer; 3.0 is one (a column with gaps is of floats), 3.5 is none."""
+    """``value`` as an integer; 3.0 is one (a column with gaps is of floats), 3.5 is none.
+
+    Raises ``RowError`` for a number that has lost its last digits on its way through a program
+    that keeps fractions only, or through what a spreadsheet shows: it was another one.
+    """
+    written = value
     if isinstance(value, str):
         try:
             return int(value.strip())
         except ValueError:
             value = float(value)
-    if isinstance(value, float) and not value.is_integer():
-        raise ValueError(value)
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(value)
+        shortened = isinstance(written, str) and "e" in written.lower() and abs(value) >= ROUNDED
+        if abs(value) > EXACT or shortened:
+            raise RowError(
+                f"{shown(written)} is a rounded number, whose last digits are lost: keep whole"
+                " numbers as whole numbers or as text"
+            )
     return int(value)
 
 
@@ -100,7 +133,7 @@ def _truth(value: Any) -> bool:
     said = _text(value).strip().lower()
     if said in TRUE | FALSE:
         return said in TRUE
-    raise RowError(f"{_shown(value)} is neither true nor false")
+    raise RowError(f"{shown(value)} is neither true nor false")
 
 
 def _choice(value: Any, choices: Any, options: Mapping[str, Any]) -> Any:
@@ -110,12 +143,8 @@ def _choice(value: Any, choices: Any, options: Mapping[str, Any]) -> Any:
     for choice in choices:
         if value == choice or _text(value) == _text(choice):
             return choice
-    shown = ", ".join(str(choice) for choice in choices[:SHOWN_CHOICES])
+    first = ", ".join(tidy(choice, 60) for choice in choices[:SHOWN_CHOICES])
     more = f" and {len(choices) - SHOWN_CHOICES} more" if len(choices) > SHOWN_CHOICES else ""
-    raise RowError(f"{_shown(value)} is not one of {shown or 'the choices, of which there are no'}"
+    raise RowError(f"{shown(value)} is not one of {first or 'the choices, of which there are no'}"
                    f"{more}")  # fmt: skip
 
-
-def _shown(value: Any) -> str:
-    said = str(value)
-    return f"'{said}'" if len(said) <= 60 else f"'{said[:57]}...'"

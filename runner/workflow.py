@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import json
@@ -11,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import RowError, RunnerError
+from ..balancer.foreign_json import LONGEST, parse_json
+from .errors import RowError, RunnerError, shown, tidy
 from .job import Graph
+from .seeds import Target, is_link, seed_inputs, source, title
+from .table import broken_json
 from .values import coerce, spec_of, typed
 
-SEEDS = ("seed", "noise_seed")
 PREFIX = "filename_prefix"
 # Types whose making reads or patches model weights: rows that agree in all inputs of the nodes
 # that give these need no loading between them.
@@ -28,17 +29,27 @@ MODEL_TYPES = {
 def read_workflow(path: Path) -> Graph:
     """The graph in ``path``, as ComfyUI's 'Export (API)' writes it. Raises ``RunnerError``."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > LONGEST:
+            raise RunnerError(
+                f"{path.name} is no workflow: it has {size >> 20} MiB; give the file that Export"
+                " (API) makes."
+            )
+        value = parse_json(path.read_bytes())
     except OSError as error:
         raise RunnerError(f"The workflow {path} cannot be read: {error.strerror}.") from None
+    except RunnerError:
+        raise
     except ValueError as error:
-        raise RunnerError(f"{path.name} is no JSON: {error}.") from None
+        raise RunnerError(
+            f"{path.name} {broken_json(error)}; give the file that Export (API) makes."
+        ) from None
     return checked_workflow(value, path.name)
 
 
 def checked_workflow(value: Any, name: str) -> Graph:
     """``value`` if it has the form of an API graph, with every link leading to a node of it."""
-    if isinstance(value, dict) and "nodes" in value and "links" in value:
+    if isinstance(value, dict) and isinstance(value.get("nodes"), list):
         raise RunnerError(
             f"{name} is a workflow as the page saves it: in ComfyUI choose Workflow > Export (API)"
             " and give that file."
@@ -47,36 +58,25 @@ def checked_workflow(value: Any, name: str) -> Graph:
         raise RunnerError(f"{name} is no workflow: give the file that Export (API) makes.")
     for key, node in value.items():
         whole = isinstance(node, dict) and isinstance(node.get("inputs"), dict)
-        if not whole or not isinstance(node.get("class_type"), str):
+        if not whole or not isinstance(node.get("class_type"), str) or not isinstance(key, str):
             raise RunnerError(
-                f"{name} is no API workflow: '{key}' has no class_type and inputs; give the file"
-                " that Export (API) makes."
+                f"{name} is no API workflow: {shown(key)} has no class_type and inputs; give the"
+                " file that Export (API) makes."
             )
         for slot, linked in node["inputs"].items():
             if is_link(linked) and str(linked[0]) not in value:
                 raise RunnerError(
-                    f"{name}: input '{slot}' of node {key} is linked to node {linked[0]}, which is"
-                    " not there; export the workflow again."
+                    f"{name}: input '{slot}' of node {key} is linked to node"
+                    f" {tidy(linked[0], 60)}, which is not there; export the workflow again."
                 )
+    try:
+        json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RunnerError(
+            f"{name} holds what JSON cannot write ({tidy(error, 100)}): give the file that Export"
+            " (API) makes."
+        ) from None
     return value
-
-
-def is_link(value: Any) -> bool:
-    """Is an input's value in an API graph a reference to another node's output?"""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
-
-
-def title(graph: Graph, node: str) -> str:
-    """The title that the page shows on a node."""
-    return str((graph[node].get("_meta") or {}).get("title") or graph[node]["class_type"])
-
-
-@dataclass(frozen=True)
-class Target:
-    """One input of one node."""
-
-    node: str
-    input: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def bind(
     for name in mapping:
         if name not in columns:
             near = _nearest(name, columns)
-            raise RunnerError(f"The table has no column '{name}', which --map names{near}.")
+            raise RunnerError(f"The table has no column {shown(name)}, which --map names{near}.")
     found: dict[str, tuple[Target, ...]] = {}
     labels: list[str] = []
     for column in columns:
@@ -180,30 +180,34 @@ def _input(graph: Graph, node: str, name: str, info: Mapping[str, Any], column: 
 
 
 def _bare(graph: Graph, column: str, info: Mapping[str, Any]) -> tuple[Target, ...]:
+    """The inputs that a name without a dot means; one that is linked stands where its link begins,
+    so that no row draws as all others do because its cell reached nothing."""
     if column == "seed":
         return seed_inputs(graph)
-    fits = [
-        Target(node, column)
-        for node, entry in graph.items()
-        if column in entry["inputs"] and not is_link(entry["inputs"][column])
-    ]
+    fits: dict[Target, None] = {}
+    for node, entry in graph.items():
+        target, value = Target(node, column), entry["inputs"].get(column)
+        if column not in entry["inputs"]:
+            continue
+        if not is_link(value):
+            fits[target] = None
+            continue
+        spec = spec_of(info, entry["class_type"], column)
+        if spec is not None and typed(spec):  # not a model or a picture, which no cell can give
+            fits[source(graph, target, column, _written)] = None
     if len(fits) > 1:
-        places = " or ".join(f"{target.node}.{column}" for target in fits[:3])
+        places = " or ".join(f"{target.node}.{target.input}" for target in list(fits)[:3])
+        first = next(iter(fits))
         raise RunnerError(
-            f"Column '{column}' fits {len(fits)} nodes: rename it to {places}, or use --map"
-            f" {column}={fits[0].node}.{column} (--map {column}= if it shall fill nothing)."
+            f"Column {shown(column)} fits {len(fits)} nodes: rename it to {places}, or use --map"
+            f" {column}={first.node}.{first.input} (--map {column}= if it shall fill nothing)."
         )
     return tuple(fits)
 
 
-def seed_inputs(graph: Graph) -> tuple[Target, ...]:
-    """Every seed that is not linked: a row has one seed, whatever draws from it."""
-    return tuple(
-        Target(node, name)
-        for node, entry in graph.items()
-        for name in SEEDS
-        if isinstance(entry["inputs"].get(name), int)
-    )
+def _written(value: Any) -> bool:
+    """Can an input's value be a cell?"""
+    return isinstance(value, (str, int, float))
 
 
 def _no_input_twice(graph: Graph, found: Mapping[str, tuple[Target, ...]]) -> None:
@@ -219,29 +223,46 @@ def _no_input_twice(graph: Graph, found: Mapping[str, tuple[Target, ...]]) -> No
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.5)
     if near:
-        return f"; the nearest is '{near[0]}'"
-    return f"; there are {', '.join(repr(one) for one in known[:12])}" if known else ""
+        return f"; the nearest is {shown(near[0])}"
+    return f"; there are {', '.join(shown(one) for one in known[:12])}" if known else ""
 
 
 def fill(
-    graph: Graph, binding: Binding, values: Mapping[str, Any], info: Mapping[str, Any]
+    graph: Graph,
+    binding: Binding,
+    values: Mapping[str, Any],
+    info: Mapping[str, Any],
+    decimal_comma: bool = False,
 ) -> Graph:
-    """A copy of ``graph`` with a row's cells in its inputs. Raises ``RowError`` for a cell that is
-    missing, of the wrong kind or out of its range."""
-    filled = copy.deepcopy(graph)
+    """``graph`` with a row's cells in its inputs; nodes that have none of them are shared with it.
+
+    Raises ``RowError`` for a cell that is missing, of the wrong kind or out of its range.
+    """
+    cells: dict[Target, Any] = {}
     for column, targets in binding.columns.items():
-        if values.get(column) is None:
-            raise RowError(f"column '{column}' has no value")
+        value = values.get(column)
+        if value is None:
+            raise RowError(f"column {shown(column)} has no value")
         for target in targets:
-            spec = spec_of(info, graph[target.node]["class_type"], target.input)
+            entry = graph[target.node]
+            spec = spec_of(info, entry["class_type"], target.input)
+            before = entry["inputs"].get(target.input)
             try:
-                value = coerce(values[column], spec, graph[target.node]["inputs"].get(target.input))
+                cells[target] = coerce(value, spec, before, decimal_comma)
             except RowError as error:
-                raise RowError(f"column '{column}': {error}") from None
-            filled[target.node]["inputs"][target.input] = value
-    return filled
+                raise RowError(f"column {shown(column)}: {error}") from None
+    return changed(graph, cells)
+
+
+def changed(graph: Graph, values: Mapping[Target, Any]) -> Graph:
+    """``graph`` with other values in some inputs; only the nodes that have them are copied."""
+    made = dict(graph)
+    for target, value in values.items():
+        node = made[target.node]
+        made[target.node] = {**node, "inputs": {**node["inputs"], target.input: value}}
+    return made
 
 
 def graph_hash(graph: Graph) -> str:
@@ -258,13 +279,13 @@ def with_prefix(graph: Graph, name: str, info: Mapping[str, Any]) -> Graph:
     Two servers may share a folder, and ComfyUI counts a folder's files for each that it adds: one
     prefix for all rows would overwrite pictures in the first case and crawl in every.
     """
-    named = copy.deepcopy(graph)
+    named: dict[Target, str] = {}
     shard = hashlib.sha256(name.encode()).hexdigest()[:2]
-    for node in named.values():
+    for key, node in graph.items():
         before = node["inputs"].get(PREFIX)
         if isinstance(before, str) and info.get(node["class_type"], {}).get("output_node"):
-            node["inputs"][PREFIX] = f"{before.rstrip('/') or 'ComfyUI'}/{shard}/{name}"
-    return named
+            named[Target(key, PREFIX)] = f"{before.rstrip('/') or 'ComfyUI'}/{shard}/{name}"
+    return changed(graph, named)
 
 
 def model_key(graph: Graph, info: Mapping[str, Any]) -> str:

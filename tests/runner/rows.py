@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from realcompo.runner.host import pixel_hash
+from realcompo.runner.pictures import pixel_hash
 from realcompo.runner.job import DONE, FAILED, Outcome, Picture, Task
 
 ROOT = Path(__file__).resolve().parents[2]
