@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import OutOfSpace, RowError, RunnerError, full_disk, one_line
-from .host import as_picture, files_of
+from ..balancer.foreign_json import parse_json
+from .answers import (
+    ANSWER_SECONDS,
+    DEEPEST,
+    LARGEST_MESSAGE,
+    NAME,
+    Lost,
+    Odd,
+    body,
+    check,
+    entry_of,
+    get_file,
+    get_json,
+    info_of,
+    message_of,
+    queued_rows,
+    why,
+)
+from .errors import OutOfSpace, RowError, RunnerError, full_disk, one_line, shown
+from .host import check_size, files_of
 from .job import DONE, FAILED, Outcome, Picture, Shelf, Task
 from .messages import failed_node, refusal
 from .metrics import load_metric, measure
+from .pictures import as_picture
 
 if TYPE_CHECKING:
     import aiohttp
 
+_Answer = TypeVar("_Answer")
+
 DEPTH = 2
 """Rows that a server has at a time: one that it draws, one that it goes on with at once while the
 first one's pictures are fetched."""
-ANSWER_SECONDS = 60.0
 LOOK_SECONDS = 10.0
 """A row of which no message came for so long is looked up in the server's history."""
 RETRY_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 0.5
+MOST_ASKED = 3
+"""So often one answer is asked for that is not as a ComfyUI's: a server may be short of breath."""
 PATIENCE_SECONDS = 120.0
 """The run ends when no server has answered for so long."""
-
-
-class _Lost(Exception):
-    """The server does not answer any more, or does not know of the row."""
 
 
 class Servers:
@@ -65,7 +83,7 @@ class Servers:
         """What every server has: classes that one lacks are left out, of choices those that all
         offer stay. Raises ``RunnerError`` if one does not answer."""
         names = set(names)
-        infos = asyncio.run(self._infos())
+        infos = asyncio.run(self._infos(names))
         shared = {name: infos[0][name] for name in names if all(name in info for info in infos)}
         for name, entry in shared.items():
             for section in ("required", "optional"):
@@ -75,22 +93,27 @@ class Servers:
                         spec[0] = [one for one in spec[0] if all(one in some for some in offers)]
         return shared
 
-    async def _infos(self) -> list[dict[str, Any]]:
+    async def _infos(self, names: set[str]) -> list[dict[str, Any]]:
         import aiohttp
 
-        async with aiohttp.ClientSession(trust_env=False) as session:
-            asked = [_json(session, f"{url}/object_info") for url in self.urls]
+        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        async with aiohttp.ClientSession(trust_env=False, timeout=limit) as session:
+            asked = [get_json(session, f"{url}/object_info") for url in self.urls]
             answers = await asyncio.gather(*asked, return_exceptions=True)
         infos: list[dict[str, Any]] = []
         for url, answer in zip(self.urls, answers, strict=True):
+            if isinstance(answer, Odd):
+                raise RunnerError(
+                    f"What answers at {url} is no ComfyUI (it {answer}): check the address."
+                )
             if isinstance(answer, BaseException):
                 raise RunnerError(
-                    f"The server {url} does not answer ({_why(answer)}): start ComfyUI there, or"
+                    f"The server {url} does not answer ({why(answer)}): start ComfyUI there, or"
                     " check the address."
                 )
             if not isinstance(answer, dict) or "KSampler" not in answer:
                 raise RunnerError(f"What answers at {url} is no ComfyUI: check the address.")
-            infos.append(answer)
+            infos.append(info_of(answer, names))
         return infos
 
     def results(self, tasks: Sequence[Task], stop: threading.Event) -> Iterator[Outcome]:
@@ -137,7 +160,7 @@ class Servers:
             outcome.metrics = measure(self._metrics, outcome.pictures, row)
             outcome.status = DONE
         except RowError as error:
-            outcome.error = one_line(error)
+            outcome.error, outcome.again = one_line(error), error.again
         return outcome
 
 
@@ -152,6 +175,7 @@ class _Round:
         for _ in tasks:
             self.waiting.put_nowait(None)
         self.last_answer = time.monotonic()
+        self.last_words = ""
 
     async def run(self) -> None:
         """Until every task has its outcome. Raises ``RunnerError`` if no server is left."""
@@ -177,9 +201,10 @@ class _Round:
                 self.last_answer = time.monotonic()
             elif time.monotonic() - self.last_answer > self.servers.patience:
                 names = " and ".join(self.servers.urls)
+                said = f"; the last one: {self.last_words}" if self.last_words else ""
                 raise RunnerError(
-                    f"No server has answered for {self.servers.patience:.0f} s ({names}): start"
-                    " one, then run the same command again; what is finished stays."
+                    f"No server has answered for {self.servers.patience:.0f} s ({names}{said}):"
+                    " start one, then run the same command again; what is finished stays."
                 )
 
     def tell(self, outcome: Outcome) -> None:
@@ -217,14 +242,15 @@ class _Line:
             while True:
                 try:
                     await self._serve(session)
-                except (aiohttp.ClientError, asyncio.TimeoutError, OSError, _Lost):
+                except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Lost) as error:
+                    self.round.last_words = why(error)
                     self.round.shelf.leave(self.url)
                 self.up = False
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _serve(self, session: aiohttp.ClientSession) -> None:
         address = f"{self.url}/ws?clientId={self.client}"
-        async with session.ws_connect(address, max_msg_size=0) as channel:
+        async with session.ws_connect(address, max_msg_size=LARGEST_MESSAGE) as channel:
             self.up = True
             jobs = [asyncio.create_task(self._listen(channel))]
             jobs += [asyncio.create_task(self._fetch(session)) for _ in range(DEPTH)]
@@ -243,9 +269,10 @@ class _Line:
         async for frame in channel:
             if frame.type != aiohttp.WSMsgType.TEXT:
                 continue  # binary frames are previews
-            message = json.loads(frame.data)
-            kind, data = message.get("type"), message.get("data") or {}
-            prompt = data.get("prompt_id", "")
+            message = message_of(frame.data)
+            if message is None:
+                continue  # of no row; what was lost with it the history tells
+            kind, prompt, data = message
             end = self._ends.get(prompt)
             if kind == "execution_start" and end is not None:
                 self._starts[prompt] = time.monotonic()
@@ -253,8 +280,8 @@ class _Line:
             over = kind == "executing" and data.get("node") is None
             ends = ("execution_success", "execution_error", "execution_interrupted")
             if end is not None and not end.done() and (over or kind in ends):
-                end.set_result((str(kind), data))
-        raise _Lost("the server closed the connection")
+                end.set_result((kind, data))
+        raise Lost("the server closed the connection")
 
     async def _fetch(self, session: aiohttp.ClientSession) -> None:
         """Draw rows until the server is gone."""
@@ -273,9 +300,14 @@ class _Line:
             self._idle.clear()
             try:
                 self.round.tell(await self._draw(session, task))
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError, _Lost) as error:
-                self.round.put_back(task, _why(error), self.url)
+            except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Lost) as error:
+                self.round.put_back(task, why(error), self.url)
                 raise
+            except RunnerError:
+                raise  # of the whole run
+            except Exception as error:  # nothing that one row brings is to end all others
+                said = f"{type(error).__name__}: {one_line(error)}"
+                self.round.tell(Outcome(task.id, FAILED, self.url, error=said))
             except asyncio.CancelledError:
                 # the other fetcher found the server dead, or the user has stopped the run
                 self.round.put_back(task, "the connection broke", self.url)
@@ -293,31 +325,39 @@ class _Line:
         end: asyncio.Future[tuple[str, dict[str, Any]]] = asyncio.get_running_loop().create_future()
         self._ends[prompt] = end
         try:
-            async with session.post(f"{self.url}/prompt", json=asked) as answer:
-                body = await answer.text()
-                told = _read(body)
+            async with session.post(
+                f"{self.url}/prompt", json=asked, allow_redirects=False
+            ) as answer:
+                said = await body(answer)
+                told = _read(said)
                 if answer.status == 400 or told.get("node_errors"):
                     await self._withdraw(session, told.get("prompt_id"))
-                    error = told.get("error") or body
+                    error = told.get("error") or said[:2000].decode("utf-8", "replace")
                     raise RowError(refusal(error, told.get("node_errors")))
-                answer.raise_for_status()
-            if told.get("prompt_id", prompt) != prompt:  # hosts before 0.3.45 choose it themselves
-                prompt = str(told["prompt_id"])
+                check(answer)
+            named = told.get("prompt_id")
+            if not isinstance(named, str) or not NAME.fullmatch(named):
+                raise Odd("takes the row and gives it no name")
+            if named != prompt:  # hosts before 0.3.45 choose it themselves
+                prompt = named
                 self._ends[prompt] = end
-            entry = await self._entry(session, prompt, end)
-            outcome.shown = entry.get("outputs") or {}
-            outcome.pictures = [
-                await self._picture(session, node, one) for node, one in files_of(outcome.shown)
-            ]
+            outcome.shown = await self._outputs(session, prompt, end)
+            size = 0
+            for node, one in files_of(outcome.shown):
+                outcome.pictures.append(await self._picture(session, node, one))
+                size = check_size(size + len(outcome.pictures[-1].data))
             outcome.seconds = time.monotonic() - self._starts.get(prompt, started)
             return await asyncio.to_thread(self.round.servers.finish, task, outcome)
-        except RowError as error:
+        except (RowError, Odd) as error:
+            if isinstance(error, Odd):
+                error = RowError(f"the server {error}", again=True)
             if full_disk(str(error)):
                 raise OutOfSpace(
                     f"The disk of the server {self.url} is full: free some space there, then run"
                     " the same command again; what is finished stays."
                 ) from None
-            outcome.error = str(error)
+            outcome.error, outcome.again = one_line(error), error.again
+            outcome.pictures = []
             outcome.seconds = time.monotonic() - self._starts.get(prompt, started)
             return outcome
         except asyncio.CancelledError:
@@ -328,77 +368,95 @@ class _Line:
             self._ends = {key: one for key, one in self._ends.items() if one is not end}
             self._starts.pop(prompt, None)
 
-    async def _entry(
+    async def _outputs(
         self,
         session: aiohttp.ClientSession,
         prompt: str,
         end: asyncio.Future[tuple[str, dict[str, Any]]],
     ) -> dict[str, Any]:
-        """The finished prompt's history entry. Raises ``RowError`` if it failed, ``_Lost`` if the
-        server does not know of it any more."""
+        """What the finished prompt's nodes showed. Raises ``RowError`` if it failed, ``Lost`` if
+        the server does not know of it any more."""
         misses = 0
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
                 kind, data = await asyncio.wait_for(asyncio.shield(end), LOOK_SECONDS)
                 if kind in ("execution_error", "execution_interrupted"):
                     raise RowError(failed_node(kind, data))
-            history = await _json(session, f"{self.url}/history/{prompt}")
-            if prompt in history:
-                return _succeeded(history[prompt])
+            outputs = await _patiently(lambda: self._history(session, prompt))
+            if outputs is not None:
+                return outputs
             if end.done():  # the entry is written just after the last message is sent
                 misses += 1
                 if misses > 200:
-                    raise _Lost("the server lost track of the row")
+                    raise Lost("the server lost track of the row")
                 await asyncio.sleep(0.02)
                 continue
-            queued = await _json(session, f"{self.url}/queue")
-            known = [one[1] for part in ("queue_running", "queue_pending") for one in queued[part]]
+            _, known = await _patiently(lambda: self._queued(session))
             if prompt not in known:
-                history = await _json(session, f"{self.url}/history/{prompt}")
-                if prompt not in history:
-                    raise _Lost("the server does not know of the row: its queue was cleared")
+                outputs = await _patiently(lambda: self._history(session, prompt))
+                if outputs is None:
+                    raise Lost("the server does not know of the row: its queue was cleared")
+                return outputs
+
+    async def _history(self, session: aiohttp.ClientSession, prompt: str) -> dict[str, Any] | None:
+        return entry_of(await get_json(session, f"{self.url}/history/{prompt}"), prompt)
+
+    async def _queued(self, session: aiohttp.ClientSession) -> tuple[set[str], set[str]]:
+        return queued_rows(await get_json(session, f"{self.url}/queue"))
 
     async def _picture(
         self, session: aiohttp.ClientSession, node: str, entry: Mapping[str, Any]
     ) -> Picture:
-        asked = {key: str(entry.get(key, "")) for key in ("filename", "subfolder", "type")}
-        async with session.get(f"{self.url}/view", params=asked) as answer:
-            if answer.status == 404:
-                raise RowError(f"node {node}: the server does not give out {entry['filename']}")
-            answer.raise_for_status()
-            data = await answer.read()
-        return await asyncio.to_thread(as_picture, node, dict(entry), data)
+        """A file of a row, asked for again where it does not come whole. Raises ``RowError``."""
+        asked = {key: entry.get(key) or "" for key in ("filename", "subfolder", "type")}
+        if not all(isinstance(one, str) for one in asked.values()) or not asked["filename"]:
+            raise RowError(f"node {node}: {shown(entry.get('filename'))} is no name of a file")
+        suffix = PurePosixPath(asked["filename"]).suffix.lower()
 
-    async def _withdraw(self, session: aiohttp.ClientSession, prompt: str | None) -> None:
+        async def whole() -> Picture:
+            data = await get_file(session, self.url, asked, suffix)
+            try:
+                return await asyncio.to_thread(as_picture, node, dict(entry), data)
+            except RowError as error:
+                if error.again:
+                    raise Odd(f"gave a file that cannot be used: {error}") from None
+                raise
+
+        return await _patiently(whole)
+
+    async def _withdraw(self, session: aiohttp.ClientSession, prompt: object) -> None:
         """Take a prompt out of the server's queue, and stop it if it runs; nobody else's."""
-        if not prompt:
+        if not isinstance(prompt, str) or not prompt:
             return
         async with session.post(f"{self.url}/queue", json={"delete": [prompt]}):
             pass
-        queued = await _json(session, f"{self.url}/queue")
-        if any(one[1] == prompt for one in queued["queue_running"]):
+        running, _ = await self._queued(session)
+        if prompt in running:
             async with session.post(f"{self.url}/interrupt", json={"prompt_id": prompt}):
                 pass
 
 
-def _succeeded(entry: dict[str, Any]) -> dict[str, Any]:
-    """A history entry, unless its messages tell of a failure."""
-    status = entry.get("status") or {}
-    for kind, data in status.get("messages") or []:
-        if kind in ("execution_error", "execution_interrupted"):
-            raise RowError(failed_node(kind, data))
-    return entry
+async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """What ``ask`` gives; an answer that is not as a ComfyUI's, or was cut off, is asked for
+    ``MOST_ASKED`` times. Raises ``Odd``, and whatever says that the server is away."""
+    import aiohttp
+
+    for left in reversed(range(MOST_ASKED)):
+        try:
+            return await ask()
+        except aiohttp.ClientPayloadError as error:
+            if not left:
+                raise Odd(f"breaks off its answer ({one_line(error)})") from None
+        except Odd:
+            if not left:
+                raise
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
+    raise AssertionError("unreachable")
 
 
-async def _json(session: aiohttp.ClientSession, url: str) -> Any:
-    async with session.get(url) as answer:
-        answer.raise_for_status()
-        return await answer.json()
-
-
-def _read(body: str) -> dict[str, Any]:
+def _read(said: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body)
+        value = parse_json(said, deepest=DEEPEST, finite=False)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
@@ -417,15 +475,7 @@ def _address(url: str) -> str:
         found = URL(url if "://" in url else f"http://{url}")
     except ValueError:
         found = URL("")
-    if found.scheme not in ("http", "https") or not found.host:
-        raise RunnerError(f"'{url}' is no address of a server: write http://host:8188.")
+    bare = not found.query_string and not found.fragment
+    if found.scheme not in ("http", "https") or not found.host or not bare:
+        raise RunnerError(f"{shown(url, 120)} is no address of a server: write http://host:8188.")
     return str(found).rstrip("/")
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, asyncio.TimeoutError):
-        return f"no answer within {ANSWER_SECONDS:.0f} s"
-    cause = getattr(error, "os_error", error)  # aiohttp's own text names the address once more
-    if isinstance(cause, OSError) and cause.errno:
-        return os.strerror(cause.errno)
-    return one_line(error) or type(error).__name__
