@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..balancer.foreign_json import parse_json
@@ -146,31 +146,6 @@ def entry_of(history: Any, prompt: str) -> dict[str, Any] | None:
     if not isinstance(outputs, dict):
         raise Odd("has a row without outputs in its history")
     return outputs
-
-
-def info_of(infos: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The descriptions of node classes, as far as they have the form of one.
-
-    A part that has not is left out: the host checks what is not checked here.
-    """
-    found = {}
-    for name in names:
-        entry = infos.get(name)
-        if not isinstance(entry, dict):
-            continue
-        sections = entry.get("input")
-        sections = sections if isinstance(sections, dict) else {}
-        inputs = {
-            section: {
-                key: list(spec) for key, spec in part.items()
-                if isinstance(spec, list) and spec and isinstance(spec[0], (str, list))
-            }
-            for section, part in sections.items() if isinstance(part, dict)
-        }  # fmt: skip
-        outputs = entry.get("output")
-        outputs = outputs if isinstance(outputs, list) else []
-        found[name] = {**entry, "input": inputs, "output": outputs}
-    return found
 
 
 def why(error: BaseException) -> str:

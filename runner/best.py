@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import RunnerError
+from .errors import RunnerError, one_line
 
 
 def best_of(
@@ -52,7 +52,10 @@ def read_results(results: Path | Iterable[Mapping[str, Any]]) -> list[Mapping[st
     file = results / "results.parquet" if results.is_dir() else results
     if not file.is_file():
         raise RunnerError(f"There is no results table {file}.")
-    return pyarrow.parquet.read_table(file).to_pylist()
+    try:
+        return pyarrow.parquet.read_table(file).to_pylist()
+    except Exception as error:  # of many kinds, by which byte is wrong
+        raise RunnerError(f"The results table {file} is damaged: {one_line(error)}.") from None
 
 
 def _pictures(row: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
@@ -65,5 +68,5 @@ def _pictures(row: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
     return [
         {**row, "image": image, "score": float(one)}
         for image, one in zip(images, scores, strict=False)
-        if one is not None and not math.isnan(one)
+        if isinstance(one, (int, float)) and not math.isnan(one)
     ]

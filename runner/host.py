@@ -29,6 +29,7 @@ from .messages import failure, refusal
 from .metrics import load_metric, measure
 from .pictures import LARGEST_FILE, LARGEST_ROW, MOST_FILES, as_picture
 from .pictures import pixel_hash as pixel_hash
+from .values import info_of
 
 CLEAN_UP_SECONDS = 10.0
 """How often unreachable objects are collected, which may hold models; as ComfyUI's server does."""
@@ -230,7 +231,8 @@ class GraphWorker:
 
     def describe(self, names: Iterable[str]) -> dict[str, Any]:
         """See ``Host.describe``; as plain values, as they come from a server."""
-        return plain(self._host.describe(names))
+        names = set(names)
+        return info_of(plain(self._host.describe(names)), names)
 
     def interrupt(self) -> None:
         """Make the row under way raise ``Stopped`` at its next step; from any thread."""

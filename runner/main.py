@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .cluster import Cluster, Place
-from .errors import RunnerError
+from .errors import RunnerError, shown
 from .host import log_to
 from .job import Backend
 from .local import InProcess
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     place = found.add_argument_group("where (default: in this process)")
     place.add_argument("--server", action="append", default=[], metavar="URL",
                        help="a running ComfyUI; may be repeated")  # fmt: skip
-    place.add_argument("--patience", type=float, default=PATIENCE_SECONDS, metavar="SECONDS",
+    place.add_argument("--patience", type=seconds, default=PATIENCE_SECONDS, metavar="SECONDS",
                        help="how long to wait when no server answers")  # fmt: skip
     place.add_argument("--ray", metavar="ADDRESS",
                        help="a Ray cluster: host:6379, auto, or local (started here)")  # fmt: skip
@@ -68,13 +68,21 @@ def positive(text: str) -> int:
     return number
 
 
+def seconds(text: str) -> float:
+    """A time on a command line, 0 or more."""
+    time = float(text)
+    if not 0 <= time < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no time")
+    return time
+
+
 def mapping_of(texts: list[str]) -> dict[str, list[str]]:
     """``--map`` arguments as ``bind`` takes them. Raises ``RunnerError``."""
     found: dict[str, list[str]] = {}
     for text in texts:
         column, sign, place = text.partition("=")
         if not sign or not column:
-            raise RunnerError(f"--map '{text}' is not written as COLUMN=NODE.INPUT.")
+            raise RunnerError(f"--map {shown(text)} is not written as COLUMN=NODE.INPUT.")
         targets = found.setdefault(column, [])
         if place:
             targets.append(place)
@@ -141,6 +149,9 @@ def report_check(summary: Summary) -> int:
 def main(argv: list[str]) -> int:
     """Run; returns the exit code, 2 for what concerns the whole run."""
     choice = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a terminal need not have a table's letters
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     handler = None
     try:
         with backend_of(choice) as backend, stopping(backend) as stop:

@@ -19,6 +19,7 @@ PICTURES = {
     ".png", ".apng", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff",
 }  # fmt: skip
 """Suffixes of files that must be whole pictures; others may be (.avif), or are videos, latents."""
+BEGINNINGS = ("\x89PNG", "\xff\xd8", "GIF8", "RIFF", "BM", "II*", "MM")
 LARGEST_PICTURE = 1 << 27
 """Pixels, 11585 x 11585; the decoded picture takes eight bytes for each while it is hashed."""
 LARGEST_FILE = 1 << 29
@@ -71,7 +72,10 @@ def pixel_hash(data: bytes, must: bool = False) -> str:
         raise
     except UnidentifiedImageError:
         if must:
-            said = f"is no picture: it begins with {shown(data[:16], 60)}"
+            begins = data[:16].decode("latin-1")
+            said = f"is no picture: it begins with {shown(begins)}"
+            if begins.startswith(BEGINNINGS):
+                said = "is a picture that is cut off at its beginning"
             raise RowError(said, again=True) from None
         return ""
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -25,7 +25,6 @@ from .answers import (
     entry_of,
     get_file,
     get_json,
-    info_of,
     message_of,
     queued_rows,
     why,
@@ -36,6 +35,7 @@ from .job import DONE, FAILED, Outcome, Picture, Shelf, Task
 from .messages import failed_node, refusal
 from .metrics import load_metric, measure
 from .pictures import as_picture
+from .values import info_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -48,6 +48,8 @@ first one's pictures are fetched."""
 LOOK_SECONDS = 10.0
 """A row of which no message came for so long is looked up in the server's history."""
 RETRY_SECONDS = 2.0
+RECORD_SECONDS = 5.0
+"""So long a server may take to write down a row that it has told of as done."""
 ASK_AGAIN_SECONDS = 0.5
 MOST_ASKED = 3
 """So often one answer is asked for that is not as a ComfyUI's: a server may be short of breath."""
@@ -101,18 +103,18 @@ class Servers:
             asked = [get_json(session, f"{url}/object_info") for url in self.urls]
             answers = await asyncio.gather(*asked, return_exceptions=True)
         infos: list[dict[str, Any]] = []
-        for url, answer in zip(self.urls, answers, strict=True):
+        for name, answer in zip(map(_named, self.urls), answers, strict=True):
             if isinstance(answer, Odd):
                 raise RunnerError(
-                    f"What answers at {url} is no ComfyUI (it {answer}): check the address."
+                    f"What answers at {name} is no ComfyUI (it {answer}): check the address."
                 )
             if isinstance(answer, BaseException):
                 raise RunnerError(
-                    f"The server {url} does not answer ({why(answer)}): start ComfyUI there, or"
+                    f"The server {name} does not answer ({why(answer)}): start ComfyUI there, or"
                     " check the address."
                 )
             if not isinstance(answer, dict) or "KSampler" not in answer:
-                raise RunnerError(f"What answers at {url} is no ComfyUI: check the address.")
+                raise RunnerError(f"What answers at {name} is no ComfyUI: check the address.")
             infos.append(info_of(answer, names))
         return infos
 
@@ -200,7 +202,7 @@ class _Round:
             if any(line.up for line in lines):
                 self.last_answer = time.monotonic()
             elif time.monotonic() - self.last_answer > self.servers.patience:
-                names = " and ".join(self.servers.urls)
+                names = " and ".join(map(_named, self.servers.urls))
                 said = f"; the last one: {self.last_words}" if self.last_words else ""
                 raise RunnerError(
                     f"No server has answered for {self.servers.patience:.0f} s ({names}{said}):"
@@ -212,14 +214,13 @@ class _Round:
         self.found.put(outcome)
         self.waiting.task_done()
 
-    def put_back(self, task: Task, why: str, worker: str) -> None:
-        """A task whose server died goes to whoever is free, or is given up."""
+    def put_back(self, task: Task, otherwise: Outcome) -> None:
+        """A task whose server died, or is odd, goes to whoever is free, or is given up."""
         if self.shelf.put_back(task):
             self.waiting.put_nowait(None)
             self.waiting.task_done()
         else:
-            said = f"the server died each time that it drew this row ({why})"
-            self.tell(Outcome(task.id, FAILED, worker, error=said))
+            self.tell(otherwise)
 
 
 class _Line:
@@ -227,6 +228,7 @@ class _Line:
 
     def __init__(self, round_: _Round, url: str) -> None:
         self.round, self.url, self.up = round_, url, False
+        self.name = _named(url)
         self.client = uuid.uuid4().hex
         self._rows = 0
         self._idle = asyncio.Event()
@@ -301,25 +303,37 @@ class _Line:
             try:
                 self.round.tell(await self._draw(session, task))
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Lost) as error:
-                self.round.put_back(task, why(error), self.url)
+                self.round.put_back(task, self._died(task, why(error)))
                 raise
+            except Odd as error:
+                failed = Outcome(task.id, FAILED, self.name, error=f"the server {error}")
+                failed.again = True
+                if len(self.round.servers.urls) == 1:
+                    self.round.tell(failed)
+                else:  # another server may do better; meanwhile this one waits
+                    self.round.put_back(task, failed)
+                    await asyncio.sleep(RETRY_SECONDS)
             except RunnerError:
                 raise  # of the whole run
             except Exception as error:  # nothing that one row brings is to end all others
                 said = f"{type(error).__name__}: {one_line(error)}"
-                self.round.tell(Outcome(task.id, FAILED, self.url, error=said))
+                self.round.tell(Outcome(task.id, FAILED, self.name, error=said))
             except asyncio.CancelledError:
                 # the other fetcher found the server dead, or the user has stopped the run
-                self.round.put_back(task, "the connection broke", self.url)
+                self.round.put_back(task, self._died(task, "the connection broke"))
                 raise
             finally:
                 self._rows -= 1
                 if not self._rows:
                     self._idle.set()
 
+    def _died(self, task: Task, how: str) -> Outcome:
+        said = f"the server died each time that it drew this row ({how})"
+        return Outcome(task.id, FAILED, self.name, error=said)
+
     async def _draw(self, session: aiohttp.ClientSession, task: Task) -> Outcome:
         started = time.monotonic()
-        outcome = Outcome(task.id, FAILED, self.url)
+        outcome = Outcome(task.id, FAILED, self.name)
         prompt = str(uuid.uuid4())  # newer hosts take a name in no other form
         asked = {"prompt": task.graph, "client_id": self.client, "prompt_id": prompt}
         end: asyncio.Future[tuple[str, dict[str, Any]]] = asyncio.get_running_loop().create_future()
@@ -348,12 +362,10 @@ class _Line:
                 size = check_size(size + len(outcome.pictures[-1].data))
             outcome.seconds = time.monotonic() - self._starts.get(prompt, started)
             return await asyncio.to_thread(self.round.servers.finish, task, outcome)
-        except (RowError, Odd) as error:
-            if isinstance(error, Odd):
-                error = RowError(f"the server {error}", again=True)
+        except RowError as error:
             if full_disk(str(error)):
                 raise OutOfSpace(
-                    f"The disk of the server {self.url} is full: free some space there, then run"
+                    f"The disk of the server {self.name} is full: free some space there, then run"
                     " the same command again; what is finished stays."
                 ) from None
             outcome.error, outcome.again = one_line(error), error.again
@@ -374,9 +386,9 @@ class _Line:
         prompt: str,
         end: asyncio.Future[tuple[str, dict[str, Any]]],
     ) -> dict[str, Any]:
-        """What the finished prompt's nodes showed. Raises ``RowError`` if it failed, ``Lost`` if
-        the server does not know of it any more."""
-        misses = 0
+        """What the finished prompt's nodes showed. Raises ``RowError`` if it failed, ``Lost`` or
+        ``Odd`` if the server does not know of it any more."""
+        until = 0.0
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
                 kind, data = await asyncio.wait_for(asyncio.shield(end), LOOK_SECONDS)
@@ -386,9 +398,9 @@ class _Line:
             if outputs is not None:
                 return outputs
             if end.done():  # the entry is written just after the last message is sent
-                misses += 1
-                if misses > 200:
-                    raise Lost("the server lost track of the row")
+                until = until or time.monotonic() + RECORD_SECONDS
+                if time.monotonic() > until:
+                    raise Odd("says that it has drawn the row, and has no record of it")
                 await asyncio.sleep(0.02)
                 continue
             _, known = await _patiently(lambda: self._queued(session))
@@ -465,6 +477,13 @@ def _read(said: bytes) -> dict[str, Any]:
 def _choices(info: Mapping[str, Any], name: str, section: str, key: str) -> Sequence[Any]:
     spec = (info[name]["input"].get(section) or {}).get(key)
     return spec[0] if spec and isinstance(spec[0], list) else []
+
+
+def _named(url: str) -> str:
+    """An address as it may be shown and kept: without the user and password in it."""
+    from yarl import URL
+
+    return str(URL(url).with_user(None)).rstrip("/")
 
 
 def _address(url: str) -> str:

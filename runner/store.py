@@ -18,17 +18,18 @@ from typing import Any
 
 from .columns import as_schema, table_of, unified, written
 from .errors import OutOfSpace, RunnerError, full_disk, one_line
-from .job import DONE, Outcome, Task
+from .job import DONE, FAILED, Outcome, Task
 from .pictures import PICTURES
-from .records import OLD, read_part, read_record
+from .records import LONGEST_LINE, OLD, read_part, read_record
 
 JOURNAL, PARTS, IMAGES, RESULTS = "journal.jsonl", "parts", "images", "results.parquet"
 PART_ROWS = 500
 """Rows per piece of the table: at most so many are in the journal."""
 PART = re.compile(r"part-(\d{6,9})\.parquet")
-LARGEST_LINE = 1 << 28
-"""Bytes of a line of the journal; a longer one is none of ours."""
+LARGEST_SHOWN = 1 << 24
+"""Characters of what a row's nodes showed; more is left out of the results."""
 SORTED_ROWS = 100_000
+TOO_LONG = f"its cells and workflow take more than {LONGEST_LINE >> 20} MiB: use smaller cells"
 COLUMNS = (
     "id", "row", "group", "repeat", "status", "error", "images", "pixels_sha256", "seconds",
     "worker", "finished", "shown", "workflow", "workflow_hash", "again",
@@ -97,9 +98,9 @@ class Store:
         whole, broken = 0, []
         with path.open("rb") as file:
             number = 0
-            while line := file.readline(LARGEST_LINE):
+            while line := file.readline(LONGEST_LINE):
                 number += 1
-                if not line.endswith(b"\n") and len(line) < LARGEST_LINE:
+                if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
                     break
                 whole += len(line)
                 try:
@@ -151,14 +152,18 @@ class Store:
                 "seconds": round(outcome.seconds, 3), "worker": outcome.worker,
                 "finished": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
                 **{written(f"metric.{n}"): written(v) for n, v in outcome.metrics.items()},
-                "shown": json.dumps(outcome.shown, default=str) if outcome.shown else None,
+                "shown": _shown(outcome.shown),
                 "workflow": json.dumps(task.graph) if task.graph else None,
                 "workflow_hash": digest, "again": outcome.again,
             }  # fmt: skip
-            self._append(record)
+            if not self._append(record):
+                record |= {"status": FAILED, "workflow": None, "shown": None, "images": [],
+                           "pixels_sha256": [], "again": False, "error": TOO_LONG}  # fmt: skip
+                record = {name: value for name, value in record.items() if name in COLUMNS}
+                self._append(record)
         self._recent.append(record)
         # to be drawn again at the next start, not at this one
-        self._status[task.id] = outcome.status, digest
+        self._status[task.id] = record["status"], digest
         if len(self._recent) >= PART_ROWS:
             self._new_part()
 
@@ -173,10 +178,14 @@ class Store:
         os.replace(part, path)
         return f"{IMAGES}/{name}"
 
-    def _append(self, record: Mapping[str, Any]) -> None:
+    def _append(self, record: Mapping[str, Any]) -> bool:
+        """Add a line to the journal; False if it would be longer than one is read."""
+        line = json.dumps(record).encode() + b"\n"
+        if len(line) > LONGEST_LINE:
+            return False
         start = self._journal.tell()
         try:
-            self._journal.write(json.dumps(record).encode() + b"\n")
+            self._journal.write(line)
             self._journal.flush()
             os.fsync(self._journal.fileno())
         except OSError:
@@ -185,6 +194,7 @@ class Store:
             self._journal = (self.folder / JOURNAL).open("ab")
             self._journal.truncate(start)
             raise
+        return True
 
     def _parts(self) -> list[Path]:
         found = (self.folder / PARTS).glob("part-*.parquet")
@@ -245,6 +255,13 @@ class Store:
                     writer.write_table(table, row_group_size=PART_ROWS)
             os.replace(temporary, path)
         return path
+
+
+def _shown(shown: Mapping[str, Any]) -> str | None:
+    text = json.dumps(shown, default=str) if shown else None
+    if text is not None and len(text) > LARGEST_SHOWN:
+        return json.dumps({"left out": f"{len(text)} characters"})
+    return text
 
 
 class _Space:

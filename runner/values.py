@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import RowError, shown, tidy
@@ -21,6 +21,31 @@ EXACT = 2**53
 ROUNDED = 1e11
 """From here on a spreadsheet shows whole numbers as 1.23457E+14, and saves what it shows."""
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
+
+
+def info_of(infos: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The descriptions of node classes, as far as they have the form of one.
+
+    A part that has not is left out: the host checks what is not checked here.
+    """
+    found = {}
+    for name in names:
+        entry = infos.get(name)
+        if not isinstance(entry, dict):
+            continue
+        sections = entry.get("input")
+        sections = sections if isinstance(sections, dict) else {}
+        inputs = {
+            section: {
+                key: list(spec) for key, spec in part.items()
+                if isinstance(spec, list) and spec and isinstance(spec[0], (str, list))
+            }
+            for section, part in sections.items() if isinstance(part, dict)
+        }  # fmt: skip
+        outputs = entry.get("output")
+        outputs = outputs if isinstance(outputs, list) else []
+        found[name] = {**entry, "input": inputs, "output": outputs}
+    return found
 
 
 def spec_of(info: Mapping[str, Any], kind: str, name: str) -> Spec | None:

@@ -9,11 +9,15 @@ import asyncio
 import contextlib
 import threading
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from .rows import INFO, picture
+
+Odd = Callable[[web.Request], "web.StreamResponse | None | Awaitable[web.StreamResponse]"]
+"""What a server answers in place of its own answer; None for its own."""
 
 
 class FakeComfyUI:
@@ -29,6 +33,12 @@ class FakeComfyUI:
         self.refuse: set[int] = set()
         self.half: set[int] = set()
         self.deaf: set[int] = set()
+        self.odd: dict[str, Odd] = {}
+        """Instead of its own answers: by 'view', 'history', 'queue', 'prompt', 'object_info'."""
+        self.chatter: list[str | bytes] = []
+        """Frames sent on the websocket before each message."""
+        self.outputs: dict[int, Any] = {}
+        """What a seed's nodes show, instead of its one picture."""
         self.withdrawn: list[str] = []
         self.interrupted: list[str] = []
         self._history: dict[str, Any] = {}
@@ -64,7 +74,7 @@ class FakeComfyUI:
 
     async def _serve(self) -> None:
         self._end = asyncio.Event()
-        app = web.Application()
+        app = web.Application(middlewares=[self._oddly])
         app.add_routes([
             web.get("/ws", self._ws), web.get("/object_info", self._object_info),
             web.post("/prompt", self._prompt), web.get("/history/{name}", self._entry),
@@ -84,6 +94,14 @@ class FakeComfyUI:
             if (transport := socket._req and socket._req.transport) is not None:
                 transport.abort()
         await runner.cleanup()
+
+    @web.middleware
+    async def _oddly(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        odd = self.odd.get(request.path.split("/")[1])
+        answer = odd(request) if odd is not None else None
+        if isinstance(answer, Awaitable) and not isinstance(answer, web.StreamResponse):
+            answer = await answer
+        return answer if answer is not None else await handler(request)
 
     async def _ws(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -138,7 +156,7 @@ class FakeComfyUI:
             else:
                 kind = "execution_success"
                 entry = {"filename": f"{seed}.png", "subfolder": "", "type": "output"}
-                shown = {"9": {"images": [entry]}}
+                shown = self.outputs.get(seed, {"9": {"images": [entry]}})
             status = {"messages": [[kind, data]]}
             self._history[name] = {"outputs": shown, "status": status}
             self._running.remove(name)
@@ -147,6 +165,9 @@ class FakeComfyUI:
 
     async def _tell(self, client: str, kind: str, data: dict[str, Any]) -> None:
         with contextlib.suppress(ConnectionError):
+            for frame in self.chatter:
+                sent = self._sockets[client]
+                await (sent.send_str(frame) if isinstance(frame, str) else sent.send_bytes(frame))
             await self._sockets[client].send_json({"type": kind, "data": data})
 
     async def _entry(self, request: web.Request) -> web.Response:

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from realcompo.runner.pictures import pixel_hash
 from realcompo.runner.job import DONE, FAILED, Outcome, Picture, Task
+from realcompo.runner.pictures import pixel_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 
