@@ -68,7 +68,8 @@ def tidy(text: object, longest: int, middle: bool = False) -> str:
 
 def one_line(text: object) -> str:
     """An error's text without line breaks and a closing full stop, printable, and cut."""
-    return tidy(text, LONGEST_SAID).rstrip(".")
+    said = tidy(text, LONGEST_SAID)
+    return said if len(said) == LONGEST_SAID else said.rstrip(".")
 
 
 def shown(value: object, longest: int = 60) -> str:
