@@ -28,6 +28,8 @@ from realcompo.runner.job import Task  # noqa: E402
 from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
 
+from .odd_pictures import bomb, talkative  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[InProcess]:
@@ -251,3 +253,50 @@ def test_the_executor_is_the_one_that_the_hosts_server_makes(
     (tmp_path / "main.py").write_text("def prompt_worker(queue, server):\n    return queue.get()\n")
     with pytest.raises(RunnerError, match="makes its executor in a way that is not known here"):
         host_executor(tmp_path, execution, Silent())
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        ("bomb", "x.png", "pixels, and up to 134217728 in all are read"),
+        ("text", "x.png", "is a broken picture"),
+        (b"", "x.png", "is an empty file"),
+        (b"<html>", "x.png", "is no picture: it begins with '<html>'"),
+        (b"\x89PNG\r\n\x1a\n", "x.png", "cut off"),
+        (b"", "x.latent", "is an empty file"),
+        (b"x", "../../../x.png", "not below the output folder"),
+        (b"x", None, "as the name of a file"),
+        (b"x", "gone.png", "No such file"),
+    ],
+)
+def test_a_picture_that_is_none_fails_its_row_and_not_the_run(
+    data: bytes | str, name: Any, words: str, local: InProcess, demo: dict[str, Any],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    host, base = local.worker._host, local.worker._base
+    content = {"bomb": bomb, "text": talkative}[data]() if isinstance(data, str) else data
+
+    def shows(graph: Any, row: str) -> dict[str, Any]:
+        (base / "output").mkdir(exist_ok=True)
+        if name != "gone.png" and isinstance(name, str):
+            (base / "output" / Path(name).name).write_bytes(content)
+        return {"9": {"images": [{"filename": name, "type": "output"}], ("a", 1): [object()]}}
+
+    monkeypatch.setattr(host, "run", shows)
+    rows = [{f"{SAMPLER}.seed": seed} for seed in range(2)]
+    summary = run(rows, demo, local, tmp_path, progress=False)
+    assert (summary.done, summary.failed) == (0, 2)
+    for row in table(tmp_path).values():
+        assert words in row["error"] and row["images"] == [] and row["error"].isprintable()
+
+
+def test_whatever_a_node_raises_fails_its_row(
+    local: InProcess, demo: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(graph: Any, row: str) -> None:
+        raise RecursionError("\ud800\0" * 2000)
+
+    monkeypatch.setattr(local.worker._host, "run", fails)
+    assert run([{f"{SAMPLER}.seed": 1}], demo, local, tmp_path, progress=False).failed == 1
+    (row,) = table(tmp_path).values()
+    assert row["error"].startswith("RecursionError: ") and len(row["error"]) <= 500

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
@@ -25,19 +25,12 @@ from realcompo.runner.run import Summary, run  # noqa: E402
 from realcompo.runner.servers import Servers  # noqa: E402
 
 from .fake_comfyui import FakeComfyUI  # noqa: E402
+from .odd_pictures import bomb, noise, talkative  # noqa: E402
 from .rows import graph, picture  # noqa: E402
 
 ROWS = [{"seed": seed} for seed in range(4)]
 WHOLE = picture(2)[0].data
-
-
-def _noise() -> bytes:
-    buffer = io.BytesIO()
-    Image.frombytes("RGB", (16, 16), random.Random(1).randbytes(768)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-NOISE = _noise()
+NOISE = noise()
 
 
 @pytest.fixture(autouse=True)
@@ -58,22 +51,6 @@ def table(out: Path) -> dict[int, dict[str, Any]]:
     rows = parquet.read_table(out / "results.parquet").to_pylist()
     assert len({row["id"] for row in rows}) == len(rows)
     return {row["seed"]: row for row in rows}
-
-
-def bomb() -> bytes:
-    """A PNG of 15000 x 15000 pixels, 28 kB."""
-    buffer = io.BytesIO()
-    Image.new("1", (15000, 15000)).save(buffer, "PNG", optimize=False)
-    return buffer.getvalue()
-
-
-def talkative() -> bytes:
-    """A PNG with 50 MB of text, packed."""
-    about = PngImagePlugin.PngInfo()
-    about.add_text("parameters", "x" * 50_000_000, zip=True)
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, "PNG", pnginfo=about)
-    return buffer.getvalue()
 
 
 PAGE = b"<html><body>Please log in</body></html>"
