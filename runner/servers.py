@@ -30,11 +30,11 @@ from .answers import (
     why,
 )
 from .errors import OutOfSpace, RowError, RunnerError, full_disk, one_line, shown
-from .host import check_size, files_of
 from .job import DONE, FAILED, Outcome, Picture, Shelf, Task
 from .messages import failed_node, refusal
 from .metrics import load_metric, measure
 from .pictures import as_picture
+from .shown import check_size, files_of
 from .values import info_of
 
 if TYPE_CHECKING:

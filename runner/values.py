@@ -18,6 +18,8 @@ TRUE, FALSE = {"true", "yes", "1", "on"}, {"false", "no", "0", "off"}
 SHOWN_CHOICES = 6
 EXACT = 2**53
 """Beyond it, a number with a fraction does not tell neighbouring whole numbers apart."""
+LONGEST_NUMBER = 400
+"""Characters; the digits of a longer one take long to work out, and no input goes so far."""
 ROUNDED = 1e11
 """From here on a spreadsheet shows whole numbers as 1.23457E+14, and saves what it shows."""
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
@@ -136,6 +138,8 @@ def _whole(value: Any) -> int:
     """
     written = value
     if isinstance(value, str):
+        if len(value) > LONGEST_NUMBER:
+            raise ValueError(value[:40])
         try:
             return int(value.strip())
         except ValueError:
