@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..balancer.foreign_json import parse_json
 from .errors import RowError, one_line, shown
@@ -75,6 +76,24 @@ async def get_json(session: aiohttp.ClientSession, url: str) -> Any:
         )
     except ValueError as error:
         raise Odd(f"gives an answer that {broken_json(error)}") from None
+
+
+async def get_info(session: aiohttp.ClientSession, url: str, names: Iterable[str]) -> Any:
+    """The descriptions of a server's node classes, of all or, where another pack's cannot be read
+    (a limit of 30 digits), of ``names`` alone. Raises as ``get_json``."""
+    try:
+        return await get_json(session, f"{url}/object_info")
+    except Odd:
+        found: dict[str, Any] = {}
+        for name in {*names, "KSampler"}:
+            try:
+                one = await get_json(session, f"{url}/object_info/{quote(name, safe='')}")
+            except Odd:
+                one = None
+            found |= one if isinstance(one, dict) else {}
+        if "KSampler" not in found:
+            raise
+        return found
 
 
 async def get_file(

@@ -24,6 +24,7 @@ from .answers import (
     check,
     entry_of,
     get_file,
+    get_info,
     get_json,
     message_of,
     queued_rows,
@@ -100,7 +101,7 @@ class Servers:
 
         limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         async with aiohttp.ClientSession(trust_env=False, timeout=limit) as session:
-            asked = [get_json(session, f"{url}/object_info") for url in self.urls]
+            asked = [get_info(session, url, names) for url in self.urls]
             answers = await asyncio.gather(*asked, return_exceptions=True)
         infos: list[dict[str, Any]] = []
         for name, answer in zip(map(_named, self.urls), answers, strict=True):
