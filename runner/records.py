@@ -16,6 +16,7 @@ LONGEST_LINE = 1 << 28
 OLD = ("id", "status", "images", "workflow_hash", "pixels_sha256", "again")
 """What a new start asks of a row; folders of earlier releases do not have the last."""
 LATER = {"again"}
+NEVER_EMPTY = {"id", "status", "workflow_hash"}
 
 _TEXT, _MAYBE = (str,), (str, type(None))
 KINDS: dict[str, tuple[type, ...]] = {
@@ -60,7 +61,14 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:
             if missing:
                 raise ValueError(f"it has no column '{missing[0]}'")
             wanted = [name for name in columns if name in there] if columns else None
-            return file.read(columns=wanted)
+            table = file.read(columns=wanted)
+        table.validate(full=True)
+        for name in NEVER_EMPTY.intersection(table.column_names):
+            if table.column(name).null_count or not pyarrow.types.is_string(
+                table.schema.field(name).type
+            ):
+                raise ValueError(f"it has rows without '{name}'")
+        return table
     except Exception as error:  # of many kinds, by which byte is wrong
         if isinstance(error, OSError) and error.errno is not None:
             raise

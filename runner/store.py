@@ -149,7 +149,7 @@ class Store:
                 **{written(name): written(value) for name, value in columns.items()},
                 "status": outcome.status, "error": written(outcome.error), "images": images,
                 "pixels_sha256": [picture.digest for picture in outcome.pictures],
-                "seconds": round(outcome.seconds, 3), "worker": outcome.worker,
+                "seconds": round(outcome.seconds, 3), "worker": written(outcome.worker),
                 "finished": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
                 **{written(f"metric.{n}"): written(v) for n, v in outcome.metrics.items()},
                 "shown": _shown(outcome.shown),
@@ -236,17 +236,23 @@ class Store:
             for place, there in enumerate(filled.column("workflow").is_valid().to_pylist()):
                 name = names[place]
                 last[name] = (index, place) if there or name in planned else (-1, -1)
-        schema = unified(parts, read_part)
-        kept = []
-        for index, part in enumerate(parts):
-            table = as_schema(read_part(part), schema)
-            names = table.column("id").to_pylist()
-            mask = [last[name] == (index, place) for place, name in enumerate(names)]
-            kept.append(table.filter(pyarrow.array(mask, pyarrow.bool_())))
-        # workflows are most of a table: beyond this they would not fit beside each other
-        if sum(table.num_rows for table in kept) <= SORTED_ROWS and kept:
-            kept = [pyarrow.concat_tables(kept).sort_by([("row", "ascending"),
-                                                         ("repeat", "ascending")])]  # fmt: skip
+        try:
+            schema = unified(parts, read_part)
+            kept = []
+            for index, part in enumerate(parts):
+                table = as_schema(read_part(part), schema)
+                names = table.column("id").to_pylist()
+                mask = [last[name] == (index, place) for place, name in enumerate(names)]
+                kept.append(table.filter(pyarrow.array(mask, pyarrow.bool_())))
+            # workflows are most of a table: beyond this they would not fit beside each other
+            if sum(table.num_rows for table in kept) <= SORTED_ROWS and kept:
+                kept = [pyarrow.concat_tables(kept).sort_by([("row", "ascending"),
+                                                             ("repeat", "ascending")])]  # fmt: skip
+        except pyarrow.ArrowException as error:
+            raise RunnerError(
+                f"The pieces in {self.folder / PARTS} do not fit together ({one_line(error)}): one"
+                " of them is damaged; remove it, and its rows are drawn again."
+            ) from None
         path = self.folder / RESULTS
         with self._space():
             temporary = path.with_suffix(".part")
