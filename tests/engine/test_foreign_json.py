@@ -57,7 +57,7 @@ def test_other_things_than_text(given_bytes: object, said: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_encodings_that_editors_write(encoding: str) -> None:
-    value = {"phrase": "ein Käfer 猫 🐶"}
+    value = {"phrase": "ein K\u00e4fer \u732b \U0001f436"}
     text = json.dumps(value, ensure_ascii=False)
     assert read_json(text.encode(encoding), "x", "the text") == value
 
