@@ -1,86 +1,181 @@
 """Which tokens of an encoded prompt a region's phrase stands for.
 
-Matching runs on token ids, not on text: the phrase goes through the same tokenizer as the prompt
-and is found as a contiguous run. Word pieces, upper and lower case, punctuation, weights such as
-``(red car:1.2)`` and the borders of 77-token chunks therefore need no rules of their own.
+The phrase goes through the same tokenizer as the prompt. First it is searched as a contiguous run
+of token ids; where that is not there, its words are searched in the text that the tokens spell
+(``words.py``), and the tokens are those that hold them. So a phrase that planners, rules or a
+suggestion take from the prompt is found whatever the tokenizer makes of its borders.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 from .errors import RealCompoError
 from .layout import Layout, Region
+from .letters import WORD, has_words
+from .spelling import NOWHERE
+from .weights import plain_text
+from .words import ARTICLES, FUNCTION_WORDS, Indexed, Runs, indexed, loose_spans
 
 CHUNK = 77
 """Positions of one CLIP chunk in the conditioning, start and end token included."""
 
-ARTICLES = frozenset({"a", "an", "the"})
+_SHOWN = 300
+"""Characters of a prompt in a message."""
+_SUGGESTIONS = 4
+"""Near wordings that are tried before none is proposed."""
 
-# Closed word classes only: their attention says nothing about one object's place. Counts ("two")
-# and adjectives stay, they belong to the object.
-FUNCTION_WORDS = ARTICLES | {
-    *("and", "or", "nor", "but", "of", "in", "on", "at", "to", "with", "without", "by", "for"),
-    *("from", "into", "onto", "near", "next", "beside", "besides", "between", "behind", "under"),
-    *("below", "beneath", "over", "above", "inside", "outside", "against", "along", "across"),
-    *("around", "through", "as", "than", "that", "which", "is", "are", "its", "his", "her"),
-    *("their",),
-}
+Span = tuple[int, int]
+"""First token and the one after the last, as indices into an encoded prompt."""
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
     """The real text tokens of a prompt, in order; start, end and padding tokens are left out.
 
-    ``ids`` are token ids (None for the vectors of a textual embedding, which match no phrase),
-    ``words`` the text of the word each token belongs to ('' if there is none) and ``positions``
-    the token's place in the conditioning, chunk * 77 + index. All three have the same length.
+    ``ids`` are token ids (None for the vectors of a textual embedding), ``words`` the text of the
+    word each token belongs to ('' if there is none) and ``positions`` the token's place in the
+    conditioning, chunk * 77 + index. All three have the same length.
+
+    ``text`` is what was encoded, without weights, and ``places`` the characters of it that each
+    token spells (start, end exclusive; ``spelling.NOWHERE`` if none). Without ``places`` the text
+    is put together from ``words``. ``missing`` are the names of textual embeddings that the text
+    asks for and the tokenizer does not have.
     """
 
     ids: tuple[int | None, ...]
     words: tuple[str, ...]
     positions: tuple[int, ...]
+    text: str = ""
+    places: tuple[tuple[int, int], ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.words) == len(self.positions):
             raise ValueError("ids, words and positions of an encoded prompt differ in length")
+        if self.places and len(self.places) != len(self.ids):
+            raise ValueError("places and ids of an encoded prompt differ in length")
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def index(self) -> PromptIndex:
+        """What searches need, made once."""
+        return PromptIndex(self)
 
-def _starts(prompt: EncodedPrompt, ids: tuple[int | None, ...]) -> list[int]:
-    """Indices into ``prompt`` where ``ids`` begins, from left to right, without overlap."""
-    found: list[int] = []
-    if not ids or None in ids:
-        return found
-    index = 0
-    while index + len(ids) <= len(prompt.ids):
-        if prompt.ids[index : index + len(ids)] == ids:
-            found.append(index)
-            index += len(ids)
+
+def _spelt(words: tuple[str, ...]) -> tuple[str, list[tuple[int, int]]]:
+    """The words in a row, and the place of every token; neighbours of one text are one word."""
+    parts: list[str] = []
+    places: list[tuple[int, int]] = []
+    start, before = 0, None
+    for word in words:
+        if word and word == before:
+            places.append(places[-1])
+        elif word:
+            parts.append(word)
+            places.append((start, start + len(word)))
+            start += len(word) + 1
         else:
-            index += 1
-    return found
+            places.append(NOWHERE)
+        before = word
+    return " ".join(parts), places
 
 
-def _spans(prompt: EncodedPrompt, phrase: EncodedPrompt) -> list[tuple[int, int]]:
-    """All occurrences as (start, length); without its articles in front if need be.
+class PromptIndex:
+    """An encoded prompt made ready for searches: its tokens by id, its text by words."""
+
+    def __init__(self, prompt: EncodedPrompt) -> None:
+        self.is_placed = bool(prompt.places) or not prompt.ids and bool(prompt.text)
+        text, places = prompt.text, list(prompt.places)
+        if not self.is_placed:
+            text, places = _spelt(prompt.words)
+        self.ids = Runs(prompt.ids)
+        self.text = Indexed(text)
+        self.places = places
+        self.at = {position: index for index, position in enumerate(prompt.positions)}
+        self._placed = [index for index, place in enumerate(places) if place != NOWHERE]
+        self._starts = [places[index][0] for index in self._placed]
+        self._ends = [places[index][1] for index in self._placed]
+        self._word_starts = [word.start for word in self.text.words]
+
+    def tokens(self, start: int, end: int) -> Span | None:
+        """The tokens that spell any of the characters ``start`` to ``end``; None if none does."""
+        first = bisect_right(self._ends, start)
+        stop = bisect_left(self._starts, end)
+        return (self._placed[first], self._placed[stop - 1] + 1) if first < stop else None
+
+    def whole(self, start: int, end: int) -> Span | None:
+        """As ``tokens``, but None, too, where a word between is spelled by no token."""
+        first = bisect_left(self._word_starts, start)
+        for word in islice(self.text.words, first, None):
+            if word.start >= end:
+                break
+            if word.kind == WORD and self.tokens(word.start, word.end) is None:
+                return None
+        return self.tokens(start, end)
+
+    def cuts(self, span: Span) -> bool:
+        """Whether a run of tokens begins or ends within a word: '2' in '12'."""
+        if not self.is_placed:
+            return False
+        start, end = self.places[span[0]][0], self.places[span[1] - 1][1]
+        return any(place >= 0 and self.text.cuts(place) for place in (start, end))
+
+
+def _says(words: tuple[str, ...]) -> bool:
+    """Whether more than articles and signs is left."""
+    return any(has_words(word) and word.casefold() not in ARTICLES for word in words)
+
+
+def _by_ids(prompt: EncodedPrompt, phrase: EncodedPrompt) -> list[Span]:
+    """All runs of the phrase's tokens; without its articles in front if need be.
 
     The full wording goes first, so that 'the red car' means the second car of 'a red car and the
     red car'; a phrase whose article differs from the prompt's still finds its object.
     """
     skip = 0
-    while True:
+    while None not in phrase.ids:
         ids = phrase.ids[skip:]
-        starts = _starts(prompt, ids)
-        if starts:
-            return [(start, len(ids)) for start in starts]
+        found = [(start, start + len(ids)) for start in prompt.index.ids.find(ids)]
+        found = [span for span in found if not prompt.index.cuts(span)]
+        if found:
+            return found
         if skip + 1 >= len(phrase) or phrase.words[skip].casefold() not in ARTICLES:
-            return []
+            break
         skip += 1
+        if not _says(phrase.words[skip:]):
+            break
+    return []
+
+
+def _searches(prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str) -> Iterator[list[Span]]:
+    """Occurrences of ``phrase`` by one way of searching after the other."""
+    if phrase.missing:
+        return  # what is left of it is another phrase
+    yield _by_ids(prompt, phrase)
+    index = prompt.index
+    # brackets in a wording of the prompt's may be no weights: '(fate)' for '\\(fate\\)'
+    for wanted in dict.fromkeys((phrase.index.text.text, plain_text(typed), typed)):
+        spans = (index.whole(*place) for place in loose_spans(index.text, wanted))
+        yield [span for span in spans if span is not None]
+
+
+def _spans(
+    prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str = "", need: int = 1
+) -> list[Span]:
+    """All occurrences by the first search that has ``need``, else by the first that has any."""
+    some: list[Span] = []
+    for found in _searches(prompt, phrase, typed):
+        if len(found) >= max(need, 1):
+            return found
+        some = some or found
+    return some
 
 
 def count_phrase(prompt: EncodedPrompt, phrase: EncodedPrompt) -> int:
@@ -89,18 +184,18 @@ def count_phrase(prompt: EncodedPrompt, phrase: EncodedPrompt) -> int:
 
 
 def match_phrase(
-    prompt: EncodedPrompt, phrase: EncodedPrompt, occurrence: int = 0
+    prompt: EncodedPrompt, phrase: EncodedPrompt, occurrence: int = 0, typed: str = ""
 ) -> tuple[int, ...]:
     """Positions of one occurrence of ``phrase`` in ``prompt``: the whole run, function words too.
 
-    A phrase's leading articles may be missing from the prompt. Returns an empty tuple if the
-    prompt holds the phrase less than ``occurrence + 1`` times.
+    ``typed`` is the text that ``phrase`` was encoded from, if it is known. A phrase's leading
+    articles may be missing from the prompt. Returns an empty tuple if the prompt holds the phrase
+    less than ``occurrence + 1`` times.
     """
-    spans = _spans(prompt, phrase)
+    spans = _spans(prompt, phrase, typed, occurrence + 1)
     if not 0 <= occurrence < len(spans):
         return ()
-    start, length = spans[occurrence]
-    return prompt.positions[start : start + length]
+    return prompt.positions[slice(*spans[occurrence])]
 
 
 def content_positions(prompt: EncodedPrompt, positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,41 +204,31 @@ def content_positions(prompt: EncodedPrompt, positions: tuple[int, ...]) -> tupl
     Their maps are spread over the picture and would blur the average of a phrase. If nothing else
     is left, all positions stay.
     """
-    word_at = dict(zip(prompt.positions, prompt.words, strict=True))
-    kept = tuple(
-        p
-        for p in positions
-        if word_at[p].casefold() not in FUNCTION_WORDS and any(c.isalnum() for c in word_at[p])
-    )
-    return kept or positions
+    tokens = prompt.index.at
+
+    def says(position: int) -> bool:
+        token = tokens[position]
+        if prompt.ids[token] is None:  # a textual embedding
+            return True
+        word = prompt.words[token]
+        return word.casefold() not in FUNCTION_WORDS and has_words(word)
+
+    return tuple(p for p in positions if says(p)) or positions
 
 
-def _wording(prompt: EncodedPrompt) -> list[str]:
-    """The prompt's words in order; the pieces of one word, which share its text, count once."""
-    words: list[str] = []
-    before = ""
-    for word in prompt.words:
-        if word and word != before:
-            words.append(word)
-        before = word
-    return words
+def suggest(
+    prompt: EncodedPrompt, phrase: str, encode: Callable[[str], EncodedPrompt]
+) -> str | None:
+    """The wording in ``prompt`` that looks most like ``phrase``, or None if nothing does.
 
+    It keeps its punctuation and the phrase's article, and is one that is found in the prompt.
+    """
+    from .nearest import nearest
 
-def suggest(prompt: EncodedPrompt, phrase: EncodedPrompt) -> str | None:
-    """The wording in ``prompt`` that looks most like ``phrase``, or None if nothing does."""
-    words = [word for word in _wording(prompt) if any(c.isalnum() for c in word)]
-    wanted = _wording(phrase)
-    while len(wanted) > 1 and wanted[0].casefold() in ARTICLES:
-        wanted = wanted[1:]
-    runs = {
-        " ".join(words[start : start + length])
-        for length in range(max(1, len(wanted) - 1), len(wanted) + 2)
-        for start in range(len(words) - length + 1)
-        if words[start].casefold() not in FUNCTION_WORDS
-        and words[start + length - 1].casefold() not in FUNCTION_WORDS
-    }
-    best = difflib.get_close_matches(" ".join(wanted), sorted(runs), n=1, cutoff=0.6)
-    return best[0] if best else None
+    for wording in islice(nearest(prompt.index.text, plain_text(phrase), 0.6), _SUGGESTIONS):
+        if _spans(prompt, encode(wording), wording):
+            return wording
+    return None
 
 
 def _occurrences(regions: list[tuple[int, Region]], held: int) -> dict[int, int]:
@@ -164,13 +249,15 @@ class PhraseMatch:
     ``positions`` is the whole run of the phrase, function words too, or the region's explicit
     tokens; empty if the prompt does not hold the occurrence. ``occurrence`` is the one meant,
     ``held`` how often the prompt holds the phrase, ``suggestion`` the nearest wording that it
-    holds instead (None if nothing is near, or if the phrase is there).
+    holds instead (None if nothing is near, or if the phrase is there). ``missing`` are the
+    textual embeddings that the phrase asks for and nobody has.
     """
 
     positions: tuple[int, ...]
     occurrence: int
     held: int
     suggestion: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 def match_regions(
@@ -180,27 +267,39 @@ def match_regions(
 
     ``prompt`` is the encoded text of the conditioning and ``encode`` the tokenizer it came from.
     """
-    groups: dict[tuple[int | None, ...], list[tuple[int, Region]]] = {}
-    phrases: dict[tuple[int | None, ...], EncodedPrompt] = {}
+    groups: dict[object, list[tuple[int, Region]]] = {}
+    phrases: dict[str, EncodedPrompt] = {}
     result: dict[int, PhraseMatch] = {}
     for index, region in enumerate(layout.regions):
         if region.tokens is not None:
             result[index] = PhraseMatch(region.tokens, 0, 1)
             continue
-        phrase = encode(region.phrase)
-        phrases[phrase.ids] = phrase
-        groups.setdefault(phrase.ids, []).append((index, region))
-    for ids, regions in groups.items():
-        phrase, held = phrases[ids], count_phrase(prompt, phrases[ids])
-        if not held:
-            near = suggest(prompt, phrase)
+        phrase = phrases.get(region.phrase) or encode(region.phrase)
+        phrases[region.phrase] = phrase
+        # embeddings have no ids to tell them by
+        key = region.phrase if None in phrase.ids or not phrase.ids else phrase.ids
+        groups.setdefault(key, []).append((index, region))
+    for regions in groups.values():
+        typed = regions[0][1].phrase
+        phrase = phrases[typed]
+        need = 1 + max(region.occurrence for _, region in regions)
+        spans = _spans(prompt, phrase, typed, need)
+        if not spans:
+            near = None if phrase.missing else suggest(prompt, typed, encode)
             for index, region in regions:
-                result[index] = PhraseMatch((), region.occurrence, 0, near)
+                result[index] = PhraseMatch((), region.occurrence, 0, near, phrase.missing)
             continue
-        for index, occurrence in _occurrences(regions, held).items():
-            span = match_phrase(prompt, phrase, occurrence)
-            result[index] = PhraseMatch(span, occurrence, held)
+        for index, occurrence in _occurrences(regions, len(spans)).items():
+            positions: tuple[int, ...] = ()
+            if occurrence < len(spans):
+                positions = prompt.positions[slice(*spans[occurrence])]
+            result[index] = PhraseMatch(positions, occurrence, len(spans))
     return tuple(result[index] for index in range(len(layout.regions)))
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
 def phrase_spans(
@@ -221,20 +320,28 @@ def phrase_spans(
     result: list[tuple[int, ...]] = []
     matches = match_regions(layout, prompt, encode)
     for number, (region, match) in enumerate(zip(layout.regions, matches, strict=True), 1):
+        said = _shown(region.phrase)
         if region.tokens is not None:
             result.append(region.tokens)
+        elif match.missing:
+            raise RealCompoError(
+                "layout",
+                f"region {number}: the phrase '{said}' names the embedding "
+                f"'{_shown(match.missing[0])}', which is not there",
+                "Put its file into the models' folder 'embeddings', or name the thing in words",
+            )
         elif not match.held:
             hint = f"Did you mean '{match.suggestion}'? " if match.suggestion else ""
             raise RealCompoError(
                 "layout",
-                f"region {number}: the phrase '{region.phrase}' is not in the prompt",
-                f"{hint}Use the prompt's own wording, here '{' '.join(_wording(prompt))}'",
+                f"region {number}: the phrase '{said}' is not in the prompt",
+                f"{hint}Use the prompt's own wording, here '{_shown(prompt.index.text.text)}'",
             )
         elif not match.positions:
             raise RealCompoError(
                 "layout",
                 f"region {number} asks for occurrence {match.occurrence + 1} of "
-                f"'{region.phrase}', but the prompt holds it {match.held} times",
+                f"'{said}', but the prompt holds it {match.held} times",
                 "Choose an occurrence that is there, or word the prompt accordingly",
             )
         else:
@@ -254,3 +361,16 @@ def resolve_tokens(
         span if region.tokens is not None else content_positions(prompt, span)
         for region, span in zip(layout.regions, spans, strict=True)
     )
+
+
+def plain_prompt(text: str) -> EncodedPrompt:
+    """``text`` as if every word and sign of it were a token; positions count them from 0.
+
+    For encoders whose pieces depend on case and spaces: what is found among words is found there,
+    by the tokens that spell these words.
+    """
+    parts = indexed(text).atoms
+    ids = tuple(int.from_bytes(a.text.encode("utf-8", "surrogatepass"), "big") for a in parts)
+    places = tuple((part.start, part.end) for part in parts)
+    words = tuple(part.text for part in parts)
+    return EncodedPrompt(ids, words, tuple(range(len(parts))), text, places)

@@ -1,21 +1,39 @@
 """The words of a prompt, before any tokenizer: where a phrase stands, in the text's own words.
 
 Planners and converters handle wordings; which tokens those are is settled later, by the tokenizer
-of the prompt's encoder (``tokens.py``). A phrase that is a slice of the prompt is always found
-there.
+of the prompt's encoder (``tokens.py``), which searches with the same splitter (``letters.py``) and
+in the same order. A phrase that is a slice of the prompt is always found there.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
-from .tokens import ARTICLES, FUNCTION_WORDS
+from .letters import BARRIER, PUNCTUATION, WORD, Atom, atoms
+from .weights import plain_text
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-_WEIGHT = re.compile(r":\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*(?=\))")
-_ESCAPED = {"\\(": "\ue000", "\\)": "\ue001"}
+__all__ = ["ARTICLES", "FUNCTION_WORDS", "Indexed", "Runs", "Word", "find_phrase", "indexed",
+           "loose_spans", "nearest_wording", "plain_text", "words_of"]  # fmt: skip
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+# Closed word classes only: their attention says nothing about one object's place. Counts ("two")
+# and adjectives stay, they belong to the object.
+FUNCTION_WORDS = ARTICLES | {
+    *("and", "or", "nor", "but", "of", "in", "on", "at", "to", "with", "without", "by", "for"),
+    *("from", "into", "onto", "near", "next", "beside", "besides", "between", "behind", "under"),
+    *("below", "beneath", "over", "above", "inside", "outside", "against", "along", "across"),
+    *("around", "through", "as", "than", "that", "which", "is", "are", "its", "his", "her"),
+    *("their",),
+}
+
+# What holds the parts of one word together: dog's, red-haired.
+_HYPHEN = re.compile("['`\u2018\u2019\u02bc\u00b4\uff07\u2010\u2011-]")
+_SPOKEN = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
@@ -27,72 +45,144 @@ class Word:
     end: int
 
 
-def plain_text(prompt: str) -> str:
-    """``prompt`` without the host's weights: ``a (red car:1.2)`` becomes ``a red car``."""
-    for escape, mark in _ESCAPED.items():
-        prompt = prompt.replace(escape, mark)
-    prompt = re.sub(r"[()]", "", _WEIGHT.sub("", prompt))
-    for escape, mark in _ESCAPED.items():
-        prompt = prompt.replace(mark, escape[1])
-    return prompt
-
-
 def words_of(text: str) -> list[Word]:
-    """All words of ``text`` in order; punctuation is left out."""
-    return [Word(m.group().casefold(), m.start(), m.end()) for m in _WORD.finditer(text)]
+    """All words of ``text`` in order; punctuation is left out.
 
-
-def _starts(words: list[str], wanted: list[str]) -> list[int]:
-    """Where ``wanted`` begins in ``words``, from left to right, without overlap."""
-    found: list[int] = []
-    index = 0
-    while wanted and index + len(wanted) <= len(words):
-        if words[index : index + len(wanted)] == wanted:
-            found.append(index)
-            index += len(wanted)
+    ``dog's`` and ``red-haired`` are one word each, and so is what stands between two spaces of a
+    script that has none.
+    """
+    words: list[Word] = []
+    for atom in atoms(text):
+        if atom.kind != WORD:
+            continue
+        between = text[words[-1].end : atom.start] if words else " "
+        joined = between == "" or _HYPHEN.fullmatch(between)
+        if joined and _SPOKEN.search(words[-1].text) and _SPOKEN.search(atom.text):
+            sign = "" if not between else "-" if between in "-\u2010\u2011" else "'"
+            before = words.pop()
+            words.append(Word(before.text + sign + atom.text, before.start, atom.end))
         else:
-            index += 1
-    return found
+            words.append(Word(atom.text, atom.start, atom.end))
+    return words
+
+
+class Runs:
+    """Finds runs of items in a row of items, in time that does not depend on their repetition."""
+
+    def __init__(self, row: Iterable[Hashable]) -> None:
+        codes: dict[Hashable, str] = {}
+        self._codes = codes
+        self._line = "".join(codes.setdefault(item, chr(len(codes))) for item in row)
+
+    def find(self, wanted: Sequence[Hashable]) -> list[int]:
+        """Where ``wanted`` begins, from left to right, without overlap."""
+        codes = [self._codes.get(item) for item in wanted]
+        if not codes or None in codes:
+            return []
+        run = "".join(code for code in codes if code is not None)
+        found: list[int] = []
+        at = self._line.find(run)
+        while at >= 0:
+            found.append(at)
+            at = self._line.find(run, at + len(run))
+        return found
+
+
+class Indexed:
+    """A text cut into words once, for many searches."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.atoms = atoms(text)
+
+    @cached_property
+    def words(self) -> list[Atom]:
+        """Words and barriers, punctuation left out."""
+        return [atom for atom in self.atoms if atom.kind != PUNCTUATION]
+
+    @cached_property
+    def exact(self) -> Runs:
+        """Words and punctuation."""
+        return Runs(atom.text for atom in self.atoms)
+
+    @cached_property
+    def loose(self) -> Runs:
+        """Words and barriers alone."""
+        return Runs((atom.text, atom.kind) for atom in self.words)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [atom.start for atom in self.words]
+
+    def cuts(self, place: int) -> bool:
+        """Whether the border before character ``place`` goes through a word."""
+        index = bisect_right(self._starts, place) - 1
+        return index >= 0 and self._starts[index] < place < self.words[index].end
+
+
+@lru_cache(maxsize=8)
+def indexed(text: str) -> Indexed:
+    """``text`` cut into words; the last few texts are kept."""
+    return Indexed(text)
+
+
+def without_articles(row: list[Atom]) -> Iterator[list[Atom]]:
+    """``row``, then without one article in front, without two ...; never articles alone."""
+    yield row
+    for skip, atom in enumerate(row, 1):
+        rest = row[skip:]
+        if atom.text not in ARTICLES or all(
+            a.text in ARTICLES or a.kind == PUNCTUATION for a in rest
+        ):
+            return
+        yield rest
+
+
+def loose_spans(text: Indexed, phrase: str) -> list[tuple[int, int]]:
+    """Every place (start, end) of ``phrase`` in ``text`` by its words, punctuation aside."""
+    for row in without_articles(indexed(phrase).words):
+        if all(atom.kind == BARRIER for atom in row):
+            return []
+        starts = text.loose.find([(atom.text, atom.kind) for atom in row])
+        if starts:
+            last = len(row) - 1
+            return [(text.words[at].start, text.words[at + last].end) for at in starts]
+    return []
+
+
+def _exact_spans(text: Indexed, phrase: str) -> list[tuple[int, int]]:
+    """Every place (start, end) of ``phrase`` in ``text`` with its punctuation."""
+    for row in without_articles(indexed(phrase).atoms):
+        if not any(atom.kind == WORD for atom in row):
+            return []
+        starts = text.exact.find([atom.text for atom in row])
+        if starts:
+            last = len(row) - 1
+            return [(text.atoms[at].start, text.atoms[at + last].end) for at in starts]
+    return []
 
 
 def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
-    """Every place (start, end) of ``phrase`` in ``text``, case and punctuation aside.
+    """Every place (start, end) of ``phrase`` in ``text``, upper and lower case aside.
 
-    As in the search for tokens, the full wording goes first; where that is not in the text, the
-    phrase is looked up without the articles in front of it.
+    As in the search for tokens, the full wording goes first, then what is left without the
+    articles in front of it, then the same without punctuation, and last without the weights that
+    the phrase may carry. ``text`` has none (``plain_text``).
     """
-    words = words_of(text)
-    wanted = [word.text for word in words_of(phrase)]
-    plain = [word.text for word in words]
-    skip = 0
-    while skip < len(wanted):
-        if len(wanted) - skip <= len(plain):
-            starts = _starts(plain, wanted[skip:])
-            if starts:
-                last = len(wanted) - skip - 1
-                return [(words[start].start, words[start + last].end) for start in starts]
-        if wanted[skip] not in ARTICLES:
-            break
-        skip += 1
+    known = indexed(text)
+    for wanted in dict.fromkeys((phrase, plain_text(phrase))):
+        found = _exact_spans(known, wanted) or loose_spans(known, wanted)
+        if found:
+            return found
     return []
 
 
 def nearest_wording(text: str, phrase: str, cutoff: float = 0.8) -> str | None:
     """The wording in ``text`` that looks most like ``phrase``, if it is at least ``cutoff`` alike.
 
-    Alike is difflib's ratio, 0..1: a plural or a small slip is about 0.9.
+    Alike is difflib's ratio, 0..1: a plural or a small slip is about 0.9. It is a slice of
+    ``text`` and stands in it as ``find_phrase`` says.
     """
-    wanted = [word.text for word in words_of(phrase)]
-    while len(wanted) > 1 and wanted[0] in ARTICLES:
-        wanted = wanted[1:]
-    words = words_of(text)
-    runs: dict[str, str] = {}
-    for length in range(max(1, len(wanted) - 1), len(wanted) + 2):
-        for start in range(len(words) - length + 1):
-            run = words[start : start + length]
-            if run[0].text in FUNCTION_WORDS or run[-1].text in FUNCTION_WORDS:
-                continue
-            key = " ".join(word.text for word in run)
-            runs.setdefault(key, text[run[0].start : run[-1].end])
-    best = difflib.get_close_matches(" ".join(wanted), sorted(runs), n=1, cutoff=cutoff)
-    return runs[best[0]] if best else None
+    from .nearest import nearest
+
+    return next(iter(nearest(indexed(text), phrase, cutoff)), None)

@@ -8,9 +8,8 @@ rather than guessed at, since positions that are wrong steer the picture by othe
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -22,7 +21,9 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..layout import Layout
 from ..regions import Tokens
-from ..tokens import CHUNK, EncodedPrompt, resolve_tokens
+from ..spelling import NOWHERE, Piece, Unknown, Vectors, spell
+from ..tokens import CHUNK, EncodedPrompt, plain_prompt, resolve_tokens
+from ..weights import plain_text, read_escapes, read_weights
 from .text import character_bytes, embedding_folders, encode_prompt
 
 T5_WIDTH, QWEN_WIDTH = 4096, 3584
@@ -32,12 +33,6 @@ CLIP_WIDTH = 2048
 _EXPLICIT = (
     "Give every region its token positions ('tokens' in RealCompo Layout Editor's layout_json)"
 )
-_SPACE = b" "
-# Chinese and Japanese are written without spaces: there every character is a word of its own
-_UNSPACED = (
-    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-)
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -48,31 +43,44 @@ class Words:
     tokens: Tokens
 
 
-def split_words(pieces: list[tuple[int, bytes]]) -> Words:
-    """Words of a text that comes as (position, UTF-8 bytes) of its tokens, in order.
+def split_words(
+    rows: list[int], places: Sequence[tuple[int, int]], text: str, missing: tuple[str, ...] = ()
+) -> Words:
+    """Words of ``text`` whose tokens stand in ``rows`` and spell its characters at ``places``.
 
     Upper and lower case are one, as they are to CLIP: these tokenizers have different pieces for
-    'Car', 'car' and ' car', so that phrases must be found by words, not by pieces. The prompt's
-    own ``positions`` count words.
+    'Car', 'car' and ' car', so that phrases must be found by words, not by pieces; a piece that
+    goes across a word's border belongs to both sides. The prompt's own ``positions`` count words.
     """
-    owners = [position for position, piece in pieces for _ in piece]
-    text = b"".join(piece for _, piece in pieces).decode("utf-8", "surrogateescape")
-    starts = [0]
-    for character in text:
-        starts.append(starts[-1] + len(character.encode("utf-8", "surrogateescape")))
-    words: list[str] = []
-    tokens: list[tuple[int, ...]] = []
-    for match in _WORD.finditer(text):
-        words.append(unicodedata.normalize("NFKC", match.group()).casefold())
-        inside = owners[starts[match.start()] : starts[match.end()]]
-        tokens.append(tuple(dict.fromkeys(inside)))
-    ids = tuple(int.from_bytes(w.encode("utf-8", "surrogateescape"), "big") for w in words)
-    return Words(EncodedPrompt(ids, tuple(words), tuple(range(len(words)))), tuple(tokens))
+    holders: dict[int, list[int]] = {}
+    for row, (start, end) in zip(rows, places, strict=True):
+        for character in range(max(start, 0), end):
+            holders.setdefault(character, []).append(row)
+    whole = plain_prompt(text)
+    spelt = [
+        tuple(dict.fromkeys(row for c in range(*place) for row in holders.get(c, ())))
+        for place in whole.places
+    ]
+    kept = [index for index, row in enumerate(spelt) if row]
+    prompt = EncodedPrompt(
+        tuple(whole.ids[index] for index in kept), tuple(whole.words[index] for index in kept),
+        tuple(range(len(kept))), text, tuple(whole.places[index] for index in kept), missing,
+    )  # fmt: skip
+    return Words(prompt, tuple(spelt[index] for index in kept))
 
 
-def _plain_words(text: str) -> Words:
-    """Words of a text as it is typed; every word is its own token."""
-    return split_words([(n, c.encode()) for n, c in enumerate(text)])
+def _as_spelt(rows: list[int], pieces: Sequence[Piece]) -> Words:
+    """Words of what the pieces spell, whatever was typed."""
+    known = [piece if isinstance(piece, bytes) else b" " for piece in pieces]
+    owners = [index for index, piece in enumerate(known) for _ in piece]
+    text, places = "", [NOWHERE] * len(known)
+    at = 0
+    for character in b"".join(known).decode("utf-8", "surrogateescape"):
+        for index in owners[at : (at := at + len(character.encode("utf-8", "surrogateescape")))]:
+            start = places[index][0] if places[index] != NOWHERE else len(text)
+            places[index] = (start, len(text) + 1)
+        text += character
+    return split_words(rows, places, text)
 
 
 def find_phrases(layout: Layout, words: Words, encode: Callable[[str], EncodedPrompt]) -> Tokens:
@@ -104,16 +112,22 @@ def t5_words(text: str) -> tuple[Words, int]:
     tokenizer = _t5()
     (chunk,) = tokenizer.tokenize_with_weights(text, return_word_ids=True)
     special = set(tokenizer.tokenizer.all_special_ids)
-    pieces: list[tuple[int, bytes]] = []
+    rows: list[int] = []
+    pieces: list[Piece] = []
     for position, (token, _, word) in enumerate(chunk):
         if word == 0:
             continue
-        known = isinstance(token, int) and token not in special
-        # U+2581 is SentencePiece's space; an unknown character's token spells nothing
-        spelt = tokenizer.inv_vocab[token].replace("\u2581", " ").encode() if known else _SPACE
-        pieces.append((position, spelt))
-    used = sum(word != 0 for _, _, word in chunk)
-    return split_words(pieces), used
+        rows.append(position)
+        if not isinstance(token, int):
+            pieces.append(Vectors(word))
+        elif token in special:
+            pieces.append(Unknown())
+        else:  # U+2581 is SentencePiece's space
+            pieces.append(tokenizer.inv_vocab[token].replace("\u2581", " ").encode())
+    plain = plain_text(text)
+    known = spell(pieces, plain)
+    words = split_words(rows, known.places, plain, known.missing) if known else None
+    return words or _as_spelt(rows, pieces), len(rows)
 
 
 def _t5_phrase(text: str) -> EncodedPrompt:
@@ -200,20 +214,27 @@ def _kept(tokenizer: Any, text: str) -> list[int]:
 def qwen_words(text: str) -> tuple[Words, int] | None:
     """Words of ``text`` with their positions in Qwen-Image's conditioning, and its whole length.
 
-    This host's tokenizer knows no weights: ``(red car:1.2)`` is read as it stands. None if the
-    tokens do not spell the text, as with a template of the user's own.
+    This host's tokenizer knows no weights: of ``(red car:1.2)`` it reads brackets and number, too,
+    and the words are those of what is meant. None if the tokens do not spell the text, as with a
+    template of the user's own.
     """
     tokenizer = _qwen()
     kept, frame = _kept(tokenizer, text), _kept(tokenizer, "")
     own = kept[: len(kept) - len(frame)]
     vocabulary = getattr(tokenizer, tokenizer.clip).inv_vocab
-    pieces = [(position, character_bytes(vocabulary[token])) for position, token in enumerate(own)]
-    spelt = b"".join(piece for _, piece in pieces).decode("utf-8", "surrogateescape")
-    unescaped = text.replace("\\(", "(").replace("\\)", ")")
-    same = unicodedata.normalize("NFC", unescaped) == unicodedata.normalize("NFC", spelt)
-    if not same or kept[len(own) :] != frame:
+    pieces = [character_bytes(vocabulary[token]) for token in own]
+    unescaped, plain = read_escapes(text), read_weights(text)
+    known = spell(pieces, unescaped.text)
+    if known is None or known.missing or kept[len(own) :] != frame:
         return None
-    return split_words(pieces), len(kept)
+    # from what was read to what was typed, and on to what is meant
+    typed = [
+        (unescaped.origin[start], unescaped.origin[end - 1] + 1) if end > 0 else NOWHERE
+        for start, end in known.places
+    ]
+    meant = [tuple(bisect_left(plain.origin, edge) for edge in place) for place in typed]
+    places = [(start, end) if start < end else NOWHERE for start, end in meant]
+    return split_words(list(range(len(own))), places, plain.text), len(kept)
 
 
 def _from_qwen(layout: Layout, embedding: Tensor, where: str) -> Tokens:
@@ -221,7 +242,7 @@ def _from_qwen(layout: Layout, embedding: Tensor, where: str) -> Tokens:
     # pictures and other templates come before the text, and would move it by an unknown number
     if found is None or tuple(embedding.shape[1:]) != (found[1], QWEN_WIDTH):
         raise _unlike(where, "Qwen-Image's of this prompt alone")
-    return find_phrases(layout, found[0], lambda phrase: _plain_words(phrase).prompt)
+    return find_phrases(layout, found[0], lambda phrase: plain_prompt(plain_text(phrase)))
 
 
 # -- the families ---------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..layout import Layout
 from ..regions import Tokens
-from ..tokens import CHUNK
+from ..tokens import CHUNK, EncodedPrompt
+from ..weights import escaped
 from .text import encode_prompt, prompt_weights
 
 Conditioning = list[list[Any]]
@@ -28,17 +29,17 @@ def with_phrases(positive: Conditioning, clip: Any, layout: Layout, spans: Token
 
     Raises RealCompoError where the text encoder is not the one of ``positive``.
     """
-    weights = prompt_weights(layout.prompt)
+    weights, prompt = prompt_weights(layout.prompt), encode_prompt(layout.prompt)
     rows: list[tuple[list[int], list[tuple[Any, Tensor]]]] = []
     known: dict[Any, list[tuple[Any, Tensor]]] = {}
     for region, span in zip(layout.regions, spans, strict=True):
         if region.tokens is not None:
             continue
-        own = encode_prompt(region.phrase).positions[-len(span) :]
+        text, own = _alone(prompt, region.phrase, span)
         wanted = tuple(weights.get(position, 1.0) for position in span)
-        key = (region.phrase, wanted)
+        key = (text, own, wanted)
         if key not in known:
-            known[key] = _encoded(clip, region.phrase, own, wanted)
+            known[key] = _encoded(clip, text, own, wanted)
         rows.append((list(span), known[key]))
     result: Conditioning = []
     for embedding, options in positive:
@@ -55,6 +56,32 @@ def with_phrases(positive: Conditioning, clip: Any, layout: Layout, spans: Token
             embedding[:, span] = fitting.to(embedding)
         result.append([embedding, options])
     return result
+
+
+def _alone(
+    prompt: EncodedPrompt, phrase: str, span: tuple[int, ...]
+) -> tuple[str, tuple[int, ...]]:
+    """The text to encode for the tokens ``span`` of ``prompt``, and for each its position in it.
+
+    The phrase as it is typed where that gives the very tokens, else the prompt's own wording.
+    """
+    index = prompt.index
+    tokens = [index.at[position] for position in span]
+    typed = encode_prompt(phrase)
+    if typed.ids[-len(span) :] == tuple(prompt.ids[token] for token in tokens):
+        return phrase, typed.positions[-len(span) :]
+    places = [index.places[token] for token in tokens]
+    first = min(start for start, end in places if end > 0)
+    text = escaped(index.text.text[first : max(end for _, end in places)])
+    own = encode_prompt(text)
+    positions: list[int] = []
+    for number, (start, end) in enumerate(places):
+        run = own.index.tokens(start - first, end - first) if end > 0 else None
+        low, high = run or (0, len(own))
+        # the pieces of one character need not be as many as in the prompt
+        order = places[:number].count((start, end))
+        positions.append(own.positions[min(low + order, high - 1)])
+    return text, tuple(positions)
 
 
 def _part(options: Mapping[str, Any]) -> Any:

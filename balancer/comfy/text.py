@@ -7,7 +7,9 @@ from typing import Any
 
 import comfy.sd1_clip
 
+from ..spelling import Piece, Vectors, spell
 from ..tokens import CHUNK, EncodedPrompt
+from ..weights import plain_text
 
 WORD_END = "</w>"
 """Mark of CLIP's byte-pair vocabulary on the last piece of a word."""
@@ -58,15 +60,23 @@ def _text(pieces: list[str]) -> str:
     return character_bytes(joined).decode("utf-8", errors="replace")
 
 
-def encoded(chunks: list[list[tuple[Any, ...]]], vocabulary: Mapping[int, str]) -> EncodedPrompt:
+def _spelt(piece: str) -> bytes:
+    return character_bytes(piece.removesuffix(WORD_END))
+
+
+def encoded(
+    chunks: list[list[tuple[Any, ...]]], vocabulary: Mapping[int, str], text: str = ""
+) -> EncodedPrompt:
     """``EncodedPrompt`` of (token, weight, word id) chunks as the host's tokenizer returns them.
 
-    Word id 0 marks start, end and padding. The host's word ids count weighted segments, not
-    words, so words are put together from the pieces instead.
+    ``text`` is what they were made of, without weights. Word id 0 marks start, end and padding.
+    The host's word ids count weighted segments and embeddings, not words, so words are put
+    together from the pieces instead.
     """
     ids: list[int | None] = []
     positions: list[int] = []
     words: list[str] = []
+    pieces: list[Piece] = []
     open_word: list[str] = []
 
     def close() -> None:
@@ -82,13 +92,18 @@ def encoded(chunks: list[list[tuple[Any, ...]]], vocabulary: Mapping[int, str]) 
                 close()
                 ids.append(None)
                 words.append("")
+                pieces.append(Vectors(word))
                 continue
             ids.append(token)
             open_word.append(vocabulary.get(token, ""))
+            pieces.append(_spelt(open_word[-1]))
             if open_word[-1].endswith(WORD_END):
                 close()
     close()
-    return EncodedPrompt(tuple(ids), tuple(words), tuple(positions))
+    row = (tuple(ids), tuple(words), tuple(positions))
+    known = spell(pieces, text)
+    # a tokenizer that changes more than case and spaces: its own words are searched
+    return EncodedPrompt(*row, text, *known) if known else EncodedPrompt(*row)
 
 
 def encode_prompt(text: str) -> EncodedPrompt:
@@ -100,7 +115,8 @@ def encode_prompt(text: str) -> EncodedPrompt:
     layout of chunks; they differ in padding only, so one tokenizer gives the positions for all.
     """
     tokenizer = clip_tokenizer()
-    return encoded(tokenizer.tokenize_with_weights(text, return_word_ids=True), tokenizer.inv_vocab)
+    chunks = tokenizer.tokenize_with_weights(text, return_word_ids=True)
+    return encoded(chunks, tokenizer.inv_vocab, plain_text(text))
 
 
 def prompt_weights(text: str) -> dict[int, float]:

@@ -1,0 +1,148 @@
+"""Which characters of a text every token of it spells, for any tokenizer.
+
+Tokenizers lower letters, compose them, drop spaces and cut characters in the middle. What their
+pieces spell is compared with the text in one form (``letters.normal``), so that words and phrases
+can be searched in the text, and the tokens be those that hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .letters import EMBEDDING, WORD, atoms, is_ignored, normal
+
+NOWHERE = (-1, -1)
+"""Place of a token that spells nothing of the text."""
+
+_LOOK = 12
+"""Characters behind an unknown piece that must be found again."""
+_EMBEDDED, _UNKNOWN = "\ufdd0", "\ufdd1"
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """In the place of a piece: one vector of a textual embedding; ``number`` tells them apart."""
+
+    number: int
+
+
+class Unknown:
+    """In the place of a piece: it stands for characters that the vocabulary does not have."""
+
+
+Piece = bytes | Vectors | Unknown
+
+
+class Spelling(NamedTuple):
+    """``places``: (start, end) in the text for every token, ``NOWHERE`` if it spells none of it.
+    ``missing``: names of textual embeddings in the text that became no token."""
+
+    places: tuple[tuple[int, int], ...]
+    missing: tuple[str, ...] = ()
+
+
+Row = list[tuple[str, int, int]]
+"""(character or mark, first token, last token) or (character or mark, start, end in the text)."""
+
+
+def _spelt(pieces: Sequence[Piece]) -> Row:
+    """What the pieces spell, without spaces."""
+    row: Row = []
+    for run in _runs(pieces):
+        piece = pieces[run[0]]
+        if not isinstance(piece, bytes):
+            row.append((_UNKNOWN if isinstance(piece, Unknown) else _EMBEDDED, run[0], run[-1]))
+            continue
+        owners = [index for index in run for _ in pieces[index]]  # type: ignore[union-attr]
+        spelt = b"".join(pieces[index] for index in run)  # type: ignore[misc]
+        text = spelt.decode("utf-8", "surrogateescape")
+        at = [0]
+        for character in text:
+            at.append(at[-1] + len(character.encode("utf-8", "surrogateescape")))
+        for character, start, end in zip(*normal(text), strict=True):
+            if not is_ignored(character):
+                row.append((character, owners[at[start]], owners[at[end] - 1]))
+    return row
+
+
+def _runs(pieces: Sequence[Piece]) -> Iterator[list[int]]:
+    """Neighbouring pieces that are read as one: bytes, or the vectors of one embedding."""
+    run: list[int] = []
+    for index, piece in enumerate(pieces):
+        if run:
+            before = pieces[run[-1]]
+            text = isinstance(piece, bytes) and isinstance(before, bytes)
+            if not (text or isinstance(piece, Vectors) and piece == before):
+                yield run
+                run = []
+        run.append(index)
+    if run:
+        yield run
+
+
+def _typed(text: str) -> Row:
+    """The characters of a text without spaces; a textual embedding is one mark."""
+    row: Row = []
+    names = [(a.start, a.end) for a in atoms(text) if a.text.startswith(EMBEDDING)
+             and a.kind == WORD] if EMBEDDING in text else []  # fmt: skip
+    names.append((len(text), len(text)))
+    number = 0
+    for character, start, end in zip(*normal(text), strict=True):
+        while start >= names[number][1] and number + 1 < len(names):
+            number += 1
+        if names[number][0] <= start < names[number][1]:
+            if start == names[number][0]:
+                row.append((_EMBEDDED, *names[number]))
+        elif not is_ignored(character):
+            row.append((character, start, end))
+    return row
+
+
+def spell(pieces: Sequence[Piece], text: str) -> Spelling | None:
+    """Where in ``text`` the ``pieces`` of its tokens stand; None if they spell something else.
+
+    ``text`` has no weights (``weights.read_weights``); ``pieces`` are UTF-8 in the order of the
+    tokens, and may differ from it in case, spaces and composition.
+    """
+    spelt, typed = _spelt(pieces), _typed(text)
+    one, other = ("".join(entry[0] for entry in row) for row in (spelt, typed))
+    places = [NOWHERE] * len(pieces)
+    missing: list[str] = []
+
+    def put(index: int, start: int, end: int) -> None:
+        _, first, last = spelt[index]
+        for token in range(first, last + 1):
+            known = places[token]
+            places[token] = (start, end) if known == NOWHERE else (known[0], max(known[1], end))
+
+    i, j = 0, 0
+    while i < len(one) or j < len(other):
+        if one[i : i + 1] == other[j : j + 1]:
+            put(i, typed[j][1], typed[j][2])
+            i, j = i + 1, j + 1
+        elif other[j : j + 1] == _EMBEDDED:
+            start, end = typed[j][1:]
+            name = normal(text[start:end]).text
+            if one.startswith(name, i):  # a tokenizer that knows no embeddings
+                for index in range(i, i + len(name)):
+                    put(index, start, end)
+                i += len(name)
+            else:
+                missing.append(text[start + len(EMBEDDING) : end])
+            j += 1
+        elif one[i : i + 1] == _UNKNOWN:
+            rest = one[i + 1 : i + 1 + _LOOK].split(_UNKNOWN)[0].split(_EMBEDDED)[0]
+            if rest:
+                at = other.find(rest, j)
+            else:
+                at = other.find(_EMBEDDED, j) if one[i + 1 : i + 2] == _EMBEDDED else len(other)
+            if at < 0:
+                return None
+            if at > j:
+                put(i, typed[j][1], typed[at - 1][2])
+            i, j = i + 1, at
+        else:
+            return None
+    return Spelling(tuple(places), tuple(missing))
