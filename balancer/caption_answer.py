@@ -147,7 +147,7 @@ def _weight(value: float) -> tuple[float, str]:
 
 def _plain_phrase(phrase: str) -> str:
     """Words alone: nothing that a text encoder would read as a weight or an embedding."""
-    return " ".join(word.text for word in words_of(phrase))
+    return " ".join(word.text for word in words_of(phrase.replace(":", " ")))
 
 
 @dataclass

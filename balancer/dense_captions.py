@@ -31,7 +31,7 @@ from .noun_words import (
 )
 from .planner import quoted
 from .planner_parse import Parsed, parse_prompt
-from .words import find_phrase, plain_text, words_of
+from .words import mention, plain_text, words_of
 
 LEAVE_OUT, PLACE = "leave out", "place"
 MISSING = (PLACE, LEAVE_OUT)
@@ -88,9 +88,8 @@ def captions_by_rules(prompt: str) -> tuple[list[Caption], list[str]]:
     captions = []
     for thing in parsed.things:
         key = tuple(word.text for word in words_of(thing.phrase))
-        places = [start for start, _ in find_phrase(text, thing.phrase)]
-        first = words_of(text[thing.start :])[0].start + thing.start
-        occurrence = places.index(first) if first in places else spoken[key]
+        order = mention(text, thing.phrase, thing.start)
+        occurrence = spoken[key] if order is None else order
         spoken[key] += 1
         captions.append(Caption(thing.phrase, occurrence))
     return captions, list(parsed.notes)

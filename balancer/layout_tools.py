@@ -49,7 +49,7 @@ def _spoken(layout: Layout) -> list[int]:
     for indices in groups.values():
         if any(out[index] for index in indices):
             continue
-        held = len(find_phrase(text, plain_text(layout.regions[indices[0]].phrase)))
+        held = len(find_phrase(text, layout.regions[indices[0]].phrase))
         for order, index in enumerate(indices):
             out[index] = max(0, min(order, held - 1))
     return out
@@ -81,7 +81,7 @@ def merge_layouts(layouts: Sequence[Layout], prompt: str = "") -> Layout:
                     " another one",
                     "Connect it first, or give one prompt for all",
                 )
-            earlier = len(find_phrase(before, plain_text(region.phrase)))
+            earlier = len(find_phrase(before, region.phrase))
             merged.append(replace(region, occurrence=meant + earlier))
     return Layout(tuple(merged), ", ".join(distinct), width, height)
 

@@ -34,7 +34,8 @@ _SIGNS = str.maketrans(
      **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
      **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")}
 )  # fmt: skip
-_EMBEDDED = re.compile(r"embedding:[^\s<\[]+")
+EMBEDDED = re.compile(r"embedding:[^\s<\[]*[^\s<\[,]")
+"""A textual embedding in a prompt; commas behind its name are punctuation."""
 
 # how one character behaves in a text
 _SPACE, _LETTER, _DIGIT, _CHARACTER, _SYMBOL = "space", "letter", "digit", "character", "symbol"
@@ -154,12 +155,11 @@ def atoms(text: str) -> list[Atom]:
         if kind == _LETTER and plain.startswith(EMBEDDING, index) and (
             not index or kinds[index - 1] == _SPACE
         ):  # fmt: skip
-            found = _EMBEDDED.match(text, starts[index])
+            found = EMBEDDED.match(text, starts[index])
             if found:
                 # its name is a file's: taken as it is typed
-                name = found.group().rstrip(",")
-                last = starts[index] + len(name)
-                out.append(Atom(name, starts[index], last))
+                last = found.end()
+                out.append(Atom(found.group(), starts[index], last))
                 while index < size and starts[index] < last:
                     index += 1
                 continue

@@ -115,7 +115,10 @@ class _Reader:
     def _separator(self, item: Item) -> None:
         if self.pending and self.operands and self.pending != ["between"]:
             self._relate()
-        if item.value in ".;!?\n:":
+        if item.value == "e":
+            name = self.text[item.start : item.end]
+            self.out.notes.append(f"left out: '{name}' (a textual embedding)")
+        elif item.value in ".;!?\n:":
             self._finish()
             self.group, self.subjects = [], []
 

@@ -9,7 +9,7 @@ from .layout import Region
 from .planner import MAX_REGIONS, Plan
 from .planner_parse import parse_prompt
 from .planner_place import place
-from .words import find_phrase, plain_text, words_of
+from .words import mention, plain_text, words_of
 
 _MOST_THINGS = 16
 
@@ -42,9 +42,8 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
     spoken: dict[tuple[str, ...], int] = defaultdict(int)
     for thing, copies in zip(parsed.things, boxes, strict=True):
         key = tuple(word.text for word in words_of(thing.phrase))
-        places = [start for start, _ in find_phrase(text, thing.phrase)]
-        first = words_of(text[thing.start :])[0].start + thing.start
-        occurrence = places.index(first) if first in places else spoken[key]
+        order = mention(text, thing.phrase, thing.start)
+        occurrence = spoken[key] if order is None else order
         spoken[key] += 1
         regions += [Region(thing.phrase, box, occurrence=occurrence) for box in copies]
     if len(regions) > MAX_REGIONS:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from .letters import EMBEDDED
 from .planner_words import (
     ADJECTIVES,
     DETERMINERS,
@@ -70,7 +71,10 @@ def scan_items(text: str) -> Iterator[Item]:
         if at_start and (found := MEDIUM.match(text, position)):
             position = found.end()
             continue
-        if found := PLACE.match(text, position):
+        if found := EMBEDDED.match(text, position):
+            # its vectors may say anything, and only the text encoder's folder knows them
+            item = Item("separator", *found.span(), "e")
+        elif found := PLACE.match(text, position):
             item = Item("place", *found.span(), anchor=_anchor(found))
         elif found := RELATION.match(text, position):
             kind = RELATIONS[" ".join(found.group().lower().split())]

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from .layout import Layout
-from .tokens import ARTICLES, FUNCTION_WORDS, EncodedPrompt, match_regions
+from .letters import BARRIER, EMBEDDING, Atom
+from .spelling import NOWHERE
+from .tokens import ARTICLES, FUNCTION_WORDS, EncodedPrompt, content_positions, match_regions
+from .weights import read_weights
 
-EMBEDDING = re.compile(r"embedding:\S+", re.IGNORECASE)
+_BREAKS = FUNCTION_WORDS - ARTICLES
+# What may stand between two words of one thing: nothing, a blank, or what joins one word's parts.
+_JOINED = re.compile(r"\s*|['\u2019_\u2010\u2011-]")
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word as the tokenizer reads it.
+    """One word or sign of a prompt.
 
-    ``positions`` are its tokens' places in the conditioning; ``start`` and ``end`` its characters
-    in the typed text, both -1 where the text spells it otherwise than the tokenizer.
+    ``positions`` are the places in the conditioning of the tokens that spell any of it; ``start``
+    and ``end`` its characters in the typed text, both -1 where the tokenizer spells another text.
     """
 
     text: str
@@ -27,61 +32,68 @@ class Word:
     end: int = -1
 
 
-def _grouped(prompt: EncodedPrompt) -> list[tuple[str, list[int]]]:
-    """(word, positions) in order; neighbouring pieces of one text count as one word."""
-    groups: list[tuple[str, list[int]]] = []
-    rest = ""
-    for text, position in zip(prompt.words, prompt.positions, strict=True):
-        # The pieces of one word carry its whole text; a word said twice in a row looks the same,
-        # and one group for both is right enough for showing.
-        if groups and text == rest:
-            groups[-1][1].append(position)
-        else:
-            groups.append((text, [position]))
-        rest = text
-    return groups
+def _positions(prompt: EncodedPrompt, atom: Atom) -> tuple[int, ...]:
+    span = prompt.index.tokens(atom.start, atom.end)
+    if span is None:
+        return ()
+    places = prompt.index.places[slice(*span)]
+    inside = prompt.positions[slice(*span)]
+    return tuple(p for p, place in zip(inside, places, strict=True) if place != NOWHERE)
 
 
 def words_in(text: str, prompt: EncodedPrompt) -> tuple[Word, ...]:
-    """The words of ``prompt``, found again in the ``text`` that it was encoded from."""
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a letter whose lower case is longer would shift every place
-        lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    """The words and signs of ``prompt``, where they stand in the ``text`` it was encoded from."""
+    plain, origin = read_weights(text)
+    known = prompt.index.text
     words: list[Word] = []
-    cursor = 0
-    for word, positions in _grouped(prompt):
-        if not word:
-            embedding = EMBEDDING.search(text, cursor)
-            cursor = embedding.end() if embedding else cursor
-            words.append(Word("", tuple(positions)))
+    for atom in known.atoms:
+        positions = _positions(prompt, atom)
+        if not positions:
             continue
-        start = lowered.find(word.lower(), cursor)
-        if start < 0:
-            words.append(Word(word, tuple(positions)))
-            continue
-        cursor = start + len(word)
-        words.append(Word(word, tuple(positions), start, cursor))
+        start, end = -1, -1
+        if prompt.index.is_placed and plain == known.text:
+            start, end = origin[atom.start], origin[atom.end - 1] + 1
+        words.append(Word(atom.text, positions, start, end))
     return tuple(words)
 
 
-def things_in(words: tuple[Word, ...]) -> tuple[str, ...]:
+def _things(prompt: EncodedPrompt) -> list[tuple[str, tuple[int, ...]]]:
+    """(wording, positions of its tokens) of what may be one thing, in the prompt's order."""
+    index = prompt.index
+    known = index.text
+    things: list[tuple[str, tuple[int, ...]]] = []
+    run: list[Atom] = []
+
+    def close() -> None:
+        # the choices of '{red|blue} car', and what they belong to, name no one thing
+        one = all(word.kind != BARRIER for word in run)
+        if one and any(word.text not in ARTICLES for word in run):
+            first, last = run[0].start, run[-1].end
+            span = index.whole(first, last)
+            if span:
+                text = known.text[first:last].lower()
+                things.append((text, content_positions(prompt, prompt.positions[slice(*span)])))
+        run.clear()
+
+    for atom in known.words:
+        if run and not _JOINED.fullmatch(known.text[run[-1].end : atom.start]):
+            close()
+        if atom.text in _BREAKS or atom.text.startswith(EMBEDDING):
+            close()
+        else:
+            run.append(atom)
+    close()
+    return things
+
+
+def things_in(prompt: EncodedPrompt) -> tuple[str, ...]:
     """Wordings that may name one thing each: what stands between punctuation, 'and', 'on' etc.
 
     'a red star and a blue circle' gives 'a red star' and 'a blue circle'. Only a proposal for an
-    editor; runs of articles alone are left out.
+    editor, each of which is found in the prompt; runs of articles alone, textual embeddings and
+    dynamic prompts are left out.
     """
-    breaks = FUNCTION_WORDS - ARTICLES
-    things: list[str] = []
-    run: list[str] = []
-    for text in [word.text for word in words] + [""]:
-        low = text.casefold()
-        if low in breaks or not any(c.isalnum() for c in text):
-            if any(word.casefold() not in ARTICLES for word in run):
-                things.append(" ".join(run))
-            run = []
-        else:
-            run.append(text)
-    return tuple(things)
+    return tuple(text for text, _ in _things(prompt))
 
 
 def describe_match(
@@ -90,20 +102,27 @@ def describe_match(
     """What an editor shows of a layout against its prompt, as plain JSON values.
 
     ``words``: text, start and end (characters in ``layout.prompt``) of each word. ``things``:
-    wordings to propose. ``regions``, in the layout's order: indices into ``words`` (empty if the
-    sampler would refuse the region), ``held`` and ``suggestion`` as in ``PhraseMatch``.
+    wordings to propose, ``free``: those of them that no region speaks of yet. ``regions``, in the
+    layout's order: indices into ``words`` (empty if the sampler would refuse the region), ``held``
+    and ``suggestion`` as in ``PhraseMatch``.
     """
     words = words_in(layout.prompt, prompt)
-    word_at = {p: index for index, word in enumerate(words) for p in word.positions}
-    regions = []
+    words_at: dict[int, list[int]] = {}
+    for index, word in enumerate(words):
+        for position in word.positions:
+            words_at.setdefault(position, []).append(index)
+    regions, meant = [], set()
     for match in match_regions(layout, prompt, encode):
-        found = dict.fromkeys(word_at[p] for p in match.positions if p in word_at)
+        meant.update(match.positions)
+        found = dict.fromkeys(word for p in match.positions for word in words_at.get(p, ()))
         regions.append({
             "words": list(found), "found": bool(match.positions),
             "held": match.held, "suggestion": match.suggestion,
         })  # fmt: skip
+    things = _things(prompt)
     return {
         "words": [{"text": w.text, "start": w.start, "end": w.end} for w in words],
-        "things": list(things_in(words)),
+        "things": [text for text, _ in things],
+        "free": [text for text, positions in things if meant.isdisjoint(positions)],
         "regions": regions,
     }

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from itertools import combinations
 
 from .errors import RealCompoError
+from .weights import escaped, plain_text
 from .words import find_phrase
 
 SEPARATOR = "|"
 KINDS = ("prompts", "concepts")
+# not the | between the choices of a dynamic prompt, '{red|blue}'
+_PARTS = re.compile(r"\|(?![^{}]*\})")
 TEMPLATE = "a photo of {a} and {b}"
 
 
@@ -25,9 +29,10 @@ class TrainingPrompt:
 def parse_lines(text: str) -> list[TrainingPrompt]:
     """Prompts from lines 'a cat and a dog | a cat | a dog'.
 
-    Blank lines and lines that begin with # are passed over. A line without objects gets those
-    that the planner's noun-phrase rules find in it. Raises RealCompoError for an object that its
-    prompt does not hold, and when there are no prompts.
+    Blank lines and lines that begin with # are passed over. Weights, as in '(red:1.3)', are taken
+    out: what is trained is what the words mean, not how loud they are. A line without objects gets
+    those that the planner's noun-phrase rules find in it. Raises RealCompoError for an object that
+    its prompt does not hold, and when there are no prompts.
     """
     from .planner_parse import parse_prompt
 
@@ -36,8 +41,8 @@ def parse_lines(text: str) -> list[TrainingPrompt]:
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        prompt, *objects = (part.strip() for part in line.split(SEPARATOR))
-        objects = [thing for thing in objects if thing]
+        prompt, *objects = (plain_text(part.strip()) for part in _PARTS.split(line))
+        objects = [thing for thing in objects if thing.strip()]
         if not objects:
             objects = [thing.phrase for thing in parse_prompt(prompt).things]
         for thing in objects:
@@ -46,7 +51,7 @@ def parse_lines(text: str) -> list[TrainingPrompt]:
                     "prompts", f"line {number}: '{thing}' is not in '{prompt}'",
                     "Name objects after | in the prompt's own words",
                 )  # fmt: skip
-        prompts.append(TrainingPrompt(prompt, tuple(objects)))
+        prompts.append(TrainingPrompt(escaped(prompt), tuple(map(escaped, objects))))
     if not prompts:
         raise RealCompoError(
             "prompts", "there is no prompt",

@@ -8,7 +8,7 @@ in the same order. A phrase that is a slice of the prompt is always found there.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,7 +17,7 @@ from .letters import BARRIER, PUNCTUATION, WORD, Atom, atoms
 from .weights import plain_text
 
 __all__ = ["ARTICLES", "FUNCTION_WORDS", "Indexed", "Runs", "Word", "find_phrase", "indexed",
-           "loose_spans", "nearest_wording", "plain_text", "words_of"]  # fmt: skip
+           "loose_spans", "mention", "nearest_wording", "plain_text", "words_of"]  # fmt: skip
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -33,6 +33,8 @@ FUNCTION_WORDS = ARTICLES | {
 
 # What holds the parts of one word together: dog's, red-haired.
 _HYPHEN = re.compile("['`\u2018\u2019\u02bc\u00b4\uff07\u2010\u2011-]")
+_PHRASE = 200
+"""Characters of a text that is short enough to be kept with its words."""
 _SPOKEN = re.compile(r"[^\W_]")
 
 
@@ -51,6 +53,15 @@ def words_of(text: str) -> list[Word]:
     ``dog's`` and ``red-haired`` are one word each, and so is what stands between two spaces of a
     script that has none.
     """
+    return list(_phrase_words(text)) if len(text) <= _PHRASE else _words(text)
+
+
+@lru_cache(maxsize=1 << 12)
+def _phrase_words(text: str) -> tuple[Word, ...]:
+    return tuple(_words(text))
+
+
+def _words(text: str) -> list[Word]:
     words: list[Word] = []
     for atom in atoms(text):
         if atom.kind != WORD:
@@ -114,6 +125,13 @@ class Indexed:
     def _starts(self) -> list[int]:
         return [atom.start for atom in self.words]
 
+    def next_word(self, place: int) -> int:
+        """Where the first word at or behind character ``place`` begins; the text's end if none."""
+        index = bisect_left(self._starts, place)
+        while index < len(self.words) and self.words[index].kind != WORD:
+            index += 1
+        return self._starts[index] if index < len(self.words) else len(self.text)
+
     def cuts(self, place: int) -> bool:
         """Whether the border before character ``place`` goes through a word."""
         index = bisect_right(self._starts, place) - 1
@@ -175,6 +193,14 @@ def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
         if found:
             return found
     return []
+
+
+def mention(text: str, phrase: str, start: int) -> int | None:
+    """Which occurrence of ``phrase`` in ``text`` begins at ``start``, spaces and signs aside."""
+    first = indexed(text).next_word(start)
+    places = [at for at, _ in find_phrase(text, phrase)]
+    index = bisect_left(places, start)
+    return index if index < len(places) and places[index] <= first else None
 
 
 def nearest_wording(text: str, phrase: str, cutoff: float = 0.8) -> str | None:

@@ -12,11 +12,25 @@
  * @property {string} prompt that was asked about
  * @property {Word[]} words
  * @property {string[]} things wordings that may name a region
+ * @property {string[]} free those of them that no region spoke of
+ * @property {Map<string, string>} phrases that were asked about, by region
  * @property {Map<string, Found>} regions by id
  */
 /** @typedef {(path: string, options: RequestInit) => Promise<Response>} Fetch */
 
 const WAIT_MS = 200;
+
+/**
+ * The server counts characters, this language halves of those beyond U+FFFF: emoji, rare letters.
+ * @param {string} prompt @param {Word[]} words @returns {Word[]}
+ */
+export function placed(prompt, words) {
+  const at = [0];
+  for (const character of prompt) at.push((at.at(-1) ?? 0) + character.length);
+  return words.map((word) => ({
+    ...word, start: at[word.start] ?? -1, end: at[word.end] ?? -1,
+  }));
+}
 
 export class Matcher {
   /** @param {Fetch} ask @param {() => void} told called when there is news */
@@ -39,6 +53,7 @@ export class Matcher {
       phrase, occurrence, tokens, box: [0, 0, 1, 1],
     }));
     const ids = regions.map((region) => region.id);
+    const phrases = new Map(regions.map((region) => [region.id, region.phrase]));
     const key = JSON.stringify([prompt, question, ids]);
     if (key === this.key) return;
     this.key = key;
@@ -52,12 +67,15 @@ export class Matcher {
       return;
     }
     this.timer = setTimeout(() => {
-      void this.put(turn, prompt, ids, JSON.stringify({ prompt, regions: question }));
+      void this.put(turn, prompt, phrases, JSON.stringify({ prompt, regions: question }));
     }, WAIT_MS);
   }
 
-  /** @param {number} turn @param {string} prompt @param {string[]} ids @param {string} body */
-  async put(turn, prompt, ids, body) {
+  /**
+   * @param {number} turn @param {string} prompt @param {Map<string, string>} phrases by region
+   * @param {string} body
+   */
+  async put(turn, prompt, phrases, body) {
     /** @type {Answer | null} */
     let answer = null;
     /** @type {string | null} */
@@ -68,8 +86,10 @@ export class Matcher {
       });
       const value = await reply.json().catch(() => ({}));
       if (!reply.ok) throw new Error(value.error ?? `${reply.status} ${reply.statusText}`);
+      const ids = [...phrases.keys()];
       const regions = new Map(ids.map((id, index) => [id, value.regions[index]]));
-      answer = { prompt, words: value.words, things: value.things, regions };
+      const words = placed(prompt, value.words);
+      answer = { prompt, words, things: value.things, free: value.free, phrases, regions };
     } catch (error) {
       problem = error instanceof Error ? error.message : String(error);
       // What fails once (a restart) may work at the next change.
@@ -87,15 +107,22 @@ export class Matcher {
     return new Set(regions.filter(([, found]) => !found.found).map(([id]) => id));
   }
 
-  /** The next thing in the prompt that no region is called after. @param {readonly Region[]} regions */
+  /**
+   * The next thing in the prompt that no region speaks of, by the server's matching. What was named
+   * since its last answer was taken from here, word for word.
+   * @param {readonly Region[]} regions
+   */
   proposal(regions) {
-    const taken = regions.map((region) => region.phrase.toLowerCase());
-    const free = (this.answer?.things ?? []).filter((thing) => {
-      const same = taken.indexOf(thing.toLowerCase());
-      if (same >= 0) taken.splice(same, 1);
+    const free = this.answer?.free ?? [];
+    const asked = this.answer?.phrases;
+    const since = regions
+      .filter((region) => asked?.get(region.id) !== region.phrase)
+      .map((region) => region.phrase);
+    return free.find((thing) => {
+      const same = since.indexOf(thing);
+      if (same >= 0) since.splice(same, 1);
       return same < 0;
-    });
-    return free[0] ?? "";
+    }) ?? "";
   }
 
   stop() {

@@ -82,7 +82,7 @@ def test_a_weight_that_is_no_number_costs_its_region() -> None:
 
 def test_phrases_are_the_prompts_words() -> None:
     near = read({**SQUARE, "phrase": "A blue squares"})
-    assert near.captions[0].phrase == "blue square" and "read as" in near.notes[0]
+    assert near.captions[0].phrase == "a blue square" and "read as" in near.notes[0]
     assert near.prompt == PROMPT
 
 

@@ -78,7 +78,7 @@ def test_the_answer_is_the_samplers() -> None:
 
 def test_a_near_wording_is_proposed() -> None:
     answer = ask(PROMPT, region("a blue circel"))
-    assert answer["regions"][0]["suggestion"] == "blue circle"
+    assert answer["regions"][0]["suggestion"] == "a blue circle"
 
 
 def test_letters_outside_ascii_and_embeddings_do_not_shift_the_words() -> None:
@@ -88,7 +88,7 @@ def test_letters_outside_ascii_and_embeddings_do_not_shift_the_words() -> None:
     assert placed["dog"] == "dog" and placed["a"] == "a"
     dog = next(word for word in words if word.text == "dog")
     assert prompt[dog.start :] == "dog"
-    assert things_in(words)[-1] == "a dog"
+    assert things_in(text.encode_prompt(prompt))[-1] == "a dog"
 
 
 @pytest.mark.parametrize(

@@ -88,18 +88,40 @@ def test_every_border_between_chunks_keeps_the_phrase() -> None:
         assert not {p % 77 for p in span} & {0, 76}
 
 
-def test_textual_embedding_takes_its_vectors_and_never_matches(tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def with_embedding(tmp_path, monkeypatch):
+    """A tokenizer that has the textual embedding 'charA', of three vectors."""
     from safetensors.torch import save_file
 
-    save_file({"clip_l": torch.zeros(3, 768)}, tmp_path / "mystyle.safetensors")
+    save_file({"clip_l": torch.zeros(3, 768)}, tmp_path / "charA.safetensors")
     monkeypatch.setattr(
         text, "_tokenizer", comfy.sd1_clip.SDTokenizer(embedding_directory=[str(tmp_path)])
     )
-    encoded = text.encode_prompt("embedding:mystyle red star")
-    assert encoded.ids[:3] == (None, None, None)
-    assert match_phrase(encoded, text.encode_prompt("red star")) == (4, 5)
-    with pytest.raises(RealCompoError, match="not in the prompt"):
-        resolve_tokens(Layout((Region("embedding:mystyle", BOX),)), encoded, text.encode_prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrase", "positions"),
+    [
+        ("embedding:charA and a red ball", "embedding:charA", (1, 2, 3)),
+        ("embedding:charA and a red ball", "red ball", (6, 7)),
+        ("a (embedding:charA:1.2), a ball", "embedding:charA", (2, 3, 4)),
+        ("a embedding:charA, girl", "a embedding:charA girl", (2, 3, 4, 6)),
+        ("a dog, embedding:charA", "dog", (2,)),
+    ],
+)
+def test_a_textual_embedding_is_found_by_its_name(
+    with_embedding, prompt: str, phrase: str, positions: tuple[int, ...]
+) -> None:
+    layout = Layout((Region(phrase, BOX),), prompt)
+    encoded = text.encode_prompt(prompt)
+    assert resolve_tokens(layout, encoded, text.encode_prompt) == (positions,)
+
+
+def test_an_embedding_that_is_not_there_is_named(with_embedding) -> None:
+    prompt = "embedding:charB and embedding:charA and a red ball"
+    layout = Layout((Region("red ball", BOX), Region("a embedding:charB", BOX)), prompt)
+    with pytest.raises(RealCompoError, match="region 2: .* the embedding 'charB'.*not there"):
+        resolve_tokens(layout, text.encode_prompt(prompt), text.encode_prompt)
 
 
 def test_conditioning_of_cliptextencode_changes_only_from_the_phrase_on(tmp_path) -> None:
