@@ -39,7 +39,7 @@ EMBEDDED = re.compile(r"embedding:[^\s<\[]*[^\s<\[,]")
 
 # how one character behaves in a text
 _SPACE, _LETTER, _DIGIT, _CHARACTER, _SYMBOL = "space", "letter", "digit", "character", "symbol"
-_FLAG, _MARK, _JOINER = "flag", "mark", "joiner"
+_FLAG, _MARK, _JOINER, _WHOLE = "flag", "mark", "joiner", "whole"
 _RUNS = (_LETTER, _DIGIT)
 _ATTACHED = (_MARK, _JOINER)
 
@@ -80,7 +80,8 @@ def _belongs(character: str) -> bool:
     """Whether it is spelled together with the character before it."""
     number = ord(character)
     half_width_voice, jamo = 0xFF9E <= number <= 0xFF9F, 0x1160 <= number <= 0x11FF
-    return half_width_voice or jamo or unicodedata.category(character)[0] == "M"
+    thai_am = number in (0x0E33, 0x0EB3)  # a mark and a letter in one character
+    return half_width_voice or jamo or thai_am or unicodedata.category(character)[0] == "M"
 
 
 class Normal(NamedTuple):
@@ -141,10 +142,25 @@ def _end_of_word(kinds: list[str], start: int) -> int:
     return index
 
 
+def _kinds(known: Normal) -> list[str]:
+    """The kind of every character; what one sign stands for, as 1/2 or (1), is no more cut."""
+    kinds = [_kind(character) for character in known.text]
+    start = 0
+    while start < len(kinds):
+        end = start + 1
+        while end < len(kinds) and known.starts[end] == known.starts[start]:
+            end += 1
+        if end - start > 1 and len({k for k in kinds[start:end] if k not in _ATTACHED}) > 1:
+            kinds[start:end] = [_WHOLE] * (end - start)
+        start = end
+    return kinds
+
+
 def atoms(text: str) -> list[Atom]:
     """All words, signs and barriers of ``text`` in order; spaces are left out."""
-    plain, starts, ends = normal(text)
-    kinds = [_kind(character) for character in plain]
+    known = normal(text)
+    plain, starts, ends = known
+    kinds = [_kind(character) for character in plain] if text.isascii() else _kinds(known)
     out: list[Atom] = []
     index, size = 0, len(plain)
     while index < size:
@@ -168,6 +184,9 @@ def atoms(text: str) -> list[Atom]:
         elif kind == _MARK:
             kinds[index] = _LETTER
             end = _end_of_word(kinds, index)
+        elif kind == _WHOLE:
+            while end < size and (starts[end] == starts[index] or kinds[end] in _ATTACHED):
+                end += 1
         elif kind in (_SYMBOL, _FLAG):
             end = _end_of_symbol(kinds, plain, index)
         elif plain[index] in "{}|":
