@@ -133,13 +133,14 @@ def spell(pieces: Sequence[Piece], text: str) -> Spelling | None:
                 missing.append(text[start + len(EMBEDDING) : end])
             j += 1
         elif one[i : i + 1] == _UNKNOWN:
+            # it ends where the next piece's characters begin, at a space at the latest
+            border = j + 1
+            while border < len(other) and typed[border][1] <= typed[border - 1][2]:
+                border += 1
+            border = min(border, len(other))
             rest = one[i + 1 : i + 1 + _LOOK].split(_UNKNOWN)[0].split(_EMBEDDED)[0]
-            if rest:
-                at = other.find(rest, j)
-            else:
-                at = other.find(_EMBEDDED, j) if one[i + 1 : i + 2] == _EMBEDDED else len(other)
-            if at < 0:
-                return None
+            at = other.find(rest, j, border + len(rest)) if rest else -1
+            at = border if at < 0 else at
             if at > j:
                 put(i, typed[j][1], typed[at - 1][2])
             i, j = i + 1, at
