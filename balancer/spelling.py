@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from .letters import EMBEDDING, WORD, atoms, is_ignored, normal
 
-NOWHERE = (-1, -1)
+NOWHERE: tuple[int, int] = (-1, -1)
 """Place of a token that spells nothing of the text."""
 
-_LOOK = 12
-"""Characters behind an unknown piece that must be found again."""
+_LOOK = (12, 4, 1)
+"""Characters behind an unknown piece that are looked for, as many as are there."""
 _EMBEDDED, _UNKNOWN = "\ufdd0", "\ufdd1"
 
 
@@ -100,6 +100,17 @@ def _typed(text: str) -> Row:
     return row
 
 
+def _parted(row: Row) -> list[tuple[int, int]]:
+    """Places of the pieces that spaces part."""
+    parts: list[tuple[int, int]] = []
+    for _, start, end in row:
+        if parts and start <= parts[-1][1]:
+            parts[-1] = (parts[-1][0], end)
+        else:
+            parts.append((start, end))
+    return parts
+
+
 def spell(pieces: Sequence[Piece], text: str) -> Spelling | None:
     """Where in ``text`` the ``pieces`` of its tokens stand; None if they spell something else.
 
@@ -133,17 +144,23 @@ def spell(pieces: Sequence[Piece], text: str) -> Spelling | None:
                 missing.append(text[start + len(EMBEDDING) : end])
             j += 1
         elif one[i : i + 1] == _UNKNOWN:
-            # it ends where the next piece's characters begin, at a space at the latest
-            border = j + 1
-            while border < len(other) and typed[border][1] <= typed[border - 1][2]:
-                border += 1
-            border = min(border, len(other))
-            rest = one[i + 1 : i + 1 + _LOOK].split(_UNKNOWN)[0].split(_EMBEDDED)[0]
-            at = other.find(rest, j, border + len(rest)) if rest else -1
-            at = border if at < 0 else at
-            if at > j:
-                put(i, typed[j][1], typed[at - 1][2])
-            i, j = i + 1, at
+            stop = i + 1
+            while one[stop : stop + 1] == _UNKNOWN:
+                stop += 1
+            # they end where what the next piece spells begins
+            rest = one[stop : stop + _LOOK[0]].split(_UNKNOWN)[0].split(_EMBEDDED)[0]
+            last = other.find(_EMBEDDED, j) if one[stop : stop + 1] == _EMBEDDED else len(other)
+            # (a missing embedding may follow soon)
+            tries = (other.find(rest[:size], j) for size in _LOOK) if rest else iter((last,))
+            at = next((place for place in tries if place >= 0), -1)
+            if at < 0:
+                return None
+            parts = _parted(typed[j:at])
+            if len(parts) != stop - i:  # any of them may spell any of it
+                parts = [(parts[0][0], parts[-1][1])] * (stop - i) if parts else []
+            for index, part in zip(range(i, stop), parts, strict=False):
+                put(index, *part)
+            i, j = stop, at
         else:
             return None
     return Spelling(tuple(places), tuple(missing))

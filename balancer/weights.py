@@ -14,6 +14,7 @@ from .letters import EMBEDDING
 _MARK = re.compile(r"\\[()]|[()]")
 _ESCAPE = re.compile(r"\\([()])")
 _WEIGHT = re.compile(r":\s*[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?\s*\Z", re.IGNORECASE)
+_NAMED = re.compile(r"(?:^|\s)embedding:\S+\Z")
 _SPACED = re.compile(r"[A-Za-z0-9]")
 
 _LONGEST_WEIGHT = 64
@@ -80,19 +81,20 @@ def read_weights(prompt: str) -> Plain:
     opening = {end: start for start, end in pairs.items()}
     out: list[str] = []
     origin: list[int] = []
-    border, cursor = False, 0
+    border, cursor, before = False, 0, ""
 
     def add(start: int, end: int) -> None:
-        nonlocal border
+        nonlocal border, before
         if start >= end:
             return
         if border and out and not out[-1].isspace() and (
             prompt.startswith(EMBEDDING, start)
+            or (_NAMED.search(before) and not (prompt[start].isspace() or prompt[start] == ","))
             or (_SPACED.match(out[-1]) and _SPACED.match(prompt[start]))
         ):  # fmt: skip
             out.append(" ")
             origin.append(start)
-        border = False
+        border, before = False, prompt[start:end]
         out.extend(prompt[start:end])
         origin.extend(range(start, end))
 

@@ -71,6 +71,9 @@ def wordings(draw: st.DrawFn) -> tuple[str, str, str]:
     first = draw(st.integers(0, len(words) - 1))
     last = draw(st.integers(first, min(first + 4, len(words) - 1)))
     own = plain[words[first].start : words[last].end]
+    before = plain[: words[first].start][-1:]
+    if own.startswith("embedding:") and before and not before.isspace():
+        own = ""  # read as text where it stands, but as an embedding alone
     return prompt, own, draw(spoilt)(own)
 
 

@@ -264,6 +264,7 @@ def test_weights_in_training_prompts_are_taken_out() -> None:
         ("(a:1e1) (b: +.5 )", "a b"), ("(:1.2)", ":1.2"), ("(a:b)", "a:b"),
         ("big(red:1.2)car", "big red car"), ("a(,:1.2)b", "a,b"),
         ("x(embedding:charA)", "x embedding:charA"),
+        ("(embedding:charA:1.2). A cat", "embedding:charA . A cat"),
         ("\\(a (b:1.2)\\)", "(a b)"), ("(a (b (c:1.2)", "a (b (c"), ("((a:1.3):1.2)", "a"),
     ],
 )  # fmt: skip
