@@ -7,7 +7,6 @@ two texts' vectors where a text encoder gives them, else the share of words they
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import RealCompoError
+from .letters import WORD, atoms
 
 # Words that join or introduce things; what they join is what is asked for.
 JOINING = frozenset(
@@ -24,8 +24,8 @@ JOINING = frozenset(
         *("in", "on", "at", "to", "with", "by", "picture", "photo", "photograph", "image"),
     )
 )
-# Chinese and Japanese are written without spaces: there every character is a word of its own.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+# Signs that part phrases; a line break does, too.
+_PARTING = frozenset(",.;:!?()")
 
 
 def _parts(text: str) -> Counter[tuple[str, ...]]:
@@ -35,16 +35,20 @@ def _parts(text: str) -> Counter[tuple[str, ...]]:
     and a blue square' holds 'red circle' and 'blue square', but not 'circle blue'.
     """
     found: Counter[tuple[str, ...]] = Counter()
-    for phrase in re.split(r"[,.;:!?()\n]", text.casefold()):
-        before = None
-        for word in _WORD.findall(phrase):
-            if word in JOINING:
-                before = None
-                continue
-            found[(word,)] += 1
-            if before is not None:
-                found[(before, word)] += 1
-            before = word
+    before, end = None, 0
+    for atom in atoms(text):
+        if atom.text in _PARTING or "\n" in text[end : atom.start]:
+            before = None
+        end = atom.end
+        if atom.kind != WORD:
+            continue
+        if atom.text in JOINING:
+            before = None
+            continue
+        found[(atom.text,)] += 1
+        if before is not None:
+            found[(before, atom.text)] += 1
+        before = atom.text
     return found
 
 
