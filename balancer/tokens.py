@@ -104,16 +104,19 @@ def content_positions(prompt: EncodedPrompt, positions: tuple[int, ...]) -> tupl
     Their maps are spread over the picture and would blur the average of a phrase. If nothing else
     is left, all positions stay.
     """
-    tokens = prompt.index.at
-
-    def says(position: int) -> bool:
-        token = tokens[position]
-        if prompt.ids[token] is None:  # a textual embedding
-            return True
-        word = prompt.words[token]
-        return word.casefold() not in FUNCTION_WORDS and has_words(word)
-
-    return tuple(p for p in positions if says(p)) or positions
+    tokens = [prompt.index.at[position] for position in positions]
+    # once per word: a text without spaces may be one word of thousands of tokens
+    content = {
+        word: word.casefold() not in FUNCTION_WORDS and has_words(word)
+        for word in {prompt.words[token] for token in tokens}
+    }
+    # a textual embedding has no id, and is content
+    kept = tuple(
+        position
+        for position, token in zip(positions, tokens, strict=True)
+        if prompt.ids[token] is None or content[prompt.words[token]]
+    )
+    return kept or positions
 
 
 def suggest(

@@ -24,7 +24,7 @@ from ..regions import Tokens
 from ..spelling import NOWHERE, Piece, Unknown, Vectors, spell
 from ..tokens import CHUNK, EncodedPrompt, plain_prompt, resolve_tokens
 from ..weights import plain_text, read_escapes, read_weights
-from .text import character_bytes, embedding_folders, encode_prompt
+from .text import character_bytes, embedding_folders, encode_prompt, readable
 
 T5_WIDTH, QWEN_WIDTH = 4096, 3584
 CLIP_WIDTH = 2048
@@ -110,7 +110,7 @@ def t5_words(text: str) -> tuple[Words, int]:
     after the text is padding.
     """
     tokenizer = _t5()
-    (chunk,) = tokenizer.tokenize_with_weights(text, return_word_ids=True)
+    (chunk,) = tokenizer.tokenize_with_weights(readable(text), return_word_ids=True)
     special = set(tokenizer.tokenizer.all_special_ids)
     rows: list[int] = []
     pieces: list[Piece] = []
@@ -219,7 +219,7 @@ def qwen_words(text: str) -> tuple[Words, int] | None:
     template of the user's own.
     """
     tokenizer = _qwen()
-    kept, frame = _kept(tokenizer, text), _kept(tokenizer, "")
+    kept, frame = _kept(tokenizer, readable(text)), _kept(tokenizer, "")
     own = kept[: len(kept) - len(frame)]
     vocabulary = getattr(tokenizer, tokenizer.clip).inv_vocab
     pieces = [character_bytes(vocabulary[token]) for token in own]

@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.sd1_clip
 
+from ..errors import RealCompoError
 from ..spelling import Piece, Vectors, spell
 from ..tokens import CHUNK, EncodedPrompt
 from ..weights import plain_text
@@ -106,6 +107,19 @@ def encoded(
     return EncodedPrompt(*row, text, *known) if known else EncodedPrompt(*row)
 
 
+def readable(text: str) -> str:
+    """``text`` if a tokenizer can read it; RealCompoError for half a character (a surrogate)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RealCompoError(
+            "layout", f"its text has half a character (U+{ord(text[error.start]):04X}) after "
+            f"{ascii(text[max(0, error.start - 20) : error.start])}",
+            "Type that character again",
+        ) from None  # fmt: skip
+    return text
+
+
 def encode_prompt(text: str) -> EncodedPrompt:
     """Tokens of ``text`` and their positions in the conditioning that CLIPTextEncode makes of it.
 
@@ -113,9 +127,10 @@ def encode_prompt(text: str) -> EncodedPrompt:
     as it has vectors, long texts run on in further chunks of 77 positions. All families with
     cross-attention UNets (SD1.x, SD2.x and both encoders of SDXL) share this vocabulary and this
     layout of chunks; they differ in padding only, so one tokenizer gives the positions for all.
+    Raises RealCompoError for a text with half a character.
     """
     tokenizer = clip_tokenizer()
-    chunks = tokenizer.tokenize_with_weights(text, return_word_ids=True)
+    chunks = tokenizer.tokenize_with_weights(readable(text), return_word_ids=True)
     return encoded(chunks, tokenizer.inv_vocab, plain_text(text))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
 
 from realcompo.balancer.comfy import text  # noqa: E402
+from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
 from realcompo.balancer.prompt_words import describe_match  # noqa: E402
 from realcompo.balancer.tokens import EncodedPrompt, match_regions, resolve_tokens  # noqa: E402
@@ -162,3 +164,23 @@ def test_a_phrases_own_vectors_fit_its_tokens() -> None:
         one = [encoded.words[encoded.index.at[p]] for p in match.positions]
         other = [alone.words[alone.index.at[p]] for p in own]
         assert all(b in a for a, b in zip(one, other, strict=True)), (one, other)
+
+
+def test_half_a_character_is_named() -> None:
+    """A page or a file can bring a lone surrogate, which no tokenizer reads."""
+    layout = Layout((Region("a cat", BOX),), "a cat \ud83d")
+    with pytest.raises(RealCompoError, match=r"half a character \(U\+D83D\) after 'a cat '"):
+        resolve_tokens(layout, text.encode_prompt(layout.prompt), text.encode_prompt)
+
+
+def test_a_long_prompt_is_matched_in_time() -> None:
+    """As long as the page may ask about, as one word of the tokenizer's, with 64 phrases."""
+    characters = [chr(0x4E00 + number) for number in range(900)]
+    prompt = "".join(characters[(7 * n * n + 3 * n) % 900] for n in range(19_900))
+    phrases = [f"a strange {number} {characters[number]}" for number in range(64)]
+    layout = Layout(tuple(Region(phrase, BOX) for phrase in phrases), prompt)
+    encoded = text.encode_prompt(prompt)
+    start = time.process_time()
+    answer = describe_match(layout, encoded, text.encode_prompt)
+    assert time.process_time() - start < 3.0
+    assert not any(entry["found"] for entry in answer["regions"])
