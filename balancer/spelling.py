@@ -142,6 +142,11 @@ def spell(pieces: Sequence[Piece], text: str) -> Spelling | None:
                 i += len(name)
             else:
                 missing.append(text[start + len(EMBEDDING) : end])
+                # older hosts leave out all up to the next space, '<b>' behind the name, too
+                while j + 1 < len(other) and typed[j + 1][1] <= typed[j][2] and (
+                    one[i : i + 1] != other[j + 1]
+                ):  # fmt: skip
+                    j += 1
             j += 1
         elif one[i : i + 1] == _UNKNOWN:
             stop = i + 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import re
 import time
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, example, given
 
 pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
@@ -22,6 +24,7 @@ from realcompo.tests.phrases import BOX, PARTS, holds_together, prompts, wording
 
 HAS_T5 = importlib.util.find_spec("comfy.text_encoders.flux") is not None
 HAS_QWEN = importlib.util.find_spec("comfy.text_encoders.qwen_image") is not None
+NAMES_END = "[<" in inspect.getsource(comfy.sd1_clip.SDTokenizer)
 ZH = "\u4e00\u53ea\u7ea2\u8272\u7684\u732b\u548c\u4e00\u4e2a\u84dd\u8272\u7684\u7403"
 
 
@@ -39,7 +42,10 @@ def with_embedding(tmp_path_factory):
 
 
 @given(wordings())
+@example(("a (red ball:1.2), embedding:charA", "red ball", "Red Ball"))
 def test_clip_finds_what_is_given(case: tuple[str, str, str]) -> None:
+    # older hosts drop what follows an embedding's name without a space
+    assume(NAMES_END or not re.search(r"embedding:[^\s<\[]*[<\[]", case[0]))
     holds_together(*case, text.encode_prompt)
 
 
