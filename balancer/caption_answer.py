@@ -14,13 +14,14 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from .answer_json import Answer, Entries, Form
 from .dense_captions import Caption
 from .errors import RealCompoError
 from .noun_words import same_word, wording
 from .planner import (
     MAX_REGIONS,
     Message,
-    answer_entries,
+    first_fault,
     prompt_wording,
     quoted,
     repair_messages,
@@ -31,6 +32,8 @@ LOWEST, HIGHEST = 0.1, 3.0
 """Weights outside are moved to the nearer end: 0 would be no phrase at all."""
 _LONGEST = 16
 _SHOWN = 8
+_PHRASES = ("phrase", "caption", "description", "text")
+_LISTS = ("regions", "objects", "boxes", "layout", "elements")
 
 
 class CaptionedRegion(BaseModel):
@@ -38,7 +41,7 @@ class CaptionedRegion(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
-    phrase: str = Field(validation_alias=AliasChoices("phrase", "caption", "description", "text"))
+    phrase: str = Field(validation_alias=AliasChoices(*_PHRASES))
     tag: str = Field(
         default="", validation_alias=AliasChoices("tag", "label", "name", "object", "category")
     )
@@ -96,13 +99,24 @@ def _request(prompt: str, tags: Sequence[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _example_answer(regions: list[tuple[str, str, float]]) -> dict[str, Any]:
+    return {"regions": [{"phrase": p, "tag": t, "weight": w} for p, t, w in regions]}
+
+
+def _form(plain: str) -> Form:
+    """What an answer for the prompt's plain text looks like, and what of it is only an example."""
+    examples = [_example_answer(each)["regions"] for caption, _, each in _EXAMPLES
+                if caption != plain]  # fmt: skip
+    examples.append(_example_answer([("...", "...", 1.0)])["regions"])
+    return Form(_LISTS, (_PHRASES,), plain, frozenset({"caption", "tags"}), examples=examples)
+
+
 def messages(prompt: str, tags: Sequence[str]) -> list[Message]:
     """The conversation that asks for the phrases of ``prompt`` and their ``tags``."""
     out = [{"role": "system", "content": SYSTEM}]
     for caption, seen, regions in _EXAMPLES:
-        answer = {"regions": [{"phrase": p, "tag": t, "weight": w} for p, t, w in regions]}
         out.append({"role": "user", "content": _request(caption, seen)})
-        out.append({"role": "assistant", "content": json.dumps(answer)})
+        out.append({"role": "assistant", "content": json.dumps(_example_answer(regions))})
     out.append({"role": "user", "content": _request(prompt, tags)})
     return out
 
@@ -167,11 +181,7 @@ class _Reader:
         try:
             planned = CaptionedRegion.model_validate(entry)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "the region"
-            self.problems.append(
-                f"region {number}: {quoted(field, 30)}: {quoted(first['msg'], 80)}"
-            )
+            self.problems.append(f"region {number}: {first_fault(error)}")
             return
         name = f"region {number} ({quoted(planned.phrase)})"
         tag = _known_tag(planned.tag, self.tags)
@@ -205,26 +215,41 @@ class _Reader:
             self.notes.append(f"{name}: repeats another one")
 
 
-def read_captions(text: str, prompt: str, tags: Sequence[str], extend: bool = True) -> Captions:
-    """The phrases in a model's ``text``. Never raises for what the text holds.
-
-    Reads JSON bare, fenced, between other words, behind a reasoning model's thoughts. A phrase that
-    ``prompt`` does not hold is read as the prompt's nearest wording, else added to the prompt if
-    ``extend`` and if one of the detector's ``tags`` goes with it, else it is a problem. Weights are
-    held to 0.1..3.
-    """
-    entries = answer_entries(text)
-    if isinstance(entries, str):
-        return Captions(prompt=prompt, problems=(entries,))
-    reader = _Reader(prompt, tags, extend)
-    for number, entry in enumerate(entries[:MAX_REGIONS], 1):
+def _read_list(found: Entries, reader: _Reader) -> Captions:
+    reader.notes += [found.note] if found.note else []
+    for number, entry in enumerate(found.entries[:MAX_REGIONS], 1):
         reader.read(entry, number)
-    if len(entries) > MAX_REGIONS:
-        reader.notes.append(f"only the first {MAX_REGIONS} of {len(entries)} regions were read")
-    if not reader.captions and not reader.problems:
+    if len(found.entries) > MAX_REGIONS:
+        reader.notes.append(
+            f"only the first {MAX_REGIONS} of {len(found.entries)} regions were read"
+        )
+    if found.problem:
+        reader.problems.append(found.problem)
+    elif not reader.captions and not reader.problems:
         reader.problems.append("the answer has no regions")
+    prompt = reader.prompt
     longer = ", ".join([prompt.rstrip().rstrip(","), *reader.added]) if reader.added else prompt
     return Captions(tuple(reader.captions), longer, tuple(reader.notes), tuple(reader.problems))
+
+
+def read_captions(
+    text: str, prompt: str, tags: Sequence[str], extend: bool = True, secret: str = ""
+) -> Captions:
+    """The phrases in a model's ``text``. Never raises for what the text holds.
+
+    Lists are found as in ``read_answer``. A phrase that ``prompt`` does not hold is read as the
+    prompt's nearest wording, else added to the prompt if ``extend`` and if one of the detector's
+    ``tags`` goes with it, else it is a problem. Weights are held to 0.1..3. ``secret`` is a key
+    that neither a remark nor the prompt may show.
+    """
+    answer = Answer(text, _form(plain_text(prompt)), secret)
+    first: Captions | None = None
+    for found in answer.lists():
+        read = _read_list(found, _Reader(prompt, tags, extend))
+        if read.captions:
+            return read
+        first = first or read
+    return first or Captions(prompt=prompt, problems=(answer.fault,))
 
 
 def _settled(read: Captions, where: str) -> Captions:
@@ -248,20 +273,22 @@ def captions_from_text(
 
 
 def captions_by(
-    ask: Callable[[list[Message]], str], prompt: str, tags: Sequence[str], extend: bool = True
-) -> Captions:
+    ask: Callable[[list[Message]], str], prompt: str, tags: Sequence[str], extend: bool = True,
+    secret: str = "",
+) -> Captions:  # fmt: skip
     """The phrases of a model behind ``ask`` (messages in, answer out), told its mistakes once.
 
-    The second answer counts unless it is worse than the first. Raises RealCompoError for input
-    'model' if no answer holds a usable phrase.
+    The second answer counts unless it is worse than the first. ``secret`` is a key that neither a
+    remark nor the prompt may show. Raises RealCompoError for input 'model' if no answer holds a
+    usable phrase.
     """
     asked = messages(prompt, tags)
     answer = ask(asked)
-    first = read_captions(answer, prompt, tags, extend)
+    first = read_captions(answer, prompt, tags, extend, secret)
     if not first.problems:
         return _settled(first, "model")
     again = ask(repair_messages(asked, answer, first.problems))
-    second = read_captions(again, prompt, tags, extend)
+    second = read_captions(again, prompt, tags, extend, secret)
     better = second if len(second.captions) >= len(first.captions) else first
     settled = _settled(better, "model")
     told = f"the model was told once: {first.problems[0]}"

@@ -9,26 +9,26 @@ prompt, not from the answer.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from .answer_json import Answer, Entries, Form
 from .errors import RealCompoError
 from .layout import Box, Region
 from .words import find_phrase, nearest_wording, plain_text
 
 MAX_REGIONS = 64
-MAX_TEXT = 1 << 20
-"""Longest answer that is read, in characters."""
-
 _OVERSHOOT = 0.25
 """How far outside 0..1 a number may lie to be cut at the edge; beyond, it counts something else."""
 _SMALLEST = 0.01
 _LONGEST_PHRASE = 300
-_TRIES, _SHOWN_PROBLEMS = 64, 8
+_SHOWN_PROBLEMS = 8
+_PHRASES = ("phrase", "label", "name", "object", "text")
+_BOXES = ("box", "bbox", "bounding_box")
+_LISTS = ("regions", "objects", "boxes", "layout", "elements")
 
 Message = dict[str, str]
 
@@ -38,19 +38,11 @@ class PlannedRegion(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
-    phrase: str = Field(validation_alias=AliasChoices("phrase", "label", "name", "object", "text"))
+    phrase: str = Field(validation_alias=AliasChoices(*_PHRASES))
     box: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]],
                    Field(min_length=4, max_length=4)] = Field(
-        validation_alias=AliasChoices("box", "bbox", "bounding_box")
+        validation_alias=AliasChoices(*_BOXES)
     )  # fmt: skip
-
-
-class PlannedLayout(BaseModel):
-    """The whole answer. Regions are checked one by one, so that a bad one costs itself only."""
-
-    regions: list[Any] = Field(
-        validation_alias=AliasChoices("regions", "objects", "boxes", "layout", "elements")
-    )
 
 
 def answer_schema() -> dict[str, Any]:
@@ -106,13 +98,27 @@ def _request(prompt: str, width: int, height: int) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _example_answer(regions: list[tuple[str, Box]]) -> dict[str, Any]:
+    return {"regions": [{"phrase": phrase, "box": list(box)} for phrase, box in regions]}
+
+
+def _form(plain: str) -> Form:
+    """What an answer for the prompt's plain text looks like, and what of it is only an example."""
+    examples = [_example_answer(each)["regions"] for caption, _, _, each in _EXAMPLES
+                if caption != plain]  # fmt: skip
+    examples.append([{"phrase": "...", "box": ["left", "top", "right", "bottom"]}])
+    return Form(
+        _LISTS, (_PHRASES, _BOXES), plain, frozenset({"caption"}), frozenset({"width", "height"}),
+        examples,
+    )  # fmt: skip
+
+
 def messages(prompt: str, width: int = 0, height: int = 0) -> list[Message]:
     """The conversation that asks for a layout of ``prompt`` (size in pixels, 0 = unknown)."""
     out = [{"role": "system", "content": SYSTEM}]
     for caption, wide, high, regions in _EXAMPLES:
-        answer = {"regions": [{"phrase": phrase, "box": list(box)} for phrase, box in regions]}
         out.append({"role": "user", "content": _request(caption, wide, high)})
-        out.append({"role": "assistant", "content": json.dumps(answer)})
+        out.append({"role": "assistant", "content": json.dumps(_example_answer(regions))})
     out.append({"role": "user", "content": _request(prompt, width, height)})
     return out
 
@@ -140,52 +146,6 @@ def quoted(value: object, longest: int = 60) -> str:
     line = "".join(c if c.isprintable() else " " for c in text[: 4 * longest])
     line = " ".join(line.split())
     return f"'{line[: longest - 3]}...'" if len(line) > longest else f"'{line}'"
-
-
-def _candidates(text: str) -> Iterator[Any]:
-    """JSON values in ``text``, the likeliest first: all of it, what fences hold, what starts
-    anywhere with a bracket."""
-    decoder = json.JSONDecoder()
-    pieces = [text.strip()]
-    pieces += [m.group(1).strip() for m in re.finditer(r"```[a-zA-Z]*\n?([^`]*)```", text)]
-    for piece in pieces[: _TRIES + 1]:
-        try:
-            yield json.loads(piece)
-        except (ValueError, RecursionError):
-            continue
-    position, tries = 0, 0
-    while tries < _TRIES:
-        found = re.compile(r"[{\[]").search(text, position)
-        if found is None:
-            return
-        tries += 1
-        try:
-            value, position = decoder.raw_decode(text, found.start())
-            yield value
-        except (ValueError, RecursionError):
-            position = found.end()
-
-
-def answer_entries(text: str) -> list[Any] | str:
-    """The list of regions that an answer holds, or what is wrong with it."""
-    if len(text) > MAX_TEXT:
-        return f"the answer is longer than {MAX_TEXT} characters"
-    # Reasoning models put their thoughts first, and these may hold drafts of the answer.
-    text = text.rpartition("</think>")[2]
-    found_json = False
-    for value in _candidates(text):
-        found_json = True
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            value = {"regions": value}
-        if not isinstance(value, dict):
-            continue
-        try:
-            return PlannedLayout.model_validate(value).regions
-        except ValidationError:
-            continue
-    if found_json:
-        return "the answer's JSON has no list 'regions' of objects"
-    return "the answer holds no complete JSON object"
 
 
 def _box(values: list[float]) -> tuple[Box | None, str]:
@@ -216,9 +176,7 @@ def _region(entry: Any, number: int, plain: str) -> tuple[Region | None, str]:
     try:
         planned = PlannedRegion.model_validate(entry)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the region"
-        return None, f"region {number}: {quoted(field, 30)}: {quoted(first['msg'], 80)}"
+        return None, f"region {number}: {first_fault(error)}"
     name = f"region {number} ({quoted(planned.phrase)})"
     phrase, said = prompt_wording(planned.phrase, plain)
     if phrase is None:
@@ -230,19 +188,17 @@ def _region(entry: Any, number: int, plain: str) -> tuple[Region | None, str]:
     return Region(phrase, box), f"{name}: {notes}" if notes else ""
 
 
-def read_answer(text: str, prompt: str) -> Reading:
-    """The regions of a model's ``text`` for ``prompt``. Never raises for what the text holds.
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a region, short: the field and the reason."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the region"
+    return f"{quoted(field, 30)}: {quoted(first['msg'], 80)}"
 
-    Reads a bare JSON object or list, one in a Markdown fence or between other words, and after a
-    reasoning model's thoughts. Phrases must stand in the prompt (a near miss is read as the
-    prompt's wording); boxes are cut at the edge; what is left is in ``problems``.
-    """
-    entries = answer_entries(text)
-    if isinstance(entries, str):
-        return Reading(problems=(entries,))
-    plain, problems, notes = plain_text(prompt), [], []
+
+def _read_list(found: Entries, plain: str) -> Reading:
+    problems, notes = [], [found.note] if found.note else []
     regions: list[Region] = []
-    for number, entry in enumerate(entries[:MAX_REGIONS], 1):
+    for number, entry in enumerate(found.entries[:MAX_REGIONS], 1):
         region, said = _region(entry, number, plain)
         if region is None:
             problems.append(said)
@@ -251,11 +207,32 @@ def read_answer(text: str, prompt: str) -> Reading:
         else:
             regions.append(region)
             notes += [said] if said else []
-    if len(entries) > MAX_REGIONS:
-        notes.append(f"only the first {MAX_REGIONS} of {len(entries)} regions were read")
-    if not regions and not problems:
+    if len(found.entries) > MAX_REGIONS:
+        notes.append(f"only the first {MAX_REGIONS} of {len(found.entries)} regions were read")
+    if found.problem:
+        problems.append(found.problem)
+    elif not regions and not problems:
         problems.append("the answer has no regions")
     return Reading(tuple(regions), tuple(notes), tuple(problems))
+
+
+def read_answer(text: str, prompt: str, secret: str = "") -> Reading:
+    """The regions of a model's ``text`` for ``prompt``. Never raises for what the text holds.
+
+    Reads JSON bare, fenced, between other words, in wrappers, nearly right or cut off, and after a
+    reasoning model's thoughts or the request itself; the last list with a usable region counts.
+    Phrases must stand in the prompt (a near miss is read as the prompt's wording); boxes are cut
+    at the edge; what is left is in ``problems``. ``secret`` is a key that no remark may show.
+    """
+    plain = plain_text(prompt)
+    answer = Answer(text, _form(plain), secret)
+    first: Reading | None = None
+    for found in answer.lists():
+        reading = _read_list(found, plain)
+        if reading.regions:
+            return reading
+        first = first or reading
+    return first or Reading(problems=(answer.fault,))
 
 
 def repair_messages(asked: list[Message], answer: str, problems: tuple[str, ...]) -> list[Message]:
@@ -304,18 +281,21 @@ def plan_from_text(text: str, prompt: str) -> Plan:
     return _settled(read_answer(text, prompt), "llm_output")
 
 
-def plan(ask: Callable[[list[Message]], str], prompt: str, width: int = 0, height: int = 0) -> Plan:
+def plan(
+    ask: Callable[[list[Message]], str], prompt: str, width: int = 0, height: int = 0,
+    secret: str = "",
+) -> Plan:  # fmt: skip
     """The plan of a model behind ``ask`` (messages in, answer out), told its mistakes once.
 
-    The second answer counts unless it is worse than the first. Raises RealCompoError for input
-    'model' if no answer holds a usable region.
+    The second answer counts unless it is worse than the first. ``secret`` is a key that no remark
+    may show. Raises RealCompoError for input 'model' if no answer holds a usable region.
     """
     asked = messages(prompt, width, height)
     answer = ask(asked)
-    first = read_answer(answer, prompt)
+    first = read_answer(answer, prompt, secret)
     if not first.problems:
         return _settled(first, "model")
-    second = read_answer(ask(repair_messages(asked, answer, first.problems)), prompt)
+    second = read_answer(ask(repair_messages(asked, answer, first.problems)), prompt, secret)
     told = f"the model was told once: {first.problems[0]}"
     better = second if len(second.regions) >= len(first.regions) else first
     settled = _settled(better, "model")

@@ -43,7 +43,7 @@ def plan_with_model(
         return replace(known, notes=(*known.notes, _AGAIN))
     made, said = ask_server(
         "RealCompo Layout Planner", address, model, seed, api_key_env, timeout,
-        lambda client: plan(client.ask, prompt, width, height),
+        lambda client: plan(client.ask, prompt, width, height, client.key),
     )  # fmt: skip
     made = replace(made, notes=(*said, *made.notes))
     _plans.remember(question, made)
@@ -72,7 +72,7 @@ def captions_with_model(
         return replace(known, notes=(*known.notes, _AGAIN))
     made, said = ask_server(
         "RealCompo Dense Captions", address, model, seed, api_key_env, timeout,
-        lambda client: captions_by(client.ask, prompt, tags, extend),
+        lambda client: captions_by(client.ask, prompt, tags, extend, client.key),
         schema=caption_schema(), about="caption",
     )  # fmt: skip
     made = replace(made, notes=(*said, *made.notes))

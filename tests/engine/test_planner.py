@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realcompo.balancer import planner
+from realcompo.balancer.answer_json import MAX_TEXT
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Region
 from realcompo.balancer.planner import plan, plan_from_text, read_answer
@@ -74,7 +75,7 @@ def test_what_can_be_put_right_is_and_says_so(text: str, region: Region, note: s
     [
         ("", "no complete JSON"),
         ("I cannot do that.", "no complete JSON"),
-        (json.dumps(GOOD)[:-20], "no list 'regions'"),
+        (json.dumps(GOOD)[:-90], "cut off before its first region"),
         ('{"regions": 3}', "no list 'regions'"),
         ("[1, 2, 3]", "no list 'regions'"),
         ('{"regions": []}', "no regions"),
@@ -115,7 +116,7 @@ def test_what_cannot_be_meant_is_left_out_with_its_reason(text: str, why: str) -
         '{"regions": [' + ",".join([json.dumps(STAR)] * 15_000) + "]}",
         '{"regions": [{"phrase": "' + "a " * 300_000 + '", "box": [0, 0, 1, 1]}]}',
         '{"regions": [{"phrase": "A red star", "box": [0, 0, ' + "9" * 10_000 + ", 1]}]}",
-        "x" * (planner.MAX_TEXT + 1),
+        "x" * (MAX_TEXT + 1),
     ],
     ids=lambda text: text[:12],
 )  # fmt: skip
