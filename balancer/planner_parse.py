@@ -1,14 +1,15 @@
 """A prompt taken apart into things and what it says about their places: English, by rules.
 
 No grammar, only closed word lists (``planner_words.py``): things are the runs of words between
-commas, conjunctions, verbs and words about places.
+commas, conjunctions, verbs and words about places. Verbs that no list holds are known by the
+article after them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .planner_scan import Anchor, Item, joined_adjectives, scan_items
+from .planner_scan import ACTION, DOER, Anchor, Item, joined_adjectives, scan_items
 from .planner_words import DETERMINERS, GROUPS, NUMBERS, PRONOUNS, SURROUNDINGS
 from .words import Word, words_of
 
@@ -84,6 +85,7 @@ class _Reader:
         self.group: list[int] = []  # things that a relation or a place would be said of
         self.group_open = False  # may an 'and' add to the group?
         self.group_whole = False  # was the last one added by an 'and'? After a comma it is alone.
+        self.acting = False  # was the last verb one that the group does to what comes next?
         self.subjects: list[int] = []  # of the last relation, for '... and above'
         self.pending: list[str] = []
         self.operands: list[int] = []
@@ -111,6 +113,7 @@ class _Reader:
     def _verb(self, item: Item) -> None:
         if self.pending and self.operands:
             self._relate()
+        self.acting = item.value == ACTION
 
     def _separator(self, item: Item) -> None:
         if self.pending and self.operands and self.pending != ["between"]:
@@ -163,7 +166,7 @@ class _Reader:
         joined = self.before == "separator" and before.endswith(("and", "&"))
         if not thing.is_certain and (self.pending or self.fronted or (
             joined and things and things[-1].is_certain
-        )):  # fmt: skip
+        ) or (item.value == DOER and not things)):  # fmt: skip
             thing = replace(thing, is_certain=True)
         things.append(thing)
         self._refer(len(things) - 1)
@@ -194,7 +197,8 @@ class _Reader:
             self.group, self.group_open, self.subjects = [index], False, []
             return
         self.group = [*self.group, index] if self.group_open else [index]
-        self.group_whole = self.text[: self.at].rstrip().lower().endswith(("and", "&"))
+        joined = self.text[: self.at].rstrip().lower().endswith(("and", "&"))
+        self.group_whole, self.acting = joined or self.acting, False
         self.group_open, self.subjects = True, []
 
     def _pronoun(self, words: list[Word]) -> None:

@@ -13,16 +13,25 @@ from .planner_words import (
     MEDIUM,
     NUMBERS,
     PLACE,
+    PRONOUNS,
     RELATION,
     RELATIONS,
     SURROUNDINGS,
     VERB,
 )
-from .words import words_of
+from .words import FUNCTION_WORDS, words_of
 
 _SEPARATOR = re.compile(r"[,;.:!?\n]+|(?:and|while|but|plus|as well as)\b|&", re.IGNORECASE)
 _WORD = re.compile(r"[^\s,;.:!?&]+")
 _OF_SCENE = frozenset({"scene", "room", "picture", "image", "landscape", "composition", "view"})
+
+_VERB_FORMS = ("ing", "s", "ed")
+_BACK = 200
+"""Characters of a thing before a word that say whether the word starts another one."""
+DOER = "doer"
+"""What an item says of a thing whose verb was cut from it: it does something."""
+ACTION = "action"
+"""What an item says of a verb that no list holds: its doer and what follows go together."""
 
 Anchor = tuple[str, str]
 """('left' | 'middle' | 'right' | '', 'top' | 'middle' | 'bottom' | '')."""
@@ -54,9 +63,59 @@ def _anchor(found: re.Match[str]) -> Anchor:
     return across, down
 
 
+def _has_noun(words: list[str]) -> bool:
+    """Whether words can be a thing: more than articles, numbers, pronouns and adjectives."""
+    idle = DETERMINERS | PRONOUNS | ADJECTIVES
+    return any(w not in idle and w not in NUMBERS and not w.isdecimal() for w in words)
+
+
+def _starts_thing(text: str, start: int, end: int, before: str) -> bool:
+    """Whether a new thing starts with the word ``start``..``end``, as an article does wherever it
+    stands; a number only after what must be a verb ('juggling three balls')."""
+    word = text[start:end].casefold()
+    if word in DETERMINERS:
+        return True
+    counts = word in NUMBERS or (word.isdecimal() and len(word) < 3)
+    return counts and before.endswith(_VERB_FORMS) and text[end : end + 2].strip().isalpha()
+
+
+def _cut_at_verb(text: str, start: int, end: int, after: str) -> int | None:
+    """Where the thing in ``start``..``end`` ends if a determiner follows it, None if both are one.
+
+    A noun hardly ever stands directly before an article: what stands there is a verb ('a dog
+    chasing a cat'), or a word that ties ('a glass of the water'), or one that belongs to what
+    follows ('half an apple'). The verb is cut off; ``start`` says that nothing is left then.
+    ``after`` says what stands before the thing: a 'verb', an ``ACTION``, or ''.
+    """
+    start = max(start, end - _BACK)
+    words = words_of(text[start:end])
+    if not words:
+        return None
+    if text[start + words[-1].end : end].strip():
+        return start + words[-1].end  # a dash or the like between two things
+    if words[-1].text in FUNCTION_WORDS - PRONOUNS or words[-1].text == "like":
+        return None
+    kept = words
+    while kept and kept[-1].text in PRONOUNS:
+        kept = kept[:-1]
+    last = kept[-1] if kept else words[-1]
+    kept = kept[:-1]
+    is_form = last.text.endswith(_VERB_FORMS) and len(last.text) > 3
+    if after == "verb" or (not kept and is_form):
+        return start  # 'who holds a cup', 'chasing a cat, a dog'
+    if not _has_noun([word.text for word in kept]):
+        # 'gives the girl a rose' against 'half an apple'
+        given = after == ACTION and words[0].text in DETERMINERS | PRONOUNS
+        return start + words[-1].end if given else None
+    if text[start + last.start].isupper() and not is_form:
+        return None  # 'Pope Gregory the Great'
+    return start + kept[-1].end
+
+
 def scan_items(text: str) -> Iterator[Item]:
     """Things, relations, places, verbs and separators of ``text``, in order."""
     position, open_at, open_end = 0, -1, -1
+    after = ""
 
     def closed() -> Iterator[Item]:
         if open_at >= 0:
@@ -80,22 +139,33 @@ def scan_items(text: str) -> Iterator[Item]:
             kind = RELATIONS[" ".join(found.group().lower().split())]
             item = Item("relation", *found.span(), kind)
         elif found := VERB.match(text, position):
-            item = Item("verb", *found.span())
+            there = "there" if found.group().lower().startswith("there") else ""
+            item = Item("verb", *found.span(), there)
         elif found := _SEPARATOR.match(text, position):
             item = Item("separator", *found.span(), found.group().lower()[:1])
         elif found := re.compile(r"with\b", re.IGNORECASE).match(text, position):
-            words = [word.text for word in words_of(text[open_at:open_end])]
+            tail = text[max(open_at, open_end - _BACK) : open_end]
+            words = [word.text for word in words_of(tail)]
             # 'a room with two cats' is about the cats, 'a man with a hat' about one thing.
             if open_at < 0 or words[-1:] and words[-1] in SURROUNDINGS | _OF_SCENE:
                 item = Item("separator", *found.span(), "w")
         if item is not None:
             yield from closed()
-            open_at = -1
+            open_at, after = -1, "verb" if item.kind == "verb" and not item.value else ""
             yield item
             position = item.end
             continue
         found = found or _WORD.match(text, position)
         end = found.end() if found else position + 1
+        if found and open_at >= 0:
+            before = text[max(open_at, open_end - _BACK) : open_end].casefold()
+            if _starts_thing(text, position, end, before):
+                cut = _cut_at_verb(text, open_at, open_end, after)
+                if cut is not None:
+                    if cut > open_at:
+                        yield Item("thing", open_at, cut, DOER)
+                    yield Item("verb", cut, open_end, ACTION)
+                    open_at, after = -1, ACTION
         if found:
             open_at, open_end = (position if open_at < 0 else open_at), end
         position = end

@@ -76,6 +76,68 @@ def test_things_and_numbers(prompt: str, counts: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "things"),
+    [
+        ("a dog chasing a cat", ["a dog", "a cat"]),
+        ("a knight fighting a dragon", ["a knight", "a dragon"]),
+        ("a woman who holds a red umbrella and a small dog",
+         ["a woman", "a red umbrella", "a small dog"]),
+        ("a girl reading a book under a tree", ["a girl", "a book", "a tree"]),
+        ("a chef cooks a pizza", ["a chef", "a pizza"]),
+        ("a man ate an apple", ["a man", "an apple"]),
+        ("an old man feeds the pigeons in a park", ["an old man", "the pigeons"]),
+        ("a man eating an apple and a woman drinking a coffee",
+         ["a man", "an apple", "a woman", "a coffee"]),
+        ("a knight in shining armor fights a huge dragon",
+         ["a knight", "shining armor", "a huge dragon"]),
+        ("children watching two kites", ["children", "two kites"]),
+        ("a clown juggling three balls", ["a clown", "three balls"]),
+        ("a cat that chases a mouse", ["a cat", "a mouse"]),
+        ("a cat is happily eating a fish", ["a cat", "a fish"]),
+        ("a woman riding her bicycle past a church", ["a woman", "her bicycle", "a church"]),
+        ("there are people watching a game", ["people", "a game"]),
+        ("a boy gives the girl a rose", ["a boy", "the girl", "a rose"]),
+        ("a boy throws his dog a ball", ["a boy", "his dog", "a ball"]),
+        ("a cat chasing a mouse chasing a cheese", ["a cat", "a mouse", "a cheese"]),
+        ("Conan the Barbarian fighting a dragon", ["Conan the Barbarian", "a dragon"]),
+        ("a lamp, lighting a desk", ["a lamp", "a desk"]),
+        ("two dogs chasing one another", ["two dogs"]),
+        ("two cats hugging each other", ["two cats"]),
+        # What looks like it and is one thing.
+        ("a string of lights", ["a string of lights"]),
+        ("a painting of a dog", ["a dog"]),
+        ("the king's throne", ["the king's throne"]),
+        ("a sleeping cat", ["cat"]),
+        ("a wedding ring on a table", ["a wedding ring", "a table"]),
+        ("a glass of water", ["a glass of water"]),
+        ("a bus and a car", ["a bus", "a car"]),
+        ("a cat with a red hat", ["a cat with a red hat"]),
+        ("two dogs playing with a ball", ["two dogs", "a ball"]),
+        ("a bus full of some people", ["a bus full of some people"]),
+        ("a slice of the cake", ["a slice of the cake"]),
+        ("half an apple", ["half an apple"]),
+        ("such a nice cat", ["such a nice cat"]),
+        ("all the king's horses", ["all the king's horses"]),
+        ("a cloud shaped like a dog", ["a cloud shaped like a dog"]),
+        ("a statue surrounded by a crowd", ["a statue surrounded by a crowd"]),
+        ("a portrait of Pope Gregory the Great", ["Pope Gregory the Great"]),
+        ("a jersey with the number two", ["a jersey with the number two"]),
+    ],
+)  # fmt: skip
+def test_a_verb_before_an_article_ends_a_thing(prompt: str, things: list[str]) -> None:
+    found = [region.phrase for region in plan_by_rules(prompt).regions]
+    assert list(dict.fromkeys(found)) == things
+
+
+def test_what_follows_an_action_is_said_of_all_who_take_part() -> None:
+    found = boxes("a dog chasing a cat on a red carpet")
+    assert above(found["dog"][0], found["red carpet"][0])
+    assert above(found["cat"][0], found["red carpet"][0])
+    found = boxes("a dog left of a cat chasing a mouse")
+    assert left(found["dog"][0], found["cat"][0])
+
+
+@pytest.mark.parametrize(
     "words", ["left of", "to the left of", "on the left side of", "is to the left of"]
 )
 def test_left_of(words: str) -> None:
@@ -225,7 +287,7 @@ def test_any_mixture_gives_usable_boxes(clauses: list[tuple[str, str, str]], asp
 PIECES = st.sampled_from([
     "a star", "two cats", "the star", "***", "left of", "in the middle", "with", "and", ",", ".",
     "it", "them", "is", "between", "of", "(big:1.2)", "on the left", "\\(", "a red", "99", "0",
-    "an oil painting of", "in", "\u2603", "-",
+    "an oil painting of", "in", "\u2603", "-", "chasing", "eats", "the", "her", "half", "gives",
 ])  # fmt: skip
 
 
