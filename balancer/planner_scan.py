@@ -26,6 +26,7 @@ _WORD = re.compile(r"[^\s,;.:!?&]+")
 _OF_SCENE = frozenset({"scene", "room", "picture", "image", "landscape", "composition", "view"})
 
 _VERB_FORMS = ("ing", "s", "ed")
+_POSSESSIVE = ("'s", "\u2019s")
 _BACK = 200
 """Characters of a thing before a word that say whether the word starts another one."""
 DOER = "doer"
@@ -76,7 +77,8 @@ def _starts_thing(text: str, start: int, end: int, before: str) -> bool:
     if word in DETERMINERS:
         return True
     counts = word in NUMBERS or (word.isdecimal() and len(word) < 3)
-    return counts and before.endswith(_VERB_FORMS) and text[end : end + 2].strip().isalpha()
+    is_verb = before.endswith(_VERB_FORMS) and not before.endswith(_POSSESSIVE)
+    return counts and is_verb and text[end : end + 2].strip().isalpha()
 
 
 def _cut_at_verb(text: str, start: int, end: int, after: str) -> int | None:
@@ -93,7 +95,8 @@ def _cut_at_verb(text: str, start: int, end: int, after: str) -> int | None:
         return None
     if text[start + words[-1].end : end].strip():
         return start + words[-1].end  # a dash or the like between two things
-    if words[-1].text in FUNCTION_WORDS - PRONOUNS or words[-1].text == "like":
+    tied = words[-1].text in FUNCTION_WORDS - PRONOUNS or words[-1].text == "like"
+    if tied or words[-1].text.endswith(_POSSESSIVE):
         return None
     kept = words
     while kept and kept[-1].text in PRONOUNS:
@@ -109,6 +112,10 @@ def _cut_at_verb(text: str, start: int, end: int, after: str) -> int | None:
         return start + words[-1].end if given else None
     if text[start + last.start].isupper() and not is_form:
         return None  # 'Pope Gregory the Great'
+    if kept[-1].text in DETERMINERS:
+        return start + last.end  # no verb: 'one phrase of the prompt a line'
+    while kept[-1].text in FUNCTION_WORDS:
+        kept = kept[:-1]  # 'a man starts to eat a cake'
     return start + kept[-1].end
 
 

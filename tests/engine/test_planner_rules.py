@@ -101,6 +101,7 @@ def test_things_and_numbers(prompt: str, counts: dict[str, int]) -> None:
         ("a cat chasing a mouse chasing a cheese", ["a cat", "a mouse", "a cheese"]),
         ("Conan the Barbarian fighting a dragon", ["Conan the Barbarian", "a dragon"]),
         ("a lamp, lighting a desk", ["a lamp", "a desk"]),
+        ("the king's two dogs", ["the king's two dogs"]),
         ("two dogs chasing one another", ["two dogs"]),
         ("two cats hugging each other", ["two cats"]),
         # What looks like it and is one thing.
