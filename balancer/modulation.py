@@ -18,15 +18,14 @@ needs a pass of its own (modulation_range.py). No N x N tensor is stored.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import checked
 from .attention_maps import attention_output
-from .errors import RealCompoError
 from .modulation_range import row_range
 
 OUTSIDE = ("flatten", "neutral", "background")
@@ -67,17 +66,9 @@ class DenseSettings:
         ranges = {"cross_strength": 2.0, "self_strength": 2.0, "end_fraction": 1.0, "power": 20.0,
                   "area": 1.0}  # fmt: skip
         for name, high in ranges.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 0.0 <= value <= high):
-                raise RealCompoError(
-                    name, f"{value} is outside 0 to {high:g}", "Set it inside that range"
-                )
+            object.__setattr__(self, name, checked.number(getattr(self, name), name, 0.0, high))
         for name, choices in (("outside", OUTSIDE), ("words", WORDS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise RealCompoError(
-                    name, f"'{value}' is unknown", f"Use one of {', '.join(choices)}"
-                )
+            checked.choice(getattr(self, name), name, choices)
 
     def fading(self, time: float) -> float:
         """lambda_t at ``time`` = t / 1000, which is held to 0..1."""

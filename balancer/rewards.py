@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import checked
 from .errors import RealCompoError
 from .letters import WORD, atoms
 
@@ -72,15 +73,9 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
 def flat_texts(value: Any, where: str) -> list[str]:
     """Texts of a list that may hold lists, as captioners of other packs give for batches.
 
-    Raises RealCompoError for anything that is no text.
+    Raises RealCompoError for anything that is no text, or no prompt by its length.
     """
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Iterable) and not isinstance(value, (dict, bytes)):
-        return [text for entry in value for text in flat_texts(entry, where)]
-    raise RealCompoError(
-        where, f"got {type(value).__name__}, not text", "Connect a node that gives STRING"
-    )
+    return [checked.text(entry, where) for entry in checked.flat(value, where)]
 
 
 def read_prompts(text: str) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from . import checked
 from .errors import RealCompoError
 
 MODES = ("dynamic", "lagged", "fixed")
@@ -76,11 +77,13 @@ class BalancerSettings:
         for name in ("rate", "rate_end", "initial_noise"):
             self._within(name, 0.0, 1e12)
         self._within("region_prior", -100.0, 100.0)
-        self._within("smoothing", 0, 65)
-        self._within("every", 1, 10_000)
-        self._one_of("mode", MODES)
-        self._one_of("map_level", MAP_LEVELS)
-        self._one_of("probe_timestep", PROBE_TIMESTEPS)
+        self._set("smoothing", checked.whole(self.smoothing, "smoothing", 0, 65))
+        self._set("every", checked.whole(self.every, "every", 1, 10_000))
+        self._set("noise_seed", checked.whole(self.noise_seed, "noise_seed", 0, (1 << 64) - 1))
+        self._set("normalize_rate", checked.flag(self.normalize_rate, "normalize_rate"))
+        checked.choice(self.mode, "mode", MODES)
+        checked.choice(self.map_level, "map_level", MAP_LEVELS)
+        checked.choice(self.probe_timestep, "probe_timestep", PROBE_TIMESTEPS)
         if self.start > self.end:
             raise RealCompoError(
                 "start", f"start {self.start} lies after end {self.end}", "Make start <= end."
@@ -92,16 +95,10 @@ class BalancerSettings:
             )  # fmt: skip
 
     def _within(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise RealCompoError(
-                name, f"{value} is outside {low:g} to {high:g}", "Set it inside that range."
-            )
+        self._set(name, checked.number(getattr(self, name), name, low, high))
 
-    def _one_of(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise RealCompoError(name, f"'{value}' is unknown", f"Use one of {', '.join(choices)}.")
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def rate_at(self, step: int, steps: int) -> float:
         """Step size at ``step`` of ``steps``: square root of a line from rate^2 to rate_end^2."""
@@ -139,6 +136,4 @@ PRESETS: dict[str, BalancerSettings] = {
 
 def preset(name: str, **changes: Any) -> BalancerSettings:
     """The named preset, with ``changes`` applied. Raises RealCompoError for an unknown name."""
-    if name not in PRESETS:
-        raise RealCompoError("preset", f"'{name}' is unknown", f"Use one of {', '.join(PRESETS)}.")
-    return replace(PRESETS[name], **changes)
+    return replace(PRESETS[checked.choice(name, "preset", tuple(PRESETS))], **changes)

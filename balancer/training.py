@@ -12,10 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import checked
 from .adapters import Adapters
 from .errors import RealCompoError
 
 CHECKPOINTING = ("auto", "on", "off")
+MOST_STEPS, MOST_BATCH, MOST_RANK = 1_000_000, 256, 512
+"""Ends of what can be asked for: optimiser steps, prompts in a step, rank of an adapter."""
+LEAST_RATE, MOST_EMA = 1e-12, 0.99999
+"""Smaller step sizes move nothing in float32, and a longer average never leaves its start."""
 # steps in a row without a finite gradient after which nothing good can come any more
 _LOST = 20
 
@@ -43,20 +48,18 @@ class TrainingSettings:
     checkpointing: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, good, remedy in (
-            ("steps", self.steps >= 1, "Set it to 1 or more"),
-            ("batch_size", self.batch_size >= 1, "Set it to 1 or more"),
-            ("learning_rate", 0 < self.learning_rate <= 1, "Set it above 0, at most 1"),
-            ("rank", self.rank >= 0, "Set it to 0 (whole matrices) or more"),
-            ("alpha", self.alpha > 0, "Set it above 0"),
-            ("weight_decay", 0 <= self.weight_decay <= 1, "Set it to 0..1"),
-            ("clip", self.clip >= 0, "Set it to 0 (off) or more"),
-            ("ema", 0 <= self.ema < 1, "Set it to 0 (off) or more, below 1"),
-            ("checkpointing", self.checkpointing in CHECKPOINTING,
-             f"Choose one of {', '.join(CHECKPOINTING)}"),
+        for name, low, high in (
+            ("steps", 1, MOST_STEPS), ("batch_size", 1, MOST_BATCH), ("rank", 0, MOST_RANK),
+            ("seed", 0, (1 << 64) - 1),
         ):  # fmt: skip
-            if not good:
-                raise RealCompoError(name, f"it is {getattr(self, name)}", remedy)
+            object.__setattr__(self, name, checked.whole(getattr(self, name), name, low, high))
+        for name, low, high in (
+            ("learning_rate", LEAST_RATE, 1.0), ("alpha", LEAST_RATE, 1e6),
+            ("weight_decay", 0.0, 1.0), ("ema", 0.0, MOST_EMA),
+        ):  # fmt: skip
+            object.__setattr__(self, name, checked.number(getattr(self, name), name, low, high))
+        object.__setattr__(self, "clip", checked.number(self.clip, "gradient_clip", 0.0, 1e12))
+        checked.choice(self.checkpointing, "checkpointing", CHECKPOINTING)
 
 
 class Optimisation:

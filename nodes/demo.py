@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from .checked import checked
 
+MODELS, CONTROL, HINT = (
+    "Load Shapes Demo Models", "Load Shapes Demo ControlNet", "Shapes Demo Hint",
+)  # fmt: skip
+
+
+@checked(MODELS)
 class RealCompoShapesLoader:
     """Gives the shapes demo's models in the host's own types; reads files, keeps no state."""
 
@@ -73,6 +80,7 @@ KIND_TOOLTIP = (
 )
 
 
+@checked(CONTROL)
 class RealCompoShapesControlNet:
     """Gives a ControlNet of the shapes demo in the host's own type; keeps no state."""
 
@@ -101,6 +109,7 @@ class RealCompoShapesControlNet:
         return (load_control(kind),)
 
 
+@checked(HINT)
 class RealCompoShapesHint:
     """A layout of the demo's shapes as a control picture."""
 
@@ -154,14 +163,13 @@ class RealCompoShapesHint:
         return (draw_hints([scene], kind, width, height).movedim(1, -1),)
 
 
-HINT = "Shapes Demo Hint"
 NODE_CLASS_MAPPINGS = {
     "RealCompoShapesLoader": RealCompoShapesLoader,
     "RealCompoShapesControlNet": RealCompoShapesControlNet,
     "RealCompoShapesHint": RealCompoShapesHint,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
-    "RealCompoShapesLoader": "Load Shapes Demo Models",
-    "RealCompoShapesControlNet": "Load Shapes Demo ControlNet",
+    "RealCompoShapesLoader": MODELS,
+    "RealCompoShapesControlNet": CONTROL,
     "RealCompoShapesHint": HINT,
 }

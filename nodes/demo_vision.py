@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from .checked import checked
+
 DETECTOR = "Shapes Demo Detector"
 CAPTIONER = "Load Shapes Demo Captioner"
 
 
+@checked(DETECTOR)
 class RealCompoShapesDetector:
     """What is in a picture of the demo's shapes: a detector that needs no model."""
 
@@ -105,6 +108,7 @@ class RealCompoShapesDetector:
         return labels, masks or [torch.zeros(1, *image.shape[1:3])], json.dumps(boxes)
 
 
+@checked(CAPTIONER)
 class RealCompoShapesCaptioner:
     """Gives the shapes demo's captioner."""
 

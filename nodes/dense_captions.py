@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
 from .layout_converters import _single
 from .layouts import ANY
 from .planner import ENDPOINT, KEY_NAME, MODEL, RULES, SERVER_MODEL, TIMEOUT
@@ -23,6 +24,7 @@ def _strings(value: Any) -> list[Any]:
     return [entry for entry in (value or []) if entry is not None]
 
 
+@checked(PHRASES, own=("tags",))
 class RealCompoPromptPhrases:
     """The things that a prompt names, one by one, so that a detector runs once for each."""
 
@@ -81,6 +83,7 @@ class RealCompoPromptPhrases:
         return [caption.phrase for caption in captions], names, one_text(text, seen), text
 
 
+@checked(CAPTIONS, own=("tags",), data=("llm_output",))
 class RealCompoDenseCaptions:
     """A layout with masks out of a prompt and what was detected in its picture."""
 

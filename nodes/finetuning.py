@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
 from .training_inputs import given, training_inputs, training_options
 
 CATEGORY = "RealCompo/finetune"
@@ -11,6 +12,7 @@ TRAIN = "Separate and Enhance Finetune"
 EXAMPLE = "a photo of a cat and a dog | a cat | a dog"
 
 
+@checked(TRAIN, data=("prompts",))
 class RealCompoSeparateEnhance:
     """Separate-and-Enhance as the paper has it: keys of cross-attention, no pictures needed."""
 

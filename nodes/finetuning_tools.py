@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .checked import checked
 from .finetuning import CATEGORY, EXAMPLE
 
 REPORT = "RealCompo Separation Report"
 SAVE = "RealCompo Save LoRA"
 
 
+@checked(REPORT, data=("prompts",))
 class RealCompoSeparationReport:
     """Separate-and-Enhance's losses as a measure of any model, without training."""
 
@@ -151,6 +153,7 @@ def _on_white(sheet: Any, height: int, width: int) -> Any:
     return torch.nn.functional.pad(sheet, room, value=1.0)
 
 
+@checked(SAVE)
 class RealCompoSaveLoRA:
     """A LoRA file that says how it was made."""
 
@@ -182,15 +185,12 @@ class RealCompoSaveLoRA:
 
     def save(self, lora: Any, filename_prefix: str, loss: Any = None) -> dict[str, Any]:
         """Write the file; returns its name, which the node shows too."""
-        from ..balancer.comfy.lora_file import LoraModel, save_lora
+        from ..balancer.comfy.lora_file import save_lora, with_losses
         from ..balancer.errors import RealCompoError
 
         try:
-            if not isinstance(lora, dict) or not lora:
-                raise RealCompoError("lora", "it holds nothing", "Connect a training node")
-            if loss is not None:
-                lora = LoraModel(lora, {**getattr(lora, "notes", {}), "losses": loss})
-            name = save_lora(lora, filename_prefix)
+            kept = lora if loss is None else with_losses(lora, loss)
+            name = save_lora(kept, filename_prefix)
         except RealCompoError as error:
             raise error.at(SAVE) from None
         return {"ui": {"text": [name]}, "result": (name,)}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 PLOT, MIX = "RealCompo Trace Plot", "RealCompo Mix Preview"
 
 
+@checked(PLOT)
 class RealCompoTracePlot:
     """Losses, attention shares and mix of a run, as a picture."""
 
@@ -60,6 +63,7 @@ class RealCompoTracePlot:
             raise error.at(PLOT) from None
 
 
+@checked(MIX)
 class RealCompoMixPreview:
     """The mix of a run's steps, alone or over a picture."""
 

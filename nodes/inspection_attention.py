@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .checked import checked
+
 MAPS = "RealCompo Attention Maps"
 
 
+@checked(MAPS)
 class RealCompoAttentionMaps:
     """One model's cross-attention, phrase by phrase, over a picture."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 PREVIEW = "RealCompo Layout Preview"
 MAX_SIDE = 8192
 
 
+@checked(PREVIEW)
 class RealCompoLayoutPreview:
     """A layout's boxes, masks and phrases as a picture."""
 

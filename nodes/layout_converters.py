@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/layout"
 FROM_MASKS, FROM_POSE, FROM_SEGMENTATION = (
     "RealCompo Layout From Masks", "RealCompo Layout From Pose",
@@ -40,6 +42,7 @@ def _lines(tip: str, default: str) -> tuple[str, dict[str, Any]]:
     return ("STRING", {"multiline": True, "default": default, "tooltip": tip})
 
 
+@checked(FROM_MASKS)
 class RealCompoLayoutFromMasks:
     """One region for every mask."""
 
@@ -94,6 +97,7 @@ class RealCompoLayoutFromMasks:
             raise error.at(FROM_MASKS) from None
 
 
+@checked(FROM_POSE)
 class RealCompoLayoutFromPose:
     """One region for every body."""
 
@@ -185,6 +189,7 @@ class RealCompoLayoutFromPose:
             raise error.at(FROM_POSE) from None
 
 
+@checked(FROM_SEGMENTATION)
 class RealCompoLayoutFromSegmentation:
     """One region for every colour of a legend."""
 

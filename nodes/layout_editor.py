@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 EDITOR = "RealCompo Layout Editor"
 MAX_SIDE = 16384
 EMPTY = '{"schema": 1, "regions": []}'
 
 
+@checked(EDITOR, data=("layout_json",))
 class RealCompoLayout:
     """The drawn regions with the prompt that they belong to."""
 

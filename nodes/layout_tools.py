@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/layout"
 TO_MASKS, MERGE, TRANSFORM = (
     "RealCompo Layout To Masks", "RealCompo Layout Merge", "RealCompo Layout Transform",
@@ -11,6 +13,7 @@ TO_MASKS, MERGE, TRANSFORM = (
 MAX_SIDE = 16384
 
 
+@checked(TO_MASKS)
 class RealCompoLayoutToMasks:
     """A layout's regions as MASK, for every other node."""
 
@@ -66,6 +69,7 @@ class RealCompoLayoutToMasks:
             raise error.at(TO_MASKS) from None
 
 
+@checked(MERGE)
 class RealCompoLayoutMerge:
     """Several layouts as one."""
 
@@ -128,6 +132,7 @@ class RealCompoLayoutMerge:
             raise error.at(MERGE) from None
 
 
+@checked(TRANSFORM)
 class RealCompoLayoutTransform:
     """A layout flipped, cropped, scaled, shifted."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/layout"
 FROM_BOXES, APPLY_GLIGEN = "RealCompo Layout From Boxes", "RealCompo Apply GLIGEN"
 MAX_SIDE = 16384
@@ -26,6 +28,7 @@ class AnyType(str):
 ANY = AnyType("*")
 
 
+@checked(FROM_BOXES, data=("phrases",))
 class RealCompoLayoutFromBoxes:
     """Regions from typed lines, or from another node's boxes and typed phrases."""
 
@@ -113,6 +116,7 @@ class RealCompoLayoutFromBoxes:
             raise error.at(FROM_BOXES) from None
 
 
+@checked(APPLY_GLIGEN, own=("clip",))
 class RealCompoApplyGLIGEN:
     """Every region of a layout as a GLIGEN box."""
 

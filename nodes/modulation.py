@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/attention"
 DENSE = "Dense Attention (DenseDiffusion)"
 
 
+@checked(DENSE, own=("clip",))
 class RealCompoDenseAttention:
     """DenseDiffusion as the paper has it, for a model and the prompt that goes with it."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/layout"
 PLANNER, REQUEST = "RealCompo Layout Planner", "RealCompo Planner Request"
 MODEL, RULES = "language model", "rules"
@@ -47,6 +49,7 @@ def _side(name: str) -> tuple[str, dict[str, Any]]:
     })  # fmt: skip
 
 
+@checked(PLANNER, data=("llm_output",))
 class RealCompoLayoutFromText:
     """A layout from nothing but the prompt."""
 
@@ -146,6 +149,7 @@ class RealCompoLayoutFromText:
             raise error.at(PLANNER) from None
 
 
+@checked(REQUEST)
 class RealCompoPlannerRequest:
     """What the planner would ask a model, for a chat window or a text node."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
+from .checked import checked
+
 POSE = "RealCompo Pose"
 
 # x and y from the hips' middle in shares of the height of the picture, the person's right first
@@ -29,6 +31,7 @@ def example(canvas: int = 1024) -> str:
     return json.dumps([frame], separators=(",", ":"))
 
 
+@checked(POSE, data=("pose_json",))
 class RealCompoPose:
     """OpenPose JSON as keypoints and as the picture that a pose ControlNet wants."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from .checked import checked
+
 CATEGORY = "RealCompo/realignment"
 LOADER, CAPTION = "Load Captioner (after RealignDiff)", "RealCompo Caption (after RealignDiff)"
 REWARD = "RealCompo Caption Reward (after RealignDiff)"
@@ -15,6 +17,7 @@ _CAPTIONER = ("REALCOMPO_CAPTIONER", {
 })  # fmt: skip
 
 
+@checked(LOADER, own=("folder",))
 class RealCompoLoadCaptioner:
     """A captioning model from a local folder."""
 
@@ -57,6 +60,7 @@ class RealCompoLoadCaptioner:
             raise error.at(LOADER) from None
 
 
+@checked(CAPTION)
 class RealCompoCaption:
     """Pictures in words."""
 
@@ -114,6 +118,7 @@ class RealCompoCaption:
         return (told,)
 
 
+@checked(REWARD, own=("captions", "encoder"))
 class RealCompoCaptionReward:
     """How much a caption says what the prompt asked for."""
 
@@ -181,6 +186,7 @@ class RealCompoCaptionReward:
             raise error.at(REWARD) from None
 
 
+@checked(LIKELIHOOD)
 class RealCompoLikelihoodReward:
     """How likely the captioner finds the prompt, seeing the picture."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/attention"
 REWEIGHTED = "Re-weighted Attention (after RealignDiff)"
 
 
+@checked(REWEIGHTED, own=("clip",))
 class RealCompoReweightedAttention:
     """DenseDiffusion's modulation, or Prompt-to-Prompt's scaling, with a weight for each phrase."""
 

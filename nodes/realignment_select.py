@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo/realignment"
 LIST = "RealCompo Prompt List"
 PICK = "RealCompo Pick Best (after RealignDiff)"
@@ -11,6 +13,7 @@ RANKED = "RealCompo Reward-Ranked Set (after RealignDiff)"
 ALL, EACH = "all", "each batch"
 
 
+@checked(LIST, data=("prompts",))
 class RealCompoPromptList:
     """A list of prompts, for list execution."""
 
@@ -55,6 +58,7 @@ class RealCompoPromptList:
         return found, len(found)
 
 
+@checked(PICK, own=("rewards",))
 class RealCompoPickBest:
     """Best of N."""
 
@@ -122,6 +126,7 @@ class RealCompoPickBest:
             raise error.at(PICK) from None
 
 
+@checked(RANKED, own=("rewards",))
 class RealCompoRewardRankedSet:
     """Pairs of latent and prompt for the host's LoRA trainer."""
 

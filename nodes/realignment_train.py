@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from .checked import checked
 from .training_inputs import given, training_inputs, training_options
 
 CATEGORY = "RealCompo/finetune"
@@ -11,6 +12,7 @@ REFL = "RealCompo ReFL Train (after RealignDiff)"
 MAX_SIDE = 16384
 
 
+@checked(REFL, data=("prompts",))
 class RealCompoReFLTrain:
     """A LoRA by reward feedback."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .checked import checked
+
 CATEGORY = "RealCompo"
 GUIDER, SAMPLER, SETTINGS = (
     "RealCompo Guider", "RealCompo Dual Sampler", "RealCompo Balancer Settings",
@@ -102,6 +104,7 @@ def build_guider(
     return guider
 
 
+@checked(GUIDER)
 class RealCompoGuider:
     """Two models as one GUIDER, for SamplerCustomAdvanced and any sampler and scheduler."""
 
@@ -127,6 +130,7 @@ class RealCompoGuider:
         return guider, guider.trace
 
 
+@checked(SAMPLER)
 class RealCompoDualSampler:
     """The guider plus the usual KSampler widgets."""
 
@@ -201,6 +205,7 @@ class RealCompoDualSampler:
         return {"ui": {"realcompo": [json.dumps(report)]}, "result": (latent, guider.trace)}
 
 
+@checked(SETTINGS)
 class RealCompoBalancer:
     """The balancer's numbers: a preset, or one's own."""
 

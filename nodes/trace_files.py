@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checked import checked
+
 SAVE, LOAD = "RealCompo Save Trace", "RealCompo Load Trace"
 
 
+@checked(SAVE)
 class RealCompoSaveTrace:
     """A trace into ComfyUI's output folder."""
 
@@ -58,6 +61,7 @@ class RealCompoSaveTrace:
         return {"ui": {"text": [name]}, "result": (name,)}
 
 
+@checked(LOAD, own=("trace_file",))
 class RealCompoLoadTrace:
     """A saved trace, for the plots."""
 

@@ -15,6 +15,7 @@ from .checks import model_name
 from .compat import has_wrappers
 from .dense import KEY, bend_forward, note_entries
 from .dense_older import PlanCond, function_wrapper
+from .inputs import require_clip
 from .phrase_text import Conditioning, with_phrases
 from .text import encode_prompt
 
@@ -90,7 +91,7 @@ def apply_dense(
     if replace_phrases and any(region.tokens is None for region in regions):
         if clip is None:
             raise RealCompoError("clip", "no text encoder is connected", "Connect a CLIP")
-        positive = with_phrases(positive, clip, layout, spans)
+        positive = with_phrases(positive, require_clip(clip, "clip"), layout, spans)
     result: Conditioning = []
     for entry in positive:
         plan = DensePlan(RegionSet.of(layout, spans), entry[0].shape[1], settings, weighting, node)

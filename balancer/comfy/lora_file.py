@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ import folder_paths
 import safetensors.torch
 from torch import Tensor
 
+from .. import checked
 from ..errors import RealCompoError
+
+MOST_LOSSES = 10_000
+"""Steps of each loss that a file's metadata keeps."""
 
 
 class LoraModel(dict[str, Tensor]):
@@ -20,6 +26,65 @@ class LoraModel(dict[str, Tensor]):
     def __init__(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         super().__init__(tensors)
         self.notes = notes
+
+
+def require_lora(value: Any, where: str) -> dict[str, Tensor]:
+    """``value`` if it is a LoRA that a file can hold: tensors of finite numbers by name.
+
+    Raises RealCompoError otherwise.
+    """
+    if not isinstance(value, dict) or not value:
+        got = f"got {checked.kind(value)}, not a LORA_MODEL"
+        problem = "it holds nothing" if isinstance(value, dict) else got
+        raise RealCompoError(where, problem, "Connect a training node")
+    for name, tensor in value.items():
+        checked.text(name, where)
+        try:
+            checked.plain_tensor(tensor, where, "numbers", "Connect a training node")
+        except RealCompoError as error:
+            problem = f"its entry '{checked.shown(name)}': {error.problem}"
+            raise RealCompoError(where, problem, error.remedy) from None
+    return value
+
+
+def require_losses(value: Any, where: str) -> dict[str, list[float]]:
+    """Losses per step by name, as the host's trainer and ours give them: plain numbers.
+
+    Raises RealCompoError for anything else.
+    """
+    remedy = "Connect the losses of a training node, or leave it open"
+    if not isinstance(value, dict):
+        raise RealCompoError(where, f"got {checked.kind(value)}, not a LOSS_MAP", remedy)
+    losses: dict[str, list[float]] = {}
+    for name, values in value.items():
+        entries = _steps(values, where)
+        if any(isinstance(entry, bool) or not isinstance(entry, Real) for entry in entries):
+            raise RealCompoError(where, "it holds more than numbers", remedy)
+        losses[checked.text(name, where)] = [float(entry) for entry in entries]
+    return losses
+
+
+def _steps(values: Any, where: str) -> list[Any]:
+    """A loss's values; single tensors of one number in the list, as some trainers leave them."""
+    if isinstance(values, list) and not any(isinstance(entry, Tensor) for entry in values):
+        return values  # a million steps are no list of lists
+    return checked.flat(values, where)
+
+
+def with_losses(lora: dict[str, Tensor], losses: dict[str, list[float]]) -> LoraModel:
+    """``lora`` with its losses per step in its notes.
+
+    A file's metadata is read before everything else and must stay small: of a long training every
+    n-th step is kept (``losses_every``). A loss that was no number is None there.
+    """
+    longest = max((len(values) for values in losses.values()), default=0)
+    every = max(1, -(-longest // MOST_LOSSES))
+    kept = {
+        name: [value if math.isfinite(value) else None for value in values[::every]]
+        for name, values in losses.items()
+    }
+    notes = {**getattr(lora, "notes", {}), "losses": kept}
+    return LoraModel(lora, notes | ({"losses_every": every} if every > 1 else {}))
 
 
 def file_notes(lora: dict[str, Tensor]) -> dict[str, str]:
@@ -56,7 +121,8 @@ def save_lora(lora: dict[str, Tensor], prefix: str) -> str:
         counter += 1
     path = Path(folder, f"{name}_{counter:05}_.safetensors")
     part = path.with_suffix(".part")
-    tensors = {key: value.contiguous() for key, value in lora.items()}
+    # the format takes no two names for one memory
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in lora.items()}
     safetensors.torch.save_file(tensors, str(part), file_notes(lora))
     os.replace(part, path)
     return "/".join(p for p in (subfolder.replace(os.sep, "/"), path.name) if p)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import checked
 from ..errors import RealCompoError
 from ..rewards import best_places
 
 
 def _numbers(value: Any) -> list[float]:
-    """Numbers of a list that may hold lists; RealCompoError for anything else."""
-    if isinstance(value, (int, float)):
-        return [float(value)]
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
-        return [number for entry in value for number in _numbers(entry)]
-    raise RealCompoError(
-        "rewards", f"got a {type(value).__name__}, not numbers", "Connect a reward node"
-    )
+    """Numbers of a list that may hold lists; RealCompoError for anything else.
+
+    NaN and infinity are let through: such a reward comes last, or first.
+    """
+    found = checked.flat(value, "rewards")
+    for entry in found:
+        if isinstance(entry, bool) or not isinstance(entry, Real):
+            raise RealCompoError(
+                "rewards", f"got {checked.kind(entry)}, not numbers", "Connect a reward node"
+            )
+    return [float(entry) for entry in found]
 
 
 def _samples(latent: Any) -> Tensor:

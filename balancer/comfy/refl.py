@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.samplers
 import comfy.sd1_clip
 import torch
 from torch import Tensor
 
+from .. import checked
 from ..errors import RealCompoError
 from ..training import TrainingSettings
 from .captioner import Captioner, require_captioner
@@ -54,15 +56,20 @@ class ReflSettings:
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        for name, good, remedy in (
-            ("sampling_steps", self.sampling_steps >= 2, "Set it to 2 or more"),
-            ("cfg", self.cfg >= 1, "Set it to 1 (no guidance) or more"),
-            ("stop_from", 0 <= self.start < self.end <= 1, "Set 0 <= stop_from < stop_to <= 1"),
-            ("reward_weight", self.weight > 0, "Set it above 0"),
-            ("keep_weight", self.keep >= 0, "Set it to 0 or more"),
-        ):
-            if not good:
-                raise RealCompoError(name, "it does not fit", remedy)
+        checked.whole(self.sampling_steps, "sampling_steps", 2, 1000)
+        for name, value, low, high in (
+            ("cfg", self.cfg, 1.0, 100.0), ("stop_from", self.start, 0.0, 1.0),
+            ("stop_to", self.end, 0.0, 1.0), ("margin", self.margin, -1000.0, 1000.0),
+            ("reward_weight", self.weight, 1e-12, 1e6), ("keep_weight", self.keep, 0.0, 1e6),
+        ):  # fmt: skip
+            checked.number(value, name, low, high)
+        checked.choice(self.scheduler, "scheduler", comfy.samplers.KSampler.SCHEDULERS)
+        checked.text(self.prefix, "prefix")
+        if self.start >= self.end:
+            raise RealCompoError(
+                "stop_from", f"the part of the sampling is {self.start} to {self.end}",
+                "Set stop_from below stop_to",
+            )  # fmt: skip
 
 
 def plain_text(prompt: str) -> str:

@@ -10,6 +10,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from .. import checked
 from ..attention_maps import HeadMaps
 from ..errors import RealCompoError
 from ..layout import Layout, Region
@@ -56,31 +57,26 @@ class SeparationSettings:
     sampling_cfg: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("separate", "enhance", "norm"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise RealCompoError(name, f"it is {getattr(self, name)}", "Set it to 0 or more")
+        for name, low, high in (
+            ("separate", 0.0, 1e6), ("enhance", 0.0, 1e6), ("norm", 0.0, 1e6), ("start", 0.0, 1.0),
+            ("end", 0.0, 1.0), ("sampling_cfg", 1.0, 100.0),
+        ):  # fmt: skip
+            checked.number(getattr(self, name), name, low, high)
+        checked.whole(self.sampling_steps, "sampling_steps", 2, 1000)
         if not (self.separate or self.enhance):
             raise RealCompoError(
                 "separate", "both losses are off", "Set separate or enhance above 0"
             )
-        if not 0.0 <= self.start < self.end <= 1.0:
+        if self.start >= self.end:
             raise RealCompoError(
                 "start", f"the part of the schedule is {self.start} to {self.end}",
                 "Set start below end, both in 0..1",
-            )  # fmt: skip
-        if self.sampling_steps < 2 or self.sampling_cfg < 1.0:
-            raise RealCompoError(
-                "sampling_steps", f"they are {self.sampling_steps} at guidance {self.sampling_cfg}",
-                "Set two steps or more, and sampling_cfg to 1 (no guidance) or more",
             )  # fmt: skip
         for name, known in (
             ("form", SEPARATE_FORMS), ("peak", PEAKS), ("heads", HEADS), ("norm_form", NORM_FORMS),
             ("states", STATES),
         ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise RealCompoError(
-                    name, f"it is '{getattr(self, name)}'", f"Choose one of {', '.join(known)}"
-                )
+            checked.choice(getattr(self, name), name, known)
 
 
 @dataclass(frozen=True)

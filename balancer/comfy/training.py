@@ -17,6 +17,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from .. import checked
 from ..adapters import Adapters
 from ..errors import RealCompoError
 from ..training import Optimisation, TrainingSettings
@@ -66,7 +67,7 @@ class Trained:
 
 def layers_of(patcher: ModelPatcher, targets: str) -> dict[str, torch.nn.Module]:
     """The linear layers of one of ``TARGETS``, by the names that LoRA files use."""
-    pattern = re.compile(TARGETS[targets])
+    pattern = re.compile(TARGETS[checked.choice(targets, "targets", tuple(TARGETS))])
     return {
         f"diffusion_model.{name}": module
         for name, module in patcher.model.diffusion_model.named_modules()

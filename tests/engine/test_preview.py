@@ -121,5 +121,5 @@ def test_node_refuses_with_its_name() -> None:
     assert out.shape == (1, 64, 128, 3)
     with pytest.raises(RealCompoError, match=f"^{PREVIEW}, input 'layout': got a str"):
         node.draw("layout")
-    with pytest.raises(RealCompoError, match=f"^{PREVIEW}, input 'image': the backdrop"):
+    with pytest.raises(RealCompoError, match=f"^{PREVIEW}, input 'image': its shape"):
         node.draw(Layout((LEFT,)), torch.zeros(1, 5, 64, 64))

@@ -104,8 +104,13 @@ def test_a_sentence_encoder_in_a_folder_goes_before_the_clip(
         BertModel(config).save_pretrained(str(folder), safe_serialization=True)
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
     assert RealCompoCaptionReward.INPUT_TYPES()["optional"]["encoder"][0] == ["none", "tiny"]
+
+    def not_asked(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the CLIP was asked")
+
+    clip = type("Clip", (), {"tokenize": not_asked, "encode_from_tokens": not_asked})()
     values, report = RealCompoCaptionReward().reward(
-        [PROMPT], [PROMPT, "a circle", ""], clip=["not asked"], encoder=["tiny"]
+        [PROMPT], [PROMPT, "a circle", ""], clip=[clip], encoder=["tiny"]
     )
     assert values[0] == pytest.approx(1.0, abs=1e-5) and values[1] < 1 and values[2] == 0.0
     assert "sentence vectors (tiny)" in report

@@ -105,7 +105,7 @@ def test_finetunings_are_loras_on_the_realism_part(tmp_path: Path, monkeypatch: 
     for style, part, way, said in (
         ("realistic", "spatial", "ReFL", "only the realism part"),
         ("neon", "realism", "ReFL", "Choose the style 'realistic', or 'none'"),
-        ("neon", "realism", "magic", "Choose one of 'none', 'Separate and Enhance', 'ReFL'"),
+        ("neon", "realism", "magic", "Use one of none, Separate and Enhance, ReFL"),
     ):
         with pytest.raises(RealCompoError, match=said) as caught:
             loader.load(style, part, way)
@@ -183,9 +183,9 @@ def test_missing_damaged_and_foreign_files_are_named(
 
 @pytest.mark.parametrize(("style", "part"), [("oil", "realism"), ("realistic", "both")])
 def test_unknown_choice(style: str, part: str) -> None:
-    with pytest.raises(RealCompoError, match="there is no"):
+    with pytest.raises(RealCompoError, match="is unknown"):
         RealCompoShapesLoader().load(style, part)
-    with pytest.raises(RealCompoError, match="Load Shapes Demo ControlNet.*there is no kind"):
+    with pytest.raises(RealCompoError, match="Load Shapes Demo ControlNet.*is unknown"):
         NODE_CLASS_MAPPINGS["RealCompoShapesControlNet"]().load("depth")
 
 

@@ -1,0 +1,96 @@
+"""A node's inputs against what its INPUT_TYPES says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from .. import checked
+from ..errors import RealCompoError
+from ..foreign_json import LONGEST
+from .inputs import require_clip, require_conditioning, require_latent, require_model
+from .lora_file import require_lora, require_losses
+
+LARGEST_INT = (1 << 64) - 1
+"""Where an input names no end: the host's seeds go up to here."""
+
+
+def require_vae(value: Any, where: str) -> Any:
+    """``value`` if it is a VAE of the host; RealCompoError otherwise."""
+    if not callable(getattr(value, "decode", None)) or not hasattr(value, "first_stage_model"):
+        raise RealCompoError(
+            where, f"got {checked.kind(value)}, not a VAE", "Connect a VAE or checkpoint loader"
+        )
+    return value
+
+
+# Values of this pack's own types are looked at by the engine, which is given them as they are.
+_WIRES: Mapping[str, Callable[[Any, str], Any]] = {
+    "BOOLEAN": checked.flag,
+    "CLIP": require_clip,
+    "CONDITIONING": require_conditioning,
+    "IMAGE": checked.picture,
+    "LATENT": require_latent,
+    "LORA_MODEL": require_lora,
+    "LOSS_MAP": require_losses,
+    "MASK": checked.mask,
+    "MODEL": require_model,
+    "VAE": require_vae,
+}
+
+
+def _one(value: Any, where: str, declared: Any, options: Mapping[str, Any], long: bool) -> Any:
+    if not isinstance(declared, str):
+        return checked.choice(value, where, list(declared))
+    if declared == "INT":
+        return checked.whole(
+            value, where, options.get("min", -LARGEST_INT), options.get("max", LARGEST_INT)
+        )
+    if declared == "FLOAT":
+        return checked.number(value, where, options.get("min", -1e300), options.get("max", 1e300))
+    if declared == "STRING":
+        return checked.text(value, where, LONGEST if long else checked.LONGEST_PROMPT)
+    look = _WIRES.get(str(declared))
+    return value if look is None else look(value, where)
+
+
+def checked_inputs(
+    node: Any, inputs: Mapping[str, Any], own: Collection[str], data: Collection[str]
+) -> dict[str, Any]:
+    """``inputs`` of a node class by name, in plain types; open ones are left out.
+
+    ``own`` and ``data`` as in ``nodes.checked``. For a node that takes lists, every entry is
+    looked at; entries of an optional input may be None. Raises RealCompoError for the first input
+    that is not what the node's ``INPUT_TYPES`` says.
+    """
+    types = node.INPUT_TYPES()
+    required = types.get("required", {})
+    declared = {**required, **types.get("optional", {})}
+    lists = bool(getattr(node, "INPUT_IS_LIST", False))
+    found: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if name not in declared:
+            found[name] = value
+            continue
+        if value is None and name not in required:
+            continue
+        if lists and not isinstance(value, list):
+            value = [value]
+        if lists and not value and name in required:
+            raise RealCompoError(name, "the list is empty", "Connect what gives at least one")
+        wire, options = declared[name][0], (declared[name][1:] or ({},))[0]
+        if name in own and isinstance(wire, str):
+            found[name] = value
+            continue
+        if name in own:  # a list of files, which may be others by now
+            wire = "STRING"
+        long = name in data
+        if lists:
+            found[name] = [
+                entry if entry is None and name not in required
+                else _one(entry, name, wire, options, long)
+                for entry in value
+            ]  # fmt: skip
+        else:
+            found[name] = _one(value, name, wire, options, long)
+    return found
