@@ -27,6 +27,8 @@ PALETTE: tuple[Rgb, ...] = (
 )  # fmt: skip
 
 DEFAULT_SIZE = 512
+LONGEST_LABEL = 400
+"""Characters of a label; no picture is wide enough for more, and each is measured."""
 BOX_TINT, MASK_TINT = 0.18, 0.5
 """Opacity of a region's colour over the backdrop."""
 
@@ -119,6 +121,8 @@ def _label(number: int, region: Region) -> str:
 
 def fitted_text(text: str, font: FreeTypeFont, room: float) -> str:
     """``text`` cut with dots so that it is at most ``room`` pixels wide."""
+    if len(text) > LONGEST_LABEL:
+        text = text[:LONGEST_LABEL] + "..."
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "...") > room:

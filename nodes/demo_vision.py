@@ -75,6 +75,7 @@ class RealCompoShapesDetector:
 
         import torch
 
+        from ..balancer.checked import shown
         from ..balancer.errors import RealCompoError
         from ..balancer.words import words_of
         from ..shapes.oracle import detect_masks
@@ -91,8 +92,8 @@ class RealCompoShapesDetector:
         asked = {SINGULARS.get(word.text, word.text) for word in words_of(only)}
         wanted = asked & {*COLOURS, *SHAPES}
         if only.strip() and not wanted:
-            problem, remedy = f"'{only}' names none of the demo's", "Name a colour, a shape or both"
-            raise RealCompoError("only", problem, remedy, DETECTOR)
+            problem = f"'{shown(only)}' names none of the demo's"
+            raise RealCompoError("only", problem, "Name a colour, a shape or both", DETECTOR)
         seen = [
             (thing.shape if names == "shape" else f"{thing.colour} {thing.shape}", thing, mask)
             for thing, mask in detect_masks(picture)[0]

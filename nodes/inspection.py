@@ -9,7 +9,7 @@ from .checked import checked
 PLOT, MIX = "RealCompo Trace Plot", "RealCompo Mix Preview"
 
 
-@checked(PLOT)
+@checked(PLOT, own=("latent",))
 class RealCompoTracePlot:
     """Losses, attention shares and mix of a run, as a picture."""
 
@@ -63,7 +63,7 @@ class RealCompoTracePlot:
             raise error.at(PLOT) from None
 
 
-@checked(MIX)
+@checked(MIX, own=("latent",))
 class RealCompoMixPreview:
     """The mix of a run's steps, alone or over a picture."""
 

@@ -9,7 +9,7 @@ from .checked import checked
 SAVE, LOAD = "RealCompo Save Trace", "RealCompo Load Trace"
 
 
-@checked(SAVE)
+@checked(SAVE, own=("latent",))
 class RealCompoSaveTrace:
     """A trace into ComfyUI's output folder."""
 

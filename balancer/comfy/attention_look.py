@@ -155,6 +155,11 @@ class _Looker(comfy.samplers.CFGGuider):
                 "Another node has replaced this model's blocks: connect the model before it.",
             )  # fmt: skip
         area = entry_area(entry, *x.shape[-2:])
+        if not all(bool(torch.isfinite(maps).all()) for maps in found.values()):
+            raise RealCompoError(
+                "model", f"its attention is no number at noise level {float(timestep[0]):.3g}",
+                "Load it in float32 (ComfyUI's --fp32-unet), or make the latent again",
+            )  # fmt: skip
         self.seen.append(
             [
                 SiteMap(_name(site), site.key[2], in_whole(maps, x, area, site.factor).cpu())

@@ -120,7 +120,7 @@ class Captioner:
         captions: list[str] = []
         for batch in pictures.split(BATCH):
             pixels = self._pixels(batch)
-            begin = self.family.begin(self.tokenizer, prefix)
+            begin = self._begin(prefix)
             ids = torch.tensor([begin], device=self.device).repeat(len(batch), 1)
             room = self.family.room(len(begin))
             # torch's own generator is used by nobody here: greedy decoding draws nothing
@@ -134,6 +134,16 @@ class Captioner:
                 done(len(captions))
         return captions
 
+    def _begin(self, prefix: str) -> list[int]:
+        """Tokens that stand before a caption; RealCompoError where they leave it no room."""
+        begin = self.family.begin(self.tokenizer, prefix)
+        if len(begin) >= self.family.longest:
+            raise RealCompoError(
+                "prefix", f"it has {len(begin)} tokens, and the captioner reads fewer than"
+                f" {self.family.longest} before a caption", "Shorten it",
+            )  # fmt: skip
+        return begin
+
     def _text(self, ids: list[int]) -> str:
         special = {*self.tokenizer.all_special_ids, *self.family.special}
         known = len(self.tokenizer)
@@ -143,7 +153,7 @@ class Captioner:
     def check(self, texts: Sequence[str], prefix: str = "") -> list[list[int]]:
         """Tokens of every text; RealCompoError for an empty text or one that is too long."""
         lines = [self.family.text(self.tokenizer, text) for text in texts]
-        room = self.family.room(len(self.family.begin(self.tokenizer, prefix)))
+        room = self.family.room(len(self._begin(prefix)))
         for text, line in zip(texts, lines, strict=True):
             if not text.strip():
                 raise RealCompoError("prompt", "it is empty", "Write what the picture should show")
@@ -161,7 +171,7 @@ class Captioner:
         end of the text counts as a token: so a text that stops short is not as good as a whole one.
         Call ``load`` first. Raises RealCompoError as ``check``.
         """
-        begin = self.family.begin(self.tokenizer, prefix)
+        begin = self._begin(prefix)
         lines = self.check(texts, prefix)
         longest = max(map(len, lines))
         labels = torch.tensor(

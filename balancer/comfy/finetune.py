@@ -16,6 +16,7 @@ from ..training import TrainingSettings
 from ..training_prompts import TrainingPrompt
 from .capture import choose_level
 from .checks import model_name
+from .encoded import check_width
 from .lora_file import LoraModel
 from .separation import NORM_FORMS, STATES, SeparateEnhance, SeparationSettings, prepare
 from .session import encode, require_trainable
@@ -82,6 +83,7 @@ def separate_enhance(
     factor = level_of(patcher, where.map_level)
     singles = bool(losses.norm) and losses.norm_form == NORM_FORMS[0]
     prepared = prepare(clip, prompts, singles)
+    check_width(patcher, [prompt.encoded.text for prompt in prepared])
     guided = losses.states == STATES[1] and losses.sampling_cfg > 1.0
     empty = encode(clip, "") if guided else None
     objective = SeparateEnhance(

@@ -8,11 +8,14 @@ from typing import Any
 from .. import checked
 from ..errors import RealCompoError
 from ..foreign_json import LONGEST
+from ..layout import require_layout
 from .inputs import require_clip, require_conditioning, require_latent, require_model
 from .lora_file import require_lora, require_losses
 
 LARGEST_INT = (1 << 64) - 1
 """Where an input names no end: the host's seeds go up to here."""
+MOST_PLACES = 1 << 16
+"""Last place in an older batch that a latent's batch_index names."""
 
 
 def require_vae(value: Any, where: str) -> Any:
@@ -24,17 +27,62 @@ def require_vae(value: Any, where: str) -> Any:
     return value
 
 
-# Values of this pack's own types are looked at by the engine, which is given them as they are.
+def _conditioning(value: Any, where: str) -> Any:
+    """CONDITIONING whose texts are vectors of tokens (B, T, D)."""
+    for entry in require_conditioning(value, where):
+        remedy = "Connect an encoded prompt"
+        text = checked.plain_tensor(entry[0], where, "an encoded prompt", remedy)
+        if text.ndim != 3:
+            raise RealCompoError(where, f"its text has the shape {tuple(text.shape)}", remedy)
+    return value
+
+
+def _latent(value: Any, where: str) -> Any:
+    """LATENT of numbers, with the places of its pictures in an older batch, if it has them."""
+    remedy = "Connect a latent of pictures (batch, channels, height, width)"
+    samples = checked.plain_tensor(
+        require_latent(value, where)["samples"], where, "latents", remedy
+    )
+    if not 3 <= samples.ndim <= 5:
+        raise RealCompoError(where, f"it has the shape {tuple(samples.shape)}", remedy)
+    places = value.get("batch_index")
+    if places is not None:
+        # the host draws noise for every place up to the last one
+        listed = checked.flat(list(places) if isinstance(places, range) else places, where)
+        if len(listed) != len(samples):
+            raise RealCompoError(
+                where, f"it has {len(samples)} pictures and a batch_index of {len(listed)}",
+                "Take out the node that set batch_index",
+            )  # fmt: skip
+        for place in listed:
+            checked.whole(place, where, 0, MOST_PLACES)
+    return value
+
+
+def _layout(value: Any, where: str) -> Any:
+    """Layout whose texts every tokenizer and file takes."""
+    try:
+        layout = require_layout(value)
+        checked.text(layout.prompt, where, LONGEST)
+        for region in layout.regions:
+            checked.text(region.phrase, where, LONGEST)
+    except RealCompoError as error:
+        raise error.at("", where) from None
+    return value
+
+
+# The pack's other types are looked at by the engine, which is given them as they are.
 _WIRES: Mapping[str, Callable[[Any, str], Any]] = {
     "BOOLEAN": checked.flag,
     "CLIP": require_clip,
-    "CONDITIONING": require_conditioning,
+    "CONDITIONING": _conditioning,
     "IMAGE": checked.picture,
-    "LATENT": require_latent,
+    "LATENT": _latent,
     "LORA_MODEL": require_lora,
     "LOSS_MAP": require_losses,
     "MASK": checked.mask,
     "MODEL": require_model,
+    "REALCOMPO_LAYOUT": _layout,
     "VAE": require_vae,
 }
 
@@ -80,6 +128,10 @@ def checked_inputs(
             raise RealCompoError(name, "the list is empty", "Connect what gives at least one")
         wire, options = declared[name][0], (declared[name][1:] or ({},))[0]
         if name in own and isinstance(wire, str):
+            if wire == "STRING":  # lists in lists, as captioners of other packs give them
+                for entry in checked.flat(value, name):
+                    if isinstance(entry, str):
+                        checked.text(entry, name, LONGEST)
             found[name] = value
             continue
         if name in own:  # a list of files, which may be others by now

@@ -13,6 +13,7 @@ from ..layout import Layout
 from ..regions import Tokens
 from ..tokens import CHUNK, EncodedPrompt
 from ..weights import escaped
+from .encoded import checked_vectors
 from .text import encode_prompt, prompt_weights
 
 Conditioning = list[list[Any]]
@@ -88,6 +89,16 @@ def _part(options: Mapping[str, Any]) -> Any:
     return options.get("clip_start_percent"), options.get("clip_end_percent")
 
 
+def _rows(embedding: Any, positions: tuple[int, ...]) -> Tensor:
+    found = checked_vectors(embedding)
+    if max(positions, default=0) >= found.shape[1]:
+        raise RealCompoError(
+            "clip", f"it gives {found.shape[1]} vectors, where the phrase alone has more words",
+            "Connect the CLIP that encoded 'positive'",
+        )  # fmt: skip
+    return found[0, list(positions)].to(torch.float32)
+
+
 def _encoded(
     clip: Any, phrase: str, positions: tuple[int, ...], weights: tuple[float, ...]
 ) -> list[tuple[Any, Tensor]]:
@@ -110,6 +121,6 @@ def _encoded(
     else:
         versions = [[clip.encode_from_tokens(tokens), {}]]
     return [
-        (_part(options), embedding[0, list(positions)].to(torch.float32))
+        (_part(options), _rows(embedding, positions))
         for embedding, options in versions
     ]

@@ -24,6 +24,7 @@ from .. import checked
 from ..errors import RealCompoError
 from ..training import TrainingSettings
 from .captioner import Captioner, require_captioner
+from .encoded import check_width
 from .finetune import with_notes
 from .gradients import Aliases, ordinary_weights
 from .inputs import require_clip, require_model
@@ -116,10 +117,10 @@ class CaptionReward:
         self._captioner, self._picture = captioner, Picture(vae)
         self._settings, self._batch = settings, batch
         self._texts = [plain_text(prompt) for prompt in prompts]
-        self._encoded = [encode(clip, prompt) for prompt in prompts]
+        self.encoded = [encode(clip, prompt) for prompt in prompts]
         self._empty = encode(clip, "") if settings.cfg > 1 else None
         self._kinds: dict[int, list[int]] = {}
-        for index, encoded in enumerate(self._encoded):
+        for index, encoded in enumerate(self.encoded):
             self._kinds.setdefault(encoded.text.shape[1], []).append(index)
         captioner.check(self._texts, settings.prefix)
         self._known: Aliases = {}
@@ -129,7 +130,7 @@ class CaptionReward:
         """The losses of one step: ``reward`` is told as it is, the higher the better."""
         settings = self._settings
         chosen = self._choose(session)
-        asked = [self._encoded[index] for index in chosen]
+        asked = [self.encoded[index] for index in chosen]
         x, sigma, before = self._sample(session, asked)
         self._load(session)
         modules = (self._picture.module, self._captioner.module)
@@ -157,9 +158,9 @@ class CaptionReward:
 
     def _choose(self, session: Session) -> list[int]:
         """Prompts whose encodings have one length; a length's chance goes with its prompts."""
-        count = len(self._encoded)
+        count = len(self.encoded)
         first = int(torch.randint(count, (1,), generator=session.generator))
-        kind = self._kinds[self._encoded[first].text.shape[1]]
+        kind = self._kinds[self.encoded[first].text.shape[1]]
         order = torch.randperm(len(kind), generator=session.generator).tolist()
         return [kind[order[n % len(kind)]] for n in range(self._batch)]
 
@@ -223,6 +224,7 @@ def train_by_reward(
     require_trainable(patcher)
     require_clip(clip, "clip")
     objective = CaptionReward(clip, vae, judge, prompts, rewards, settings.batch_size)
+    check_width(patcher, [encoded.text for encoded in objective.encoded])
     scale = int(getattr(vae, "downscale_ratio", 8))
     latent = (max(size[1] // scale, 1), max(size[0] // scale, 1))
     channels = patcher.get_model_object("latent_format").latent_channels

@@ -10,9 +10,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..errors import RealCompoError
 from ..layout import Layout, Region
 from ..losses import enhance_loss, separate_loss
 from ..reading import Reading, SiteMap, columns_of
+from .encoded import check_width
 from .separation import QUIET, Prepared, read_heads
 from .session import Session, in_session
 
@@ -52,6 +54,7 @@ def look_at(
     model's own scale, stand for clean pictures (prompt n takes number n, or the last), else
     quiet noise does. One forward, stopped at the last map, per prompt and level.
     """
+    check_width(patcher, [prompt.encoded.text for prompt in prompts])
     reports: list[PromptReport] = []
     bar = comfy.utils.ProgressBar(len(prompts) * len(levels))
 
@@ -87,6 +90,11 @@ def _report(
         sigmas.append(session.sigma_at(level))
         sigma = torch.tensor([sigmas[-1]], device=session.device)
         maps = read_heads(session, session.noised(clean, sigma), sigma, [prompt], factor)
+        if not bool(torch.isfinite(maps).all()):
+            raise RealCompoError(
+                "model", f"its attention is no number at noise level {sigmas[-1]:.3g}",
+                "Load it in float32 (ComfyUI's --fp32-unet), or make the latents again, if any",
+            )  # fmt: skip
         separate.append(float(separate_loss(maps)[0]))
         enhance.append(float(enhance_loss(maps)[0]))
         mean = SiteMap("level", factor, maps.mean(dim=1).cpu())

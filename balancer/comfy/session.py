@@ -27,6 +27,7 @@ from .cards import on_one_card, without_copies
 from .checkpointing import checkpointed
 from .checks import model_name
 from .compat import adds_in_place
+from .encoded import checked_vectors
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .probe import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model
@@ -41,8 +42,12 @@ class Encoded:
 
 
 def encode(clip: Any, text: str) -> Encoded:
-    """``text`` by the host's CLIP; ordinary tensors that autograd may save."""
+    """``text`` by the host's CLIP; ordinary tensors that autograd may save.
+
+    Raises RealCompoError for an encoder that gives no vectors, or NaN.
+    """
     embedding, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+    checked_vectors(embedding)
     with torch.inference_mode(False):
         return Encoded(embedding.clone(), None if pooled is None else pooled.clone())
 

@@ -14,7 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .. import checked
 from ..errors import RealCompoError
+from .encoded import checked_vectors
 
 BATCH = 32
 
@@ -26,7 +28,8 @@ def clip_vectors(clip: Any, texts: Sequence[str]) -> tuple[Tensor, str]:
     has a text projection; else the mean over the words' vectors. Raises RealCompoError for
     something that is no CLIP.
     """
-    if not hasattr(clip, "tokenize") or not hasattr(clip, "encode_from_tokens"):
+    parts = ("tokenize", "encode_from_tokens", "cond_stage_model")
+    if not all(hasattr(clip, part) for part in parts):
         raise RealCompoError("clip", "it is not a CLIP", "Connect a CLIP or checkpoint loader")
     projected = any(
         name.rsplit(".", 1)[-1] == "text_projection"
@@ -37,12 +40,14 @@ def clip_vectors(clip: Any, texts: Sequence[str]) -> tuple[Tensor, str]:
     for text in dict.fromkeys(texts):
         tokens = clip.tokenize(text, return_word_ids=True)
         vectors, pooled = clip.encode_from_tokens(_plain(tokens), return_pooled=True)
+        checked_vectors(vectors)
         pooled_too = pooled_too and pooled is not None
         whole = pooled[0] if pooled_too and pooled is not None else None
         rows[text] = _mean_of_words(vectors, tokens) if whole is None else whole
         comfy.model_management.throw_exception_if_processing_interrupted()
     how = "pooled text vectors" if pooled_too else "mean of the words' vectors"
-    return torch.stack([rows[text].float().cpu().flatten() for text in texts]), how
+    found = torch.stack([rows[text].float().cpu().flatten() for text in texts])
+    return checked.plain_tensor(found, "clip", "vectors", "Connect another CLIP"), how
 
 
 def _parameters(clip: Any) -> list[tuple[str, Any]]:

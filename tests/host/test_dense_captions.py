@@ -89,7 +89,7 @@ def test_detectors_that_find_nothing() -> None:
         ({"missing": ["x"]}, "missing", "is unknown"), ({"method": ["x"]}, "method", "is unknown"),
         ({"several": ["x"]}, "several", "is unknown"),
         ({"keep": ["x"]}, "keep", "is unknown"), ({"image": ["x"]}, "image", "IMAGE"),
-        ({"fallback": ["x"]}, "layout", "REALCOMPO_LAYOUT"),
+        ({"fallback": ["x"]}, "fallback", "REALCOMPO_LAYOUT"),
         ({"masks": None, "tags": None, "boxes": [[{"label": "a", "bbox": [0, 0, 9, 9]}]]},
          "boxes", "pixels"),
         ({"masks": None, "boxes": [{"a": 1}]}, "boxes", "keys"),

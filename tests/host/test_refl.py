@@ -141,7 +141,7 @@ def test_the_step_with_a_gradient_lies_where_asked(demo: Any, captioner: Any) ->
         for asked in (late, early):
             for _ in range(6):
                 chosen = asked._choose(session)
-                prompts = [asked._encoded[index] for index in chosen]
+                prompts = [asked.encoded[index] for index in chosen]
                 x, sigma, (first, level) = asked._sample(session, prompts)
                 assert x.shape == first.shape == (2, 16, 16, 16)
                 assert bool((level >= sigma).all()) and not x.requires_grad
