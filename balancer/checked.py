@@ -18,8 +18,10 @@ from torch import Tensor
 from .errors import RealCompoError
 from .foreign_json import has_surrogates
 
-LONGEST_PROMPT = 1 << 15
-"""Characters of a prompt or phrase: some hundred chunks of a text encoder."""
+LONGEST_PROMPT = 20_000
+"""Characters of a prompt or phrase: about 65 chunks of a text encoder."""
+MOST_LINES = 10_000
+"""Lines of a text that holds a prompt a line."""
 EXACT = 1 << 53
 """Whole numbers up to here are exact as floats; beyond, a float is some other number nearby."""
 LONGEST_SHOWN = 40
@@ -116,6 +118,25 @@ def text(value: object, where: str, longest: int = LONGEST_PROMPT) -> str:
             "Write that character anew, or take it out",
         )  # fmt: skip
     return value
+
+
+def lines(value: str, where: str) -> list[str]:
+    """The lines of a text that holds a prompt a line, comments too, without space around them.
+
+    Raises RealCompoError for more than ``MOST_LINES``, and for one beyond ``LONGEST_PROMPT``.
+    """
+    found = [line.strip() for line in value.splitlines()]
+    if len(found) > MOST_LINES:
+        raise RealCompoError(
+            where, f"it has {len(found)} lines, and up to {MOST_LINES} are read", "Give fewer"
+        )
+    for place, line in enumerate(found, 1):
+        if len(line) > LONGEST_PROMPT:
+            raise RealCompoError(
+                where, f"line {place} has {len(line)} characters, and up to {LONGEST_PROMPT} are"
+                " read", "Shorten it, or part it into several lines",
+            )  # fmt: skip
+    return found
 
 
 def choice(value: object, where: str, choices: Sequence[Any]) -> Any:

@@ -80,8 +80,8 @@ def flat_texts(value: Any, where: str) -> list[str]:
 
 def read_prompts(text: str) -> list[str]:
     """One prompt per line; RealCompoError if there is none. Empty lines and # comments go."""
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    given = checked.lines(text, "prompts")
+    prompts = [line for line in given if line and not line.startswith("#")]
     if not prompts:
         raise RealCompoError("prompts", "there is no prompt", "Write one prompt per line")
     return prompts

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
+from .checked import lines
 from .errors import RealCompoError
 from .weights import escaped, plain_text
 from .words import find_phrase
@@ -15,6 +16,8 @@ SEPARATOR = "|"
 KINDS = ("prompts", "concepts")
 # not the | between the choices of a dynamic prompt, '{red|blue}'
 _PARTS = re.compile(r"\|(?![^{}]*\})")
+MOST_CONCEPTS = 1000
+"""Concepts to pair: half a million pairs are shuffled."""
 TEMPLATE = "a photo of {a} and {b}"
 
 
@@ -37,8 +40,7 @@ def parse_lines(text: str) -> list[TrainingPrompt]:
     from .planner_parse import parse_prompt
 
     prompts = []
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
+    for number, line in enumerate(lines(text, "prompts"), 1):
         if not line or line.startswith("#"):
             continue
         prompt, *objects = (plain_text(part.strip()) for part in _PARTS.split(line))
@@ -67,8 +69,12 @@ def draw_pairs(text: str, template: str, count: int, seed: int) -> list[Training
     Different pairs are drawn as long as there are any; ``seed`` decides which, in which order and
     wording. Raises RealCompoError for fewer than two concepts and for another template.
     """
-    lines = [line.strip() for line in text.splitlines()]
-    concepts = list(dict.fromkeys(x for x in lines if x and not x.startswith("#")))
+    given = lines(text, "prompts")
+    concepts = list(dict.fromkeys(x for x in given if x and not x.startswith("#")))
+    if len(concepts) > MOST_CONCEPTS:
+        raise RealCompoError(
+            "prompts", f"there are {len(concepts)} concepts", f"Give up to {MOST_CONCEPTS}"
+        )
     if len(concepts) < 2:
         raise RealCompoError(
             "prompts", f"there are {len(concepts)} concepts to draw pairs from",

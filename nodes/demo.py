@@ -153,13 +153,10 @@ class RealCompoShapesHint:
         from ..balancer.layout import require_layout
         from ..shapes.control import KINDS, draw_hints, scene_of_layout
 
-        try:
-            if kind not in KINDS:
-                remedy = "Choose 'segmentation' or 'keypoints'"
-                raise RealCompoError("kind", f"there is no kind '{kind}'", remedy)
-            scene = scene_of_layout(require_layout(layout))
-        except RealCompoError as error:
-            raise error.at(HINT) from None
+        if kind not in KINDS:
+            remedy = "Choose 'segmentation' or 'keypoints'"
+            raise RealCompoError("kind", f"there is no kind '{kind}'", remedy)
+        scene = scene_of_layout(require_layout(layout))
         return (draw_hints([scene], kind, width, height).movedim(1, -1),)
 
 

@@ -133,13 +133,9 @@ class RealCompoShapesCaptioner:
     def load(self) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,) of the demo."""
         from ..balancer.comfy.captioner import load_captioner
-        from ..balancer.errors import RealCompoError
         from ..shapes.captioner import FOLDER
 
-        try:
-            return (load_captioner(FOLDER),)
-        except RealCompoError as error:
-            raise error.at(CAPTIONER) from None
+        return (load_captioner(FOLDER),)
 
 
 NODE_CLASS_MAPPINGS = {

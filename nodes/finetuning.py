@@ -183,38 +183,34 @@ class RealCompoSeparateEnhance:
         from ..balancer.comfy.finetune import Where, clean_latents, layout_prompt, separate_enhance
         from ..balancer.comfy.inputs import require_clip, require_latent, require_model
         from ..balancer.comfy.separation import SeparationSettings
-        from ..balancer.errors import RealCompoError
         from ..balancer.training import TrainingSettings
 
-        try:
-            require_model(model, "model")
-            require_clip(clip, "clip")
-            chosen = [] if layout is None else [layout_prompt(layout)]
-            if prompts.strip() or not chosen:
-                chosen += _lines(prompts, seed, more)
-            losses = SeparationSettings(
-                separate, enhance, norm, **given(more, "form", "peak", "heads", "norm_form",
-                                                  "start", "end", "states", "sampling_steps",
-                                                  "sampling_cfg"),
-            )  # fmt: skip
-            rank = more.get("rank", 8)
-            training = TrainingSettings(
-                steps, batch_size, learning_rate, rank, float(rank or 1),
-                clip=more.get("gradient_clip", 1.0), seed=seed,
-                **given(more, "weight_decay", "ema", "checkpointing"),
-            )  # fmt: skip
-            clean = None
-            size = more.get("height", 512) // 8, more.get("width", 512) // 8
-            if latents is not None:
-                clean = clean_latents(model, require_latent(latents, "latents"))
-                size = clean.shape[-2:]
-            where = Where(
-                (int(size[0]), int(size[1])),
-                **given(more, "targets", "map_level", "on_cancel", "save_every"),
-            )
-            return separate_enhance(model, clip, chosen, losses, training, where, clean)
-        except RealCompoError as error:
-            raise error.at(TRAIN) from None
+        require_model(model, "model")
+        require_clip(clip, "clip")
+        chosen = [] if layout is None else [layout_prompt(layout)]
+        if prompts.strip() or not chosen:
+            chosen += _lines(prompts, seed, more)
+        losses = SeparationSettings(
+            separate, enhance, norm, **given(more, "form", "peak", "heads", "norm_form",
+                                              "start", "end", "states", "sampling_steps",
+                                              "sampling_cfg"),
+        )  # fmt: skip
+        rank = more.get("rank", 8)
+        training = TrainingSettings(
+            steps, batch_size, learning_rate, rank, float(rank or 1),
+            clip=more.get("gradient_clip", 1.0), seed=seed,
+            **given(more, "weight_decay", "ema", "checkpointing"),
+        )  # fmt: skip
+        clean = None
+        size = more.get("height", 512) // 8, more.get("width", 512) // 8
+        if latents is not None:
+            clean = clean_latents(model, require_latent(latents, "latents"))
+            size = clean.shape[-2:]
+        where = Where(
+            (int(size[0]), int(size[1])),
+            **given(more, "targets", "map_level", "on_cancel", "save_every"),
+        )
+        return separate_enhance(model, clip, chosen, losses, training, where, clean)
 
 
 def _lines(prompts: str, seed: int, more: dict[str, Any]) -> list[Any]:

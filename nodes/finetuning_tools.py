@@ -103,46 +103,36 @@ class RealCompoSeparationReport:
         from ..balancer.comfy.inputs import require_clip, require_latent, require_model
         from ..balancer.comfy.separation import prepare
         from ..balancer.comfy.separation_look import look_at
-        from ..balancer.errors import RealCompoError
         from ..balancer.reading import parse_levels
         from ..balancer.reading_picture import draw_reading
         from ..balancer.training_prompts import parse_lines
 
-        try:
-            require_model(model, "model")
-            require_clip(clip, "clip")
-            levels = parse_levels(noise_levels)
-            chosen = [] if layout is None else [layout_prompt(layout)]
-            if prompts.strip() or not chosen:
-                chosen += parse_lines(prompts)
-            factor = level_of(model, map_level)
-            clean = (
-                None
-                if latents is None
-                else clean_latents(model, require_latent(latents, "latents"))
-            )
-            size = (height // 8, width // 8) if clean is None else clean.shape[-2:]
-            size = int(size[0]), int(size[1])
-            prepared = prepare(clip, chosen, singles=False)
-            reports = look_at(model, prepared, levels, factor, size, seed, clean)
-            shape = 8 * size[1], 8 * size[0]
-            sheets = [draw_reading(r.reading, r.layout, shape) for r in reports]
-            high, wide = (max(s.shape[d] for s in sheets) for d in (1, 2))
-            room = [(0, 0, 0, wide - s.shape[2], 0, high - s.shape[1]) for s in sheets]
-            image = torch.cat(
-                [
-                    torch.nn.functional.pad(s, r, value=1.0)
-                    for s, r in zip(sheets, room, strict=True)
-                ]
-            )
-            separate = [v for r in reports for v in r.separate]
-            enhance = [v for r in reports for v in r.enhance]
-            text = json.dumps(
-                {"levels": levels, "prompts": [r.as_json() for r in reports]}, indent=1
-            )
-            return image, sum(separate) / len(separate), sum(enhance) / len(enhance), text
-        except RealCompoError as error:
-            raise error.at(REPORT) from None
+        require_model(model, "model")
+        require_clip(clip, "clip")
+        levels = parse_levels(noise_levels)
+        chosen = [] if layout is None else [layout_prompt(layout)]
+        if prompts.strip() or not chosen:
+            chosen += parse_lines(prompts)
+        factor = level_of(model, map_level)
+        clean = (
+            None
+            if latents is None
+            else clean_latents(model, require_latent(latents, "latents"))
+        )
+        size = (height // 8, width // 8) if clean is None else clean.shape[-2:]
+        size = int(size[0]), int(size[1])
+        prepared = prepare(clip, chosen, singles=False)
+        reports = look_at(model, prepared, levels, factor, size, seed, clean)
+        shape = 8 * size[1], 8 * size[0]
+        sheets = [draw_reading(r.reading, r.layout, shape) for r in reports]
+        high, wide = (max(s.shape[d] for s in sheets) for d in (1, 2))
+        image = torch.cat([_on_white(sheet, high, wide) for sheet in sheets])
+        separate = [v for r in reports for v in r.separate]
+        enhance = [v for r in reports for v in r.enhance]
+        text = json.dumps(
+            {"levels": levels, "prompts": [r.as_json() for r in reports]}, indent=1
+        )
+        return image, sum(separate) / len(separate), sum(enhance) / len(enhance), text
 
 
 def _on_white(sheet: Any, height: int, width: int) -> Any:
@@ -186,13 +176,9 @@ class RealCompoSaveLoRA:
     def save(self, lora: Any, filename_prefix: str, loss: Any = None) -> dict[str, Any]:
         """Write the file; returns its name, which the node shows too."""
         from ..balancer.comfy.lora_file import save_lora, with_losses
-        from ..balancer.errors import RealCompoError
 
-        try:
-            kept = lora if loss is None else with_losses(lora, loss)
-            name = save_lora(kept, filename_prefix)
-        except RealCompoError as error:
-            raise error.at(SAVE) from None
+        kept = lora if loss is None else with_losses(lora, loss)
+        name = save_lora(kept, filename_prefix)
         return {"ui": {"text": [name]}, "result": (name,)}
 
 

@@ -52,15 +52,11 @@ class RealCompoTracePlot:
         self, trace: Any, latent: Any = None, sample: int = 0, width: int = 1024, height: int = 768
     ) -> tuple[Any]:
         """Draw the trace."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.plot import plot_trace
         from ..balancer.trace import require_trace
 
-        try:
-            require_trace(trace)
-            return (plot_trace(trace, width, height, sample),)
-        except RealCompoError as error:
-            raise error.at(PLOT) from None
+        require_trace(trace)
+        return (plot_trace(trace, width, height, sample),)
 
 
 @checked(MIX, own=("latent",))
@@ -132,18 +128,14 @@ class RealCompoMixPreview:
         sample: int = 0,
     ) -> tuple[Any]:
         """Draw the maps."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.mix_picture import draw_mix
         from ..balancer.trace import require_trace
 
-        try:
-            require_trace(trace)
-            if layout is not None:
-                require_layout(layout)
-            return (draw_mix(trace, step, maps, columns, side, sample, image, layout),)
-        except RealCompoError as error:
-            raise error.at(MIX) from None
+        require_trace(trace)
+        if layout is not None:
+            require_layout(layout)
+        return (draw_mix(trace, step, maps, columns, side, sample, image, layout),)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -98,33 +98,29 @@ class RealCompoAttentionMaps:
             require_latent,
             require_model,
         )
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.preview import backdrop, preview_size
         from ..balancer.reading import parse_levels
         from ..balancer.reading_picture import draw_reading, phrase_masks
 
-        try:
-            levels = parse_levels(noise_levels)
-            require_model(model, "model")
-            require_conditioning(positive, "positive")
-            require_latent(latent_image)
-            require_layout(layout)
-            rows, columns = latent_image["samples"].shape[-2:]
-            size = preview_size(layout, image) if image is not None else (8 * columns, 8 * rows)
-            if image is not None:
-                backdrop(image, 8, 8)  # refuses what is no picture before the model runs
-            chosen_sites(model, map_level)
-            tokens = locate(layout, model.model, positive, "positive")
-            reading = read_attention(
-                model, positive, latent_image, layout, tokens, seed, levels, map_level, sites,
-            )  # fmt: skip
-            batch = range(reading.columns[0][0].maps.shape[0])
-            shares = [reading.summary(layout, sample) for sample in batch]
-            sheets = draw_reading(reading, layout, size, image)
-            return sheets, phrase_masks(reading, *size), json.dumps(shares, indent=1)
-        except RealCompoError as error:
-            raise error.at(MAPS) from None
+        levels = parse_levels(noise_levels)
+        require_model(model, "model")
+        require_conditioning(positive, "positive")
+        require_latent(latent_image)
+        require_layout(layout)
+        rows, columns = latent_image["samples"].shape[-2:]
+        size = preview_size(layout, image) if image is not None else (8 * columns, 8 * rows)
+        if image is not None:
+            backdrop(image, 8, 8)  # refuses what is no picture before the model runs
+        chosen_sites(model, map_level)
+        tokens = locate(layout, model.model, positive, "positive")
+        reading = read_attention(
+            model, positive, latent_image, layout, tokens, seed, levels, map_level, sites,
+        )  # fmt: skip
+        batch = range(reading.columns[0][0].maps.shape[0])
+        shares = [reading.summary(layout, sample) for sample in batch]
+        sheets = draw_reading(reading, layout, size, image)
+        return sheets, phrase_masks(reading, *size), json.dumps(shares, indent=1)
 
 
 NODE_CLASS_MAPPINGS = {"RealCompoAttentionMaps": RealCompoAttentionMaps}

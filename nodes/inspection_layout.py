@@ -47,15 +47,11 @@ class RealCompoLayoutPreview:
 
     def draw(self, layout: Any, image: Any = None, width: int = 0, height: int = 0) -> tuple[Any]:
         """Returns one picture (1, H, W, 3)."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.preview import draw_layout, preview_size
 
-        try:
-            require_layout(layout)
-            return (draw_layout(layout, *preview_size(layout, image, width, height), image),)
-        except RealCompoError as error:
-            raise error.at(PREVIEW) from None
+        require_layout(layout)
+        return (draw_layout(layout, *preview_size(layout, image, width, height), image),)
 
 
 NODE_CLASS_MAPPINGS = {"RealCompoLayoutPreview": RealCompoLayoutPreview}

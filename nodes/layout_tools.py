@@ -56,17 +56,13 @@ class RealCompoLayoutToMasks:
     ) -> tuple[Any, Any, str]:
         """Returns masks (R, H, W), the background (1, H, W) and the phrases."""
         from ..balancer.box_lines import phrase_line
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.layout_tools import layout_size, region_masks
 
-        try:
-            regions = require_layout(layout)
-            masks = region_masks(regions, *layout_size(regions, width, height), soft=soft)
-            lines = [phrase_line(r.phrase, r.occurrence, r.weight) for r in regions.regions]
-            return masks, 1.0 - masks.amax(0, keepdim=True), "\n".join(lines)
-        except RealCompoError as error:
-            raise error.at(TO_MASKS) from None
+        regions = require_layout(layout)
+        masks = region_masks(regions, *layout_size(regions, width, height), soft=soft)
+        lines = [phrase_line(r.phrase, r.occurrence, r.weight) for r in regions.regions]
+        return masks, 1.0 - masks.amax(0, keepdim=True), "\n".join(lines)
 
 
 @checked(MERGE)
@@ -118,18 +114,15 @@ class RealCompoLayoutMerge:
         from ..balancer.layout_tools import merge_layouts
 
         layouts = []
-        try:
-            for number, value in enumerate((layout_1, layout_2, layout_3, layout_4), 1):
-                if value is None and number > 2:
-                    continue
-                try:
-                    layouts.append(require_layout(value))
-                except RealCompoError as error:
-                    raise error.at(MERGE, f"layout_{number}") from None
-            made = merge_layouts(layouts, prompt)
-            return made, made.prompt
-        except RealCompoError as error:
-            raise error.at(MERGE) from None
+        for number, value in enumerate((layout_1, layout_2, layout_3, layout_4), 1):
+            if value is None and number > 2:
+                continue
+            try:
+                layouts.append(require_layout(value))
+            except RealCompoError as error:
+                raise error.at(MERGE, f"layout_{number}") from None
+        made = merge_layouts(layouts, prompt)
+        return made, made.prompt
 
 
 @checked(TRANSFORM)
@@ -209,17 +202,13 @@ class RealCompoLayoutTransform:
         min_visible: float = 0.05,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.layout_tools import Move, transform_layout
 
-        try:
-            crop = (crop_left, crop_top, crop_right, crop_bottom)
-            move = Move(flip, crop, scale, shift_x, shift_y)
-            made = transform_layout(require_layout(layout), move, min_visible)
-            return made, made.prompt
-        except RealCompoError as error:
-            raise error.at(TRANSFORM) from None
+        crop = (crop_left, crop_top, crop_right, crop_bottom)
+        move = Move(flip, crop, scale, shift_x, shift_y)
+        made = transform_layout(require_layout(layout), move, min_visible)
+        return made, made.prompt
 
 
 NODE_CLASS_MAPPINGS = {

@@ -105,19 +105,15 @@ class RealCompoDenseAttention:
         """Returns the model and the conditioning that are sampled together."""
         from ..balancer.comfy.dense_apply import apply_dense
         from ..balancer.comfy.inputs import require_conditioning, require_model
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.modulation import DenseSettings
 
-        try:
-            require_model(model, "model")
-            require_conditioning(positive, "positive")
-            settings = DenseSettings(cross_strength, self_strength, end_fraction, **numbers)
-            return apply_dense(
-                model, clip, positive, require_layout(layout), settings, replace_phrases
-            )
-        except RealCompoError as error:
-            raise error.at(DENSE) from None
+        require_model(model, "model")
+        require_conditioning(positive, "positive")
+        settings = DenseSettings(cross_strength, self_strength, end_fraction, **numbers)
+        return apply_dense(
+            model, clip, positive, require_layout(layout), settings, replace_phrases
+        )
 
 
 NODE_CLASS_MAPPINGS = {"RealCompoDenseAttention": RealCompoDenseAttention}

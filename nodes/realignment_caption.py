@@ -52,12 +52,8 @@ class RealCompoLoadCaptioner:
         """(REALCOMPO_CAPTIONER,)."""
         from ..balancer.comfy.captioner import load_captioner
         from ..balancer.comfy.model_folders import find
-        from ..balancer.errors import RealCompoError
 
-        try:
-            return (load_captioner(find("captioners", folder, "folder")),)
-        except RealCompoError as error:
-            raise error.at(LOADER) from None
+        return (load_captioner(find("captioners", folder, "folder")),)
 
 
 @checked(CAPTION)
@@ -105,16 +101,12 @@ class RealCompoCaption:
         import comfy.utils
 
         from ..balancer.comfy.captioner import require_captioner, require_pictures
-        from ..balancer.errors import RealCompoError
 
-        try:
-            pictures = require_pictures(images)
-            bar = comfy.utils.ProgressBar(len(pictures))
-            told = require_captioner(captioner).caption(
-                pictures, prefix, max_tokens, bar.update_absolute
-            )
-        except RealCompoError as error:
-            raise error.at(CAPTION) from None
+        pictures = require_pictures(images)
+        bar = comfy.utils.ProgressBar(len(pictures))
+        told = require_captioner(captioner).caption(
+            pictures, prefix, max_tokens, bar.update_absolute
+        )
         return (told,)
 
 
@@ -175,15 +167,11 @@ class RealCompoCaptionReward:
     ) -> tuple[list[float], str]:
         """(rewards, report)."""
         from ..balancer.comfy.caption_reward import caption_rewards
-        from ..balancer.errors import RealCompoError
 
-        try:
-            name = (encoder or [NO_ENCODER])[0]
-            return caption_rewards(
-                prompt, captions, (clip or [None])[0], None if name == NO_ENCODER else name
-            )
-        except RealCompoError as error:
-            raise error.at(REWARD) from None
+        name = (encoder or [NO_ENCODER])[0]
+        return caption_rewards(
+            prompt, captions, (clip or [None])[0], None if name == NO_ENCODER else name
+        )
 
 
 @checked(LIKELIHOOD)
@@ -237,12 +225,8 @@ class RealCompoLikelihoodReward:
     ) -> tuple[list[float], str]:
         """(rewards, report)."""
         from ..balancer.comfy.caption_reward import likelihood_rewards
-        from ..balancer.errors import RealCompoError
 
-        try:
-            return likelihood_rewards(prompt, captioner[0], images, (prefix or [""])[0])
-        except RealCompoError as error:
-            raise error.at(LIKELIHOOD) from None
+        return likelihood_rewards(prompt, captioner[0], images, (prefix or [""])[0])
 
 
 NODE_CLASS_MAPPINGS = {

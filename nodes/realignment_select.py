@@ -48,13 +48,9 @@ class RealCompoPromptList:
 
     def read(self, prompts: str) -> tuple[list[str], int]:
         """(prompts, count)."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.rewards import read_prompts
 
-        try:
-            found = read_prompts(prompts)
-        except RealCompoError as error:
-            raise error.at(LIST) from None
+        found = read_prompts(prompts)
         return found, len(found)
 
 
@@ -118,12 +114,8 @@ class RealCompoPickBest:
     ) -> tuple[list[Any], list[Any], list[int], list[float]]:
         """(latents, images, places, rewards) of the kept ones."""
         from ..balancer.comfy.ranked import pick_best
-        from ..balancer.errors import RealCompoError
 
-        try:
-            return pick_best(rewards, keep[0], among[0] == EACH, images, latents)
-        except RealCompoError as error:
-            raise error.at(PICK) from None
+        return pick_best(rewards, keep[0], among[0] == EACH, images, latents)
 
 
 @checked(RANKED, own=("rewards",))
@@ -182,12 +174,8 @@ class RealCompoRewardRankedSet:
     ) -> tuple[dict[str, Any], list[Any], int]:
         """(latents, positive, count)."""
         from ..balancer.comfy.ranked import ranked_set
-        from ..balancer.errors import RealCompoError
 
-        try:
-            return ranked_set(latents, positive, rewards, (top_share or [1.0])[0])
-        except RealCompoError as error:
-            raise error.at(RANKED) from None
+        return ranked_set(latents, positive, rewards, (top_share or [1.0])[0])
 
 
 NODE_CLASS_MAPPINGS = {

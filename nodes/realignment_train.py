@@ -139,28 +139,24 @@ class RealCompoReFLTrain:
     ) -> tuple[Any, Any, int]:
         """(LORA_MODEL, LOSS_MAP, steps)."""
         from ..balancer.comfy.refl import ReflSettings, train_by_reward
-        from ..balancer.errors import RealCompoError
         from ..balancer.rewards import read_prompts
         from ..balancer.training import TrainingSettings
 
-        try:
-            how = TrainingSettings(
-                steps, batch_size, learning_rate, rank, float(rank or 1),
-                clip=more.get("gradient_clip", 1.0), seed=seed,
-                **given(more, "weight_decay", "ema", "checkpointing"),
-            )  # fmt: skip
-            names = {
-                "stop_from": "start", "stop_to": "end", "reward_weight": "weight",
-                "keep_weight": "keep",
-            }  # fmt: skip
-            told = given(more, *names, "sampling_steps", "scheduler", "cfg", "margin", "prefix")
-            rewards = ReflSettings(**{names.get(name, name): v for name, v in told.items()})
-            return train_by_reward(
-                model, clip, vae, captioner, read_prompts(prompts), (width, height), how, rewards,
-                **given(more, "targets", "on_cancel", "save_every"),
-            )  # fmt: skip
-        except RealCompoError as error:
-            raise error.at(REFL) from None
+        how = TrainingSettings(
+            steps, batch_size, learning_rate, rank, float(rank or 1),
+            clip=more.get("gradient_clip", 1.0), seed=seed,
+            **given(more, "weight_decay", "ema", "checkpointing"),
+        )  # fmt: skip
+        names = {
+            "stop_from": "start", "stop_to": "end", "reward_weight": "weight",
+            "keep_weight": "keep",
+        }  # fmt: skip
+        told = given(more, *names, "sampling_steps", "scheduler", "cfg", "margin", "prefix")
+        rewards = ReflSettings(**{names.get(name, name): v for name, v in told.items()})
+        return train_by_reward(
+            model, clip, vae, captioner, read_prompts(prompts), (width, height), how, rewards,
+            **given(more, "targets", "on_cancel", "save_every"),
+        )  # fmt: skip
 
 
 NODE_CLASS_MAPPINGS = {"RealCompoReFLTrain": RealCompoReFLTrain}
