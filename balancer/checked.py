@@ -95,6 +95,15 @@ def number(value: object, where: str, low: float = -math.inf, high: float = math
     return float(given)
 
 
+def any_number(value: object, where: str, remedy: str) -> float:
+    """A float, NaN and infinity too: what a measure gave. RealCompoError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise RealCompoError(where, f"got {kind(value)}, not numbers", remedy)
+    if isinstance(value, Integral) and int(value).bit_length() > 1000:
+        raise RealCompoError(where, f"it holds {shown(value)}", remedy)
+    return float(value)
+
+
 def flag(value: object, where: str) -> bool:
     """A bool; 0 and 1 count as such."""
     if isinstance(value, bool) or (isinstance(value, Integral) and int(value) in (0, 1)):

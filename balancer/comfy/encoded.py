@@ -25,15 +25,22 @@ def checked_vectors(value: Any, where: str = "clip") -> Tensor:
 
 
 def check_width(patcher: ModelPatcher, vectors: Sequence[Tensor], where: str = "clip") -> None:
-    """Raise RealCompoError for ``vectors`` (1, T, D) that are not as wide as a U-Net takes them."""
+    """Raise RealCompoError for ``vectors`` (B, T, D) that are not as wide as a U-Net takes them.
+
+    Nothing is said of a model whose text another pack may still change on its way.
+    """
     network = patcher.get_model_object("diffusion_model")
-    if type(network) is not UNetModel:
+    inside = patcher.model_options.get("transformer_options", {})
+    wrappers = (getattr(patcher, "wrappers", {}), inside.get("wrappers", {}))
+    changed = any(some for one in wrappers for kind in one.values() for some in kind.values())
+    changed = changed or "model_function_wrapper" in patcher.model_options
+    if changed or inside.get("patches", {}).get("attn2_patch") or type(network) is not UNetModel:
         return
     keys = (m for name, m in network.named_modules() if name.endswith("attn2.to_k"))
     width = getattr(next(keys, None), "in_features", None)
     for one in vectors:
         if isinstance(width, int) and one.shape[-1] != width:
             raise RealCompoError(
-                where, f"it gives {one.shape[-1]} numbers for every token, the model takes {width}",
-                "Connect the CLIP of this model's own checkpoint or family",
+                where, f"it has {one.shape[-1]} numbers for every token, the model takes {width}",
+                "Encode with the CLIP of this model's own checkpoint or family",
             )  # fmt: skip

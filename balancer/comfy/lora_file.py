@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,9 @@ def require_losses(value: Any, where: str) -> dict[str, list[float]]:
         raise RealCompoError(where, f"got {checked.kind(value)}, not a LOSS_MAP", remedy)
     losses: dict[str, list[float]] = {}
     for name, values in value.items():
-        entries = _steps(values, where)
-        if any(isinstance(entry, bool) or not isinstance(entry, Real) for entry in entries):
-            raise RealCompoError(where, "it holds more than numbers", remedy)
-        losses[checked.text(name, where)] = [float(entry) for entry in entries]
+        losses[checked.text(name, where)] = [
+            checked.any_number(entry, where, remedy) for entry in _steps(values, where)
+        ]
     return losses
 
 

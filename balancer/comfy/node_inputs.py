@@ -108,7 +108,7 @@ def checked_inputs(
     """``inputs`` of a node class by name, in plain types; open ones are left out.
 
     ``own`` and ``data`` as in ``nodes.checked``. For a node that takes lists, every entry is
-    looked at; entries of an optional input may be None. Raises RealCompoError for the first input
+    looked at; entries of None are left out of an optional input. Raises RealCompoError for the first input
     that is not what the node's ``INPUT_TYPES`` says.
     """
     types = node.INPUT_TYPES()
@@ -138,11 +138,9 @@ def checked_inputs(
             wire = "STRING"
         long = name in data
         if lists:
-            found[name] = [
-                entry if entry is None and name not in required
-                else _one(entry, name, wire, options, long)
-                for entry in value
-            ]  # fmt: skip
+            given = [e for e in value if e is not None] if name not in required else value
+            if given or not value:
+                found[name] = [_one(entry, name, wire, options, long) for entry in given]
         else:
             found[name] = _one(value, name, wire, options, long)
     return found

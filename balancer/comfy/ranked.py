@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -20,13 +19,10 @@ def _numbers(value: Any) -> list[float]:
 
     NaN and infinity are let through: such a reward comes last, or first.
     """
-    found = checked.flat(value, "rewards")
-    for entry in found:
-        if isinstance(entry, bool) or not isinstance(entry, Real):
-            raise RealCompoError(
-                "rewards", f"got {checked.kind(entry)}, not numbers", "Connect a reward node"
-            )
-    return [float(entry) for entry in found]
+    return [
+        checked.any_number(entry, "rewards", "Connect a reward node")
+        for entry in checked.flat(value, "rewards")
+    ]
 
 
 def _samples(latent: Any) -> Tensor:

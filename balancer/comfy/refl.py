@@ -122,7 +122,10 @@ class CaptionReward:
         self._kinds: dict[int, list[int]] = {}
         for index, encoded in enumerate(self.encoded):
             self._kinds.setdefault(encoded.text.shape[1], []).append(index)
-        captioner.check(self._texts, settings.prefix)
+        try:
+            captioner.check(self._texts, settings.prefix)
+        except RealCompoError as error:
+            raise error.at("", "prompts" if error.where == "prompt" else None) from None
         self._known: Aliases = {}
         self._ready = False
 

@@ -41,6 +41,8 @@ NOT_HERE = {
     "realism_model", "spatial_model", "positive", "negative", "layout", "latent_image",
     "spatial_positive", "spatial_negative", "balancer",
 }  # fmt: skip
+# names of files are the tests' of the save nodes
+NOT_FUZZED = {"RealCompoSaveLoRA": {"filename_prefix"}}
 SAMPLING = ("RealCompoDualSampler", "RealCompoGuider")
 # rewards may be anything: what is no number comes last
 MAY_BE_NAN = {"RealCompoPickBest"}
@@ -193,7 +195,8 @@ class World:
     def spoilt(self, rng: random.Random, node: str) -> dict[str, Any]:
         """A node's inputs with one of them changed, or two."""
         inputs, types = self.inputs(node), self.types(node)
-        names = [n for n in types if node not in SAMPLING or n not in NOT_HERE]
+        left_out = NOT_HERE if node in SAMPLING else NOT_FUZZED.get(node, set())
+        names = [name for name in types if name not in left_out]
         for name in rng.sample(names, min(len(names), rng.choice((1, 1, 1, 2)))):
             wire, options = types[name][0], (types[name][1:] or ({},))[0]
             good = inputs.get(name, options.get("default"))
