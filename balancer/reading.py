@@ -79,7 +79,8 @@ def parse_levels(text: str) -> tuple[float, ...]:
     try:
         levels = tuple(float(word) for word in words)
     except ValueError:
-        raise RealCompoError("noise_levels", f"'{shown(text)}' holds more than numbers", remedy) from None
+        problem = f"'{shown(text)}' holds more than numbers"
+        raise RealCompoError("noise_levels", problem, remedy) from None
     if not levels or not all(0.0 <= level <= 1.0 for level in levels):
         raise RealCompoError("noise_levels", f"'{shown(text)}' is no list of levels", remedy)
     if len(levels) > MOST_LEVELS:

@@ -108,8 +108,8 @@ def checked_inputs(
     """``inputs`` of a node class by name, in plain types; open ones are left out.
 
     ``own`` and ``data`` as in ``nodes.checked``. For a node that takes lists, every entry is
-    looked at; entries of None are left out of an optional input. Raises RealCompoError for the first input
-    that is not what the node's ``INPUT_TYPES`` says.
+    looked at; those of None are left out of an optional input. Raises RealCompoError for the first
+    input that is not what the node's ``INPUT_TYPES`` says.
     """
     types = node.INPUT_TYPES()
     required = types.get("required", {})
