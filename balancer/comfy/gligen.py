@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from ..checked import plain_tensor
 from ..errors import RealCompoError
 from ..layout import Box, Layout
+from .inputs import require_clip
 
 Conditioning = list[list[Any]]
 Grounding = tuple[Any, Any, Any, Any, Any]
@@ -102,14 +104,15 @@ def _phrase_vectors(layout: Layout, clip: Any, width: int | None) -> list[torch.
             tokens = clip.tokenize(phrase)
             _, pooled = clip.encode_from_tokens(tokens, return_pooled="unprojected")
             if not isinstance(pooled, torch.Tensor) or width not in (None, pooled.shape[-1]):
-                got = "none" if pooled is None else f"one of {pooled.shape[-1]} numbers"
+                given = isinstance(pooled, torch.Tensor) and pooled.ndim
+                got = f"one of {pooled.shape[-1]} numbers" if given else "none"
                 raise RealCompoError(
                     "clip",
                     f"the GLIGEN model expects a phrase vector of {width} numbers, "
                     f"this text encoder gives {got}",
                     "Connect the text encoder that the GLIGEN model was made for (SD1.x)",
                 )
-            known[phrase] = pooled
+            known[phrase] = plain_tensor(pooled, "clip", "a phrase's vector", "Load it in float32")
         vectors.append(known[phrase])
     return vectors
 
@@ -184,6 +187,7 @@ def apply_gligen(
     regions = layout.require_regions()
     if clip is None:
         raise RealCompoError("clip", "no text encoder is connected", "Connect a CLIP")
+    require_clip(clip, "clip")
     model = getattr(gligen, "model", None)
     if not hasattr(model, "set_position"):
         raise RealCompoError(

@@ -138,8 +138,9 @@ def checked_inputs(
             wire = "STRING"
         long = name in data
         if lists:
-            given = [e for e in value if e is not None] if name not in required else value
-            if given or not value:
+            entries: list[Any] = value or []
+            given = [e for e in entries if e is not None or name in required]
+            if given or not entries:
                 found[name] = [_one(entry, name, wire, options, long) for entry in given]
         else:
             found[name] = _one(value, name, wire, options, long)
