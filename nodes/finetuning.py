@@ -181,12 +181,9 @@ class RealCompoSeparateEnhance:
     ) -> tuple[Any, Any, int]:
         """Returns the LoRA, the losses and the steps made."""
         from ..balancer.comfy.finetune import Where, clean_latents, layout_prompt, separate_enhance
-        from ..balancer.comfy.inputs import require_clip, require_latent, require_model
         from ..balancer.comfy.separation import SeparationSettings
         from ..balancer.training import TrainingSettings
 
-        require_model(model, "model")
-        require_clip(clip, "clip")
         chosen = [] if layout is None else [layout_prompt(layout)]
         if prompts.strip() or not chosen:
             chosen += _lines(prompts, seed, more)
@@ -204,7 +201,7 @@ class RealCompoSeparateEnhance:
         clean = None
         size = more.get("height", 512) // 8, more.get("width", 512) // 8
         if latents is not None:
-            clean = clean_latents(model, require_latent(latents, "latents"))
+            clean = clean_latents(model, latents)
             size = clean.shape[-2:]
         where = Where(
             (int(size[0]), int(size[1])),

@@ -100,25 +100,18 @@ class RealCompoSeparationReport:
         import torch
 
         from ..balancer.comfy.finetune import clean_latents, layout_prompt, level_of
-        from ..balancer.comfy.inputs import require_clip, require_latent, require_model
         from ..balancer.comfy.separation import prepare
         from ..balancer.comfy.separation_look import look_at
         from ..balancer.reading import parse_levels
         from ..balancer.reading_picture import draw_reading
         from ..balancer.training_prompts import parse_lines
 
-        require_model(model, "model")
-        require_clip(clip, "clip")
         levels = parse_levels(noise_levels)
         chosen = [] if layout is None else [layout_prompt(layout)]
         if prompts.strip() or not chosen:
             chosen += parse_lines(prompts)
         factor = level_of(model, map_level)
-        clean = (
-            None
-            if latents is None
-            else clean_latents(model, require_latent(latents, "latents"))
-        )
+        clean = None if latents is None else clean_latents(model, latents)
         size = (height // 8, width // 8) if clean is None else clean.shape[-2:]
         size = int(size[0]), int(size[1])
         prepared = prepare(clip, chosen, singles=False)

@@ -93,21 +93,11 @@ class RealCompoAttentionMaps:
         """Run the model once per noise level, and draw what it attended to."""
         from ..balancer.comfy.attention_look import chosen_sites, read_attention
         from ..balancer.comfy.encoders import locate
-        from ..balancer.comfy.inputs import (
-            require_conditioning,
-            require_latent,
-            require_model,
-        )
-        from ..balancer.layout import require_layout
         from ..balancer.preview import backdrop, preview_size
         from ..balancer.reading import parse_levels
         from ..balancer.reading_picture import draw_reading, phrase_masks
 
         levels = parse_levels(noise_levels)
-        require_model(model, "model")
-        require_conditioning(positive, "positive")
-        require_latent(latent_image)
-        require_layout(layout)
         rows, columns = latent_image["samples"].shape[-2:]
         size = preview_size(layout, image) if image is not None else (8 * columns, 8 * rows)
         if image is not None:

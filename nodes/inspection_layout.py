@@ -47,10 +47,8 @@ class RealCompoLayoutPreview:
 
     def draw(self, layout: Any, image: Any = None, width: int = 0, height: int = 0) -> tuple[Any]:
         """Returns one picture (1, H, W, 3)."""
-        from ..balancer.layout import require_layout
         from ..balancer.preview import draw_layout, preview_size
 
-        require_layout(layout)
         return (draw_layout(layout, *preview_size(layout, image, width, height), image),)
 
 

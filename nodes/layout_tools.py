@@ -109,19 +109,10 @@ class RealCompoLayoutMerge:
         prompt: str = "",
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
         from ..balancer.layout_tools import merge_layouts
 
-        layouts = []
-        for number, value in enumerate((layout_1, layout_2, layout_3, layout_4), 1):
-            if value is None and number > 2:
-                continue
-            try:
-                layouts.append(require_layout(value))
-            except RealCompoError as error:
-                raise error.at(MERGE, f"layout_{number}") from None
-        made = merge_layouts(layouts, prompt)
+        given = (layout_1, layout_2, layout_3, layout_4)
+        made = merge_layouts([layout for layout in given if layout is not None], prompt)
         return made, made.prompt
 
 

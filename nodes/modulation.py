@@ -104,15 +104,11 @@ class RealCompoDenseAttention:
     ) -> tuple[Any, Any]:
         """Returns the model and the conditioning that are sampled together."""
         from ..balancer.comfy.dense_apply import apply_dense
-        from ..balancer.comfy.inputs import require_conditioning, require_model
-        from ..balancer.layout import require_layout
         from ..balancer.modulation import DenseSettings
 
-        require_model(model, "model")
-        require_conditioning(positive, "positive")
         settings = DenseSettings(cross_strength, self_strength, end_fraction, **numbers)
         return apply_dense(
-            model, clip, positive, require_layout(layout), settings, replace_phrases
+            model, clip, positive, layout, settings, replace_phrases
         )
 
 
