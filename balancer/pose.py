@@ -192,6 +192,7 @@ def regions_from_pose(
     margin: float = 0.1,
     order: str = LEFT_TO_RIGHT,
     thickness: float = 0.06,
+    prompt: str = "",
 ) -> tuple[list[Region], Tensor]:
     """A region for every body, and the parts of all bodies as masks (people * 6, H, W).
 
@@ -208,7 +209,7 @@ def regions_from_pose(
     placed = [(pose, box) for pose, box in placed if box is not None]
     if not placed:
         raise _refuse("all bodies are outside the picture", "Use another pose")
-    lines = assign_phrases(phrases, len(placed), "bodies")
+    lines = assign_phrases(phrases, len(placed), "bodies", prompt)
     width, height = _mask_size(bodies)
     parts = [limb_masks(pose, width, height, thickness) for pose, _ in placed]
     regions = []

@@ -79,7 +79,7 @@ def test_marks_of_a_line(line: str, region: Region) -> None:
         (": 0 0 1 1", "no phrase"),
         ("star #0: 0 0 1 1", "#0"),
         ("star *0: 0 0 1 1", "weight"),
-        ("[0.1, 0.2", "no JSON"),
+        ("[0.1, 0.2", "ends too early"),
         ("[[0, 0, 1, 1]]", "no phrase"),
         ('{"regions": 1}', "regions"),
     ],
@@ -210,7 +210,7 @@ def test_boxes_of_other_nodes_are_cut_at_the_edge() -> None:
         (3.5, "float holds no boxes"),
         (object(), "object holds no boxes"),
         ("a star", "line 1 'a star' has no box"),
-        ("{", "no JSON"),
+        ("{", "ends too early"),
     ],
 )
 def test_refused_values_name_boxes(value: object, message: str) -> None:
