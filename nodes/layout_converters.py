@@ -112,7 +112,7 @@ class RealCompoLayoutFromPose:
             "required": {
                 "pose": ("POSE_KEYPOINT", {
                     "tooltip": "Of DWPose Estimator, OpenPose Pose and other nodes that give"
-                    " OpenPose keypoints.",
+                    " OpenPose keypoints (17, 18 or 25 body points).",
                 }),
                 "phrases": _lines(
                     "One phrase of the prompt a line, in the order of the bodies, or one line for"
