@@ -165,12 +165,16 @@ def name_of(value: Mapping[str, Any]) -> str:
 
 
 def _by_area(value: Mapping[str, Any], box: Four, where: str) -> Form:
-    """What an object with 'area' alone means: an area larger than width x height says corners."""
+    """What an object with 'area' alone means: its box's area where it is one of the two, else an
+    outline's, which is no larger than width x height."""
     area, (a, b, c, d) = plain(value.get("area")), box
-    if not is_number(area) or area <= 1.02 * c * d:
+    if not is_number(area):
         return sized
-    if area <= 1.02 * (c - a) * (d - b):
-        return corners
+    for form, whole in ((sized, c * d), (corners, (c - a) * (d - b))):
+        if abs(area - whole) <= 0.02 * abs(whole):
+            return form
+    if 0 <= area <= c * d:
+        return sized
     raise RealCompoError(
         "boxes", f"{where} has an 'area' of {area:g}, which fits neither x, y, width, height nor"
         " two corners", "Give 'xywh' or 'xyxy' instead of 'bbox'",

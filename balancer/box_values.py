@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -182,19 +182,25 @@ def _many_key(value: Mapping[str, Any]) -> str | None:
 def _around(outline: Any, where: str) -> list[float]:
     """x0, y0, x1, y1 around all points of an outline, given as x, y, x, y, ... however nested."""
     flat: list[float] = []
-    waiting: list[tuple[Any, int]] = [(outline, 0)]
+    waiting: list[tuple[Iterator[Any], int]] = [(iter((outline,)), 0)]
     while waiting:
-        item, depth = waiting.pop()
-        item = plain(item)
-        if isinstance(item, (list, tuple)):
-            if depth >= DEEPEST:
-                raise _too_deep()
-            waiting += [(inner, depth + 1) for inner in reversed(item)]
-        elif is_number(item):
-            flat.append(float(item))
+        row, depth = waiting[-1]
+        for item in row:
+            if is_number(item):
+                flat.append(float(item))
+                continue
+            inner = plain(item)
+            if isinstance(inner, (list, tuple)):
+                if depth >= DEEPEST:
+                    raise _too_deep()
+                waiting.append((iter(inner), depth + 1))
+                break
+            if not is_number(inner):
+                raise RealCompoError("boxes", f"{where} holds a {type(item).__name__}", _OUTLINE)
+            flat.append(float(inner))
         else:
-            raise RealCompoError("boxes", f"{where} holds a {type(item).__name__}", _OUTLINE)
-        if len(flat) + len(waiting) > MOST_NUMBERS:
+            waiting.pop()
+        if len(flat) > MOST_NUMBERS:
             raise RealCompoError(
                 "boxes", f"{where} has more than {MOST_NUMBERS} numbers",
                 "Give the outline with fewer points",
