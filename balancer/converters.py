@@ -17,10 +17,12 @@ MASK, BOX = "mask", "box"
 def assign_phrases(text: str, count: int, things: str, prompt: str = "") -> list[BoxEntry]:
     """One phrase for each of ``count`` things (their plural, for messages), from typed lines.
 
-    ``prompt``, if it is known, decides what is a phrase (see ``read_lines``). A single line goes to all of them ('two dancers' for two bodies). Raises RealCompoError for
-    input 'phrases' if the numbers differ, or if a line holds a box.
+    ``prompt``, if it is known, decides what is a phrase (see ``read_lines``). A single line goes to
+    all of them ('two dancers' for two bodies). Raises RealCompoError for input 'phrases' if the
+    numbers differ, or if a line holds a box.
     """
-    lines = phrases_alone(text, f"its place comes from the {things}", "Leave the numbers away", prompt)
+    place = f"its place comes from the {things}"
+    lines = phrases_alone(text, place, "Leave the numbers away", prompt)
     if len(lines) == 1:
         return lines * count
     if len(lines) != count:

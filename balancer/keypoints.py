@@ -118,12 +118,14 @@ def _rows(flat: Any, number: int) -> list[list[Any]]:
     """x, y, confidence (1 where a file has none) of every point; a missing point is three None."""
     plain = flat.tolist() if hasattr(flat, "tolist") else flat
     if not isinstance(plain, (list, tuple)):
-        raise refuse(f"person {number} has a {type(plain).__name__} as points", f"Give a list: {_READ}")
+        what = f"person {number} has a {type(plain).__name__} as points"
+        raise refuse(what, f"Give a list: {_READ}")
     nested = [_listed(one) for one in plain]
     if any(one is not None for one in nested):
         rows = [[None] * 3 if one is None and given is None else one
                 for one, given in zip(nested, plain, strict=True)]  # fmt: skip
-        if len(rows) not in POINTS or not all(row is not None and len(row) in (2, 3) for row in rows):
+        are_points = all(row is not None and len(row) in (2, 3) for row in rows)
+        if len(rows) not in POINTS or not are_points:
             raise refuse(f"person {number} has {len(rows)} points", f"Connect a body pose: {_READ}")
         return [[*row, 1.0][:3] for row in rows if row is not None]
     for each in (3, 2):
@@ -147,7 +149,8 @@ def points_of(person: object, number: int) -> np.ndarray | None:
     if person is None:
         return None
     if not isinstance(person, Mapping):
-        raise refuse(f"person {number} is a {type(person).__name__}", "Give each person's keypoints")
+        what = f"person {number} is a {type(person).__name__}"
+        raise refuse(what, "Give each person's keypoints")
     flat: Any = next((person[key] for key in _BODY if person.get(key) is not None), None)
     if flat is None or (hasattr(flat, "__len__") and len(flat) == 0):
         return None

@@ -39,8 +39,8 @@ class RealCompoLayoutFromBoxes:
                     "tooltip": "One region a line: phrase: x0 y0 x1 y1, as shares of the image"
                     " (0 to 1, origin top left) or in pixels. '#2' after a phrase means its second"
                     " occurrence in the prompt, '*1.5' a weight, '# ' at the start of a line makes"
-                    " it a comment. The prompt's own wording goes first; elsewhere write \\# \\* \\:"
-                    " for the signs themselves. With 'boxes' connected: the phrases only. JSON is"
+                    " it a comment. The prompt's own wording goes first; elsewhere write \\# \\*"
+                    " \\: for the signs themselves. With 'boxes' connected: the phrases only. JSON is"
                     " read, too.",
                 }),
             },
