@@ -2,85 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .box_lines import BoxEntry, read_lines
+from . import coco
+from .box_forms import (
+    DEEPEST,
+    MOST_NUMBERS,
+    Form,
+    entry_of,
+    four,
+    named_form,
+    numbers,
+    plain,
+    told_form,
+)
+from .box_lines import BoxEntry, Wordings, read_lines, read_phrase, require_count, shown
 from .errors import RealCompoError
+from .foreign_json import read_json
 from .layout import Layout, is_number
 
-_PHRASE_KEYS = ("phrase", "label", "text", "desc", "name", "class_name")
-_BOX_KEYS = ("box", "bbox", "bounding_box", "bbox_2d")
-_EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x0", "y0", "x1", "y1"), ("x1", "y1", "x2", "y2"),
-          ("left", "top", "right", "bottom"))  # fmt: skip
 _MANY = ("bboxes", "boxes", "xyxy", "quad_boxes", "polygons")
 _LABELS = ("labels", "text_labels", "phrases", "class_names", "bboxes_labels", "polygons_labels")
-_GRID = 1000.0
-"""Ideogram-type elements and Gemini's boxes count in thousandths of the image."""
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and lists of numpy or torch as Python's own; everything else as it is."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _numbers(value: object) -> tuple[float, ...] | None:
-    """Four finite numbers, or None."""
-    value = _plain(value)
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
-        return None
-    plain = [_plain(number) for number in value]
-    return tuple(float(number) for number in plain) if all(map(is_number, plain)) else None
-
-
-def _four(value: object, where: str) -> tuple[float, ...]:
-    numbers = _numbers(value)
-    if numbers is None:
-        raise RealCompoError(
-            "boxes", f"{where} is {value!r}", "A box is four finite numbers: x0, y0, x1, y1"
-        )
-    return numbers
-
-
-def _named(value: Mapping[str, Any]) -> str:
-    """The first name that a box carries, its own or in ``metadata``."""
-    inner = value.get("metadata")
-    for source in (value, inner if isinstance(inner, Mapping) else {}):
-        for key in _PHRASE_KEYS:
-            if isinstance(source.get(key), str) and source[key].strip():
-                return source[key]
-    return ""
-
-
-def _mapping(value: Mapping[str, Any], where: str) -> BoxEntry:
-    box = next((value[key] for key in _BOX_KEYS if value.get(key) is not None), None)
-    if isinstance(box, Mapping):
-        return replace(_mapping(box, where), phrase=_named(value) or _named(box))
-    if box is None and all(key in value for key in ("x", "y", "width", "height")):
-        x, y, w, h = _four([value[key] for key in ("x", "y", "width", "height")], where)
-        return BoxEntry(where, _named(value), (x, y, x + w, y + h))
-    edges = next((keys for keys in _EDGES if all(key in value for key in keys)), None)
-    if box is None and edges is not None:
-        return BoxEntry(where, _named(value), _four([value[key] for key in edges], where))
-    if box is None and value.get("box_2d") is not None:
-        y0, x0, y1, x1 = (number / _GRID for number in _four(value["box_2d"], where))
-        return BoxEntry(where, _named(value), (x0, y0, x1, y1), relative=True)
-    if box is None:
-        raise RealCompoError(
-            "boxes",
-            f"{where} has the keys {sorted(map(str, value))}",
-            "Give 'bbox' with x0, y0, x1, y1, or 'x', 'y', 'width' and 'height'",
-        )
-    numbers = _four(box, where)
-    if "type" in value:
-        # Elements of a canvas node or an Ideogram caption: y before x, thousandths of the image.
-        y0, x0, y1, x1 = (number / _GRID for number in numbers)
-        desc = value.get("desc")
-        named = desc if isinstance(desc, str) and desc.strip() else _named(value)
-        return BoxEntry(where, named, (x0, y0, x1, y1), relative=True)
-    return BoxEntry(where, _named(value), numbers)
+_OUTLINE = "Give an outline as numbers x, y, x, y and so on"
 
 
 def is_segments(value: object) -> bool:
@@ -90,30 +35,45 @@ def is_segments(value: object) -> bool:
         and len(value) == 2
         and isinstance(value[0], (list, tuple))
         and len(value[0]) == 2
-        and all(is_number(_plain(size)) for size in value[0])
+        and all(is_number(plain(size)) for size in value[0])
         and isinstance(value[1], (list, tuple))
         and all(hasattr(segment, "bbox") for segment in value[1])
     )
 
 
 def _segments(value: Sequence[Any]) -> list[BoxEntry]:
-    height, width = (float(size) for size in value[0])
+    height, width = (float(plain(size)) for size in value[0])
+    require_count(len(value[1]), "segments", "boxes")
+    if value[1] and min(height, width) < 1:
+        raise RealCompoError(
+            "boxes", f"the segments are of a picture of {width:g} x {height:g} pixels",
+            "Wire the SEGS of a picture",
+        )  # fmt: skip
     entries = []
     for number, segment in enumerate(value[1], 1):
         where = f"segment {number}"
-        x0, y0, x1, y1 = _four(segment.bbox, where)
+        x0, y0, x1, y1 = four(segment.bbox, where)
         label = getattr(segment, "label", None)
         box = (x0 / width, y0 / height, x1 / width, y1 / height)
         entries.append(BoxEntry(where, label if isinstance(label, str) else "", box, relative=True))
     return entries
 
 
+def _too_deep() -> RealCompoError:
+    return RealCompoError(
+        "boxes", f"its lists and objects lie more than {DEEPEST} levels deep",
+        "Wire a plain list of boxes",
+    )  # fmt: skip
+
+
 def _flat(value: Sequence[Any]) -> list[Any]:
-    """Boxes of one picture, out of up to any number of single-element lists around them."""
+    """Boxes of one picture, out of the single-element lists around them."""
     items = list(value)
-    while items and all(
-        isinstance(item, (list, tuple)) and _numbers(item) is None for item in items
-    ):
+    for _ in range(DEEPEST):
+        if not items or not all(
+            isinstance(item, (list, tuple)) and numbers(item) is None for item in items
+        ):
+            return items
         if len(items) > 1:
             raise RealCompoError(
                 "boxes",
@@ -121,55 +81,54 @@ def _flat(value: Sequence[Any]) -> list[Any]:
                 "Wire the boxes of one picture",
             )
         items = list(items[0])
-    return items
+    raise _too_deep()
 
 
-def read_value(value: Any) -> list[BoxEntry] | Layout:
-    """Entries of a value from another node, or the layout that it is."""
-    value = _plain(value)
+def _text(value: str, prompt: str, depth: int) -> list[BoxEntry] | Layout:
+    text = value.strip()
+    if not text.startswith(("{", "[")):
+        return read_lines(value, prompt)
+    try:
+        found = read_json(text, "boxes", "the text", "Give valid JSON, or lines of text")
+    except RealCompoError:
+        # a prompt may begin with a bracket, too: '{red|blue} car: 0 0 1 1'
+        first = text.splitlines()[0]
+        if read_phrase(first, "line 1", Wordings(prompt)).values is None:
+            raise
+        return read_lines(value, prompt)
+    return read_value(found, prompt, depth + 1)
+
+
+def read_value(
+    value: Any, prompt: str = "", depth: int = 0, form: Form | None = None
+) -> list[BoxEntry] | Layout:
+    """Entries of a value from another node, or the layout that it is.
+
+    ``prompt``, where it is known, decides what is a phrase in lines of text; ``form`` is what bare
+    numbers are, corners unless something says otherwise. Raises RealCompoError for input 'boxes'
+    (lines of text: 'phrases').
+    """
+    if depth > DEEPEST:
+        raise _too_deep()
+    if hasattr(value, "tolist"):  # torchvision's boxes carry their form
+        form = form or named_form(getattr(getattr(value, "format", None), "name", None))
+    value = plain(value)
     if isinstance(value, Layout):
         return value
     if isinstance(value, str):
-        text = value.strip()
-        if not text.startswith(("{", "[")):
-            return read_lines(value)
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RealCompoError(
-                "boxes", f"the text is no JSON ({error})", "Give valid JSON, or lines of text"
-            ) from None
-        return read_value(value)
+        return _text(value, prompt, depth)
     if is_segments(value):
         return _segments(value)
     if isinstance(value, Mapping):
-        return _object(value)
-    if (numbers := _numbers(value)) is not None:
-        return [BoxEntry("box 1", values=numbers)]
+        return _object(value, prompt, depth)
+    if (box := numbers(value)) is not None:
+        return [BoxEntry("box 1", values=form(box) if form else box)]
     if isinstance(getattr(value, "xyxy", None), (list, tuple)) or hasattr(
         getattr(value, "xyxy", None), "tolist"
     ):
-        return _detections(value)
+        return _detections(value, prompt, depth)
     if isinstance(value, (list, tuple)):
-        entries = []
-        items = _flat(value)
-        # One object for each picture, as Florence-2 and other grounding models answer.
-        pictures = [item for item in items if isinstance(item, Mapping) and _many(item) is not None]
-        if pictures and len(items) == 1:
-            return _object(pictures[0])
-        if pictures:
-            raise RealCompoError(
-                "boxes",
-                f"the boxes belong to {len(items)} pictures",
-                "Wire the boxes of one picture",
-            )
-        for number, item in enumerate(items, 1):
-            where = f"box {number}"
-            if isinstance(item, Mapping):
-                entries.append(_mapping(item, where))
-            else:
-                entries.append(BoxEntry(where, values=_four(item, where)))
-        return entries
+        return _listed(value, prompt, depth, form)
     raise RealCompoError(
         "boxes",
         f"a value of type {type(value).__name__} holds no boxes",
@@ -177,65 +136,121 @@ def read_value(value: Any) -> list[BoxEntry] | Layout:
     )
 
 
-def _many(value: Mapping[str, Any]) -> Any:
-    """The boxes of an object that holds several; outlines count as the boxes around them."""
+def _listed(
+    value: Sequence[Any], prompt: str, depth: int, form: Form | None
+) -> list[BoxEntry] | Layout:
+    items = _flat(value)
+    # One object for each picture, as Florence-2 and other grounding models answer.
+    pictures = [item for item in items if isinstance(item, Mapping) and _holds_many(item)]
+    if pictures and len(items) == 1:
+        return _object(pictures[0], prompt, depth + 1)
+    if pictures:
+        raise RealCompoError(
+            "boxes",
+            f"the boxes belong to {len(items)} pictures",
+            "Wire the boxes of one picture",
+        )
+    require_count(len(items), "boxes", "boxes")
+    coco.one_picture(items)
+    entries = []
+    for number, item in enumerate(items, 1):
+        where = f"box {number}"
+        if isinstance(item, Mapping):
+            entries.append(entry_of(item, where))
+        else:
+            box = four(item, where)
+            entries.append(BoxEntry(where, values=form(box) if form else box))
+    return entries
+
+
+def _holds_many(value: Mapping[str, Any]) -> bool:
+    return coco.is_file(value) or _many_key(value) is not None
+
+
+def _many_key(value: Mapping[str, Any]) -> str | None:
+    """The key of an object that holds several boxes, if it is such an object."""
     for key in _MANY:
-        found = _plain(value.get(key))
-        if found is None or (key != "xyxy" and not isinstance(found, (list, tuple, Mapping))):
+        found = value.get(key)
+        if found is None:
             continue
-        if key in ("quad_boxes", "polygons"):
-            return [_around(outline, f"{key} {n}") for n, outline in enumerate(found, 1)]
-        return found
+        listed = isinstance(found, (list, tuple, Mapping)) or hasattr(found, "tolist")
+        if listed and not (key == "xyxy" and numbers(found) is not None):
+            return key
     return None
 
 
 def _around(outline: Any, where: str) -> list[float]:
     """x0, y0, x1, y1 around all points of an outline, given as x, y, x, y, ... however nested."""
     flat: list[float] = []
-    waiting = [_plain(outline)]
+    waiting: list[tuple[Iterator[Any], int]] = [(iter((outline,)), 0)]
     while waiting:
-        item = waiting.pop(0)
-        if isinstance(item, (list, tuple)):
-            waiting = [_plain(inner) for inner in item] + waiting
-        elif is_number(item):
-            flat.append(float(item))
+        row, depth = waiting[-1]
+        for item in row:
+            if is_number(item):
+                flat.append(float(item))
+                continue
+            inner = plain(item)
+            if isinstance(inner, (list, tuple)):
+                if depth >= DEEPEST:
+                    raise _too_deep()
+                waiting.append((iter(inner), depth + 1))
+                break
+            if not is_number(inner):
+                raise RealCompoError("boxes", f"{where} holds a {type(item).__name__}", _OUTLINE)
+            flat.append(float(inner))
         else:
+            waiting.pop()
+        if len(flat) > MOST_NUMBERS:
             raise RealCompoError(
-                "boxes",
-                f"{where} holds a {type(item).__name__}",
-                "Give an outline as numbers x, y, x, y and so on",
-            )
+                "boxes", f"{where} has more than {MOST_NUMBERS} numbers",
+                "Give the outline with fewer points",
+            )  # fmt: skip
     if len(flat) < 4 or len(flat) % 2:
-        raise RealCompoError(
-            "boxes",
-            f"{where} has {len(flat)} numbers",
-            "Give an outline as numbers x, y, x, y and so on",
-        )
+        raise RealCompoError("boxes", f"{where} has {len(flat)} numbers", _OUTLINE)
     return [min(flat[0::2]), min(flat[1::2]), max(flat[0::2]), max(flat[1::2])]
 
 
-def _detections(value: Any) -> list[BoxEntry] | Layout:
+def _outlines(value: Any, key: str) -> list[list[float]]:
+    found = plain(value)
+    if not isinstance(found, (list, tuple)):
+        raise RealCompoError("boxes", f"'{key}' is no list", "Give one outline for each thing")
+    require_count(len(found), "outlines", "boxes")
+    return [_around(outline, f"{key} {n}") for n, outline in enumerate(found, 1)]
+
+
+def _detections(value: Any, prompt: str, depth: int) -> list[BoxEntry] | Layout:
     """Detections as objects with ``xyxy``, for instance of supervision, with class names if any."""
     data = getattr(value, "data", None)
     names = data.get("class_name") if isinstance(data, Mapping) else None
     found: dict[str, Any] = {"bboxes": value.xyxy}
-    return _object(found if names is None else {**found, "labels": names})
+    return _object(found if names is None else {**found, "labels": names}, prompt, depth)
 
 
-def _object(value: Mapping[str, Any]) -> list[BoxEntry] | Layout:
-    """One JSON object: a layout, a caption with elements, boxes beside labels, or one box."""
+def _object(value: Mapping[str, Any], prompt: str, depth: int) -> list[BoxEntry] | Layout:
+    """One JSON object: a layout, a caption with elements, a COCO file, boxes beside labels, or one
+    box."""
     if "regions" in value:
         return Layout.from_dict(value)
+    if coco.is_file(value):
+        return coco.boxes_of(value)
     inner = value.get("compositional_deconstruction")
     elements = (inner if isinstance(inner, Mapping) else value).get("elements")
     if isinstance(elements, (list, tuple)):
         boxed = [e for e in elements if isinstance(e, Mapping) and e.get("bbox") is not None]
-        return [_mapping(element, f"element {n}") for n, element in enumerate(boxed, 1)]
-    boxes = _many(value)
-    if boxes is None:
-        return [_mapping(value, "box 1")]
-    entries = read_value(boxes)
-    labels = next((_plain(value[k]) for k in _LABELS if value.get(k) is not None), None)
+        require_count(len(boxed), "elements", "boxes")
+        return [entry_of(element, f"element {n}") for n, element in enumerate(boxed, 1)]
+    key = _many_key(value)
+    if key is None:
+        return [entry_of(value, "box 1")]
+    if key in ("quad_boxes", "polygons"):
+        entries: list[BoxEntry] | Layout = [
+            BoxEntry(f"box {n}", values=tuple(box))
+            for n, box in enumerate(_outlines(value[key], key), 1)
+        ]
+    else:
+        told = None if key == "xyxy" else told_form(value, f"'{key}'")
+        entries = read_value(value[key], prompt, depth + 1, told)
+    labels = next((plain(value[k]) for k in _LABELS if value.get(k) is not None), None)
     if isinstance(entries, Layout) or not isinstance(labels, (list, tuple)) or not labels:
         return entries
     if len(labels) != len(entries):
@@ -244,4 +259,7 @@ def _object(value: Mapping[str, Any]) -> list[BoxEntry] | Layout:
             f"there are {len(labels)} labels for {len(entries)} boxes",
             "Give one label for each box",
         )
-    return [replace(e, phrase=str(label)) for e, label in zip(entries, labels, strict=True)]
+    return [
+        replace(e, phrase=shown(label) if not isinstance(label, str) else label)
+        for e, label in zip(entries, labels, strict=True)
+    ]

@@ -13,6 +13,10 @@ from .box_values import read_value
 from .errors import RealCompoError
 from .layout import Layout, Region
 
+_LINE = "Write: phrase: x0 y0 x1 y1"
+_OVERHANG = 0.05
+"""Share of the image by which a detector's box may leave it."""
+
 
 def in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
     """Whether the numbers count pixels; typed lines must agree with each other about it.
@@ -53,6 +57,13 @@ def _scaled(entries: list[BoxEntry], width: int, height: int, typed: bool) -> li
         values = entry.values or (0.0, 0.0, 0.0, 0.0)
         if not entry.relative:
             values = tuple(value / size for value, size in zip(values, scale, strict=True))
+        if entry.sized and max(values[2:]) > 1 + _OVERHANG:
+            raise RealCompoError(
+                where,
+                f"{entry.where} is read as x, y, width and height because it has '{entry.sized}',"
+                " and then leaves the image",
+                "Set 'width' and 'height' to the picture's size, or give corners as 'xyxy'",
+            )
         if not typed:
             values = tuple(min(1.0, max(0.0, value)) for value in values)
         x0, y0, x1, y1 = values
@@ -96,16 +107,21 @@ def _region(entry: BoxEntry) -> Region:
         raise error.at(error.node, "phrases") from None
 
 
-def _typed(text: str, width: int, height: int) -> list[Region]:
+def _no_box(entry: BoxEntry) -> str:
+    """What a line has in place of a box; a single number is more likely the phrase's own."""
+    return f"{entry.numbers} numbers where a box has 4" if entry.numbers > 1 else "no box"
+
+
+def _typed(text: str, width: int, height: int, prompt: str) -> list[Region]:
     """Regions of lines or JSON that bring both phrases and boxes."""
-    found = read_value(text)
+    found = read_value(text, prompt)
     if isinstance(found, Layout):
         return list(found.regions)
     for entry in found:
         if entry.values is None:
             raise RealCompoError(
                 "phrases",
-                f"{entry.where} has no box",
+                f"{entry.where} has {_no_box(entry)}",
                 "Write: phrase: x0 y0 x1 y1, or connect 'boxes'",
             )
         if not entry.phrase.strip():
@@ -114,19 +130,23 @@ def _typed(text: str, width: int, height: int) -> list[Region]:
     return [_region(entry) for entry in _scaled(found, width, height, typed=lines)]
 
 
-def parse_boxes(value: Any, phrases: str = "", width: int = 0, height: int = 0) -> list[Region]:
+def parse_boxes(
+    value: Any, phrases: str = "", width: int = 0, height: int = 0, prompt: str = ""
+) -> list[Region]:
     """Regions from typed lines, or from the boxes of another node and typed phrases.
 
     Without ``value`` (None or an empty text), ``phrases`` holds everything: lines such as
     ``a red star: 0.1 0.2 0.5 0.6`` (commas and one pair of brackets are fine, ``#2`` after the
     phrase means its second occurrence in the prompt, ``*1.5`` a weight, lines that start with
-    ``#`` are comments), or any JSON listed below.
+    ``#`` and a blank are comments; wordings of ``prompt`` are phrases whatever they look like, and
+    a backslash takes a sign's meaning away), or any JSON listed below.
 
     ``value`` may be text lines, a JSON text, a ``Layout``, a list, array or tensor of
     ``[x0, y0, x1, y1]``, of dicts with ``box``/``bbox``/``bounding_box``, or of ComfyUI's
     BOUNDING_BOX dicts ``{x, y, width, height}`` (also nested once for each picture), elements
     ``{type, bbox, text, desc}`` whose bbox is [y0, x0, y1, x1] in 0..1000, ``{bboxes, labels}``,
-    or the Impact Pack's SEGS. Its boxes keep their own labels; phrase lines name those that have
+    COCO annotations or a whole COCO file, whose bbox is x, y, width, height, or the Impact Pack's
+    SEGS. Its boxes keep their own labels; phrase lines name those that have
     none, or all if there are as many lines as boxes. Plain lists are corners, never x, y, w, h.
 
     Pixels need ``width`` and ``height``. Typed numbers above 1 are pixels, and lines that mix
@@ -137,18 +157,18 @@ def parse_boxes(value: Any, phrases: str = "", width: int = 0, height: int = 0) 
     empty = value is None or (isinstance(value, str) and not value.strip())
     if empty:
         try:
-            return _typed(phrases, width, height)
+            return _typed(phrases, width, height, prompt)
         except RealCompoError as error:
             # The reader of values cannot know which field a text came from.
             raise error.at(error.node, "phrases") from None
 
     try:
-        found = read_value(value)
+        found = read_value(value, prompt)
     except RealCompoError as error:
         raise error.at(error.node, "boxes") from None
     names = phrases_alone(
         phrases, "'boxes' is connected as well",
-        "Leave the numbers away there, or disconnect 'boxes'",
+        "Leave the numbers away there, or disconnect 'boxes'", prompt,
     )  # fmt: skip
     if isinstance(found, Layout):
         if names:
@@ -158,7 +178,7 @@ def parse_boxes(value: Any, phrases: str = "", width: int = 0, height: int = 0) 
         return list(found.regions)
     lacking = next((entry for entry in found if entry.values is None), None)
     if lacking is not None:
-        raise RealCompoError("boxes", f"{lacking.where} has no box", "Write: phrase: x0 y0 x1 y1")
+        raise RealCompoError("boxes", f"{lacking.where} has {_no_box(lacking)}", _LINE)
     if names or any(not entry.phrase.strip() for entry in found):
         found = _give_names(found, names)
     return [_region(entry) for entry in _scaled(found, width, height, typed=False)]

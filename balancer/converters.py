@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .box_lines import BoxEntry, phrases_alone
+from .box_lines import BoxEntry, phrases_alone, require_count
 from .coverage import Mask
 from .errors import RealCompoError
 from .layout import Box, Layout, Region
@@ -14,13 +14,15 @@ from .layout import Box, Layout, Region
 MASK, BOX = "mask", "box"
 
 
-def assign_phrases(text: str, count: int, things: str) -> list[BoxEntry]:
+def assign_phrases(text: str, count: int, things: str, prompt: str = "") -> list[BoxEntry]:
     """One phrase for each of ``count`` things (their plural, for messages), from typed lines.
 
-    A single line goes to all of them ('two dancers' for two bodies). Raises RealCompoError for
-    input 'phrases' if the numbers differ, or if a line holds a box.
+    ``prompt``, if it is known, decides what is a phrase (see ``read_lines``). A single line goes to
+    all of them ('two dancers' for two bodies). Raises RealCompoError for input 'phrases' if the
+    numbers differ, or if a line holds a box.
     """
-    lines = phrases_alone(text, f"its place comes from the {things}", "Leave the numbers away")
+    place = f"its place comes from the {things}"
+    lines = phrases_alone(text, place, "Leave the numbers away", prompt)
     if len(lines) == 1:
         return lines * count
     if len(lines) != count:
@@ -58,19 +60,23 @@ def planes_of(masks: object) -> list[Tensor]:
             raise RealCompoError(
                 "masks", f"a mask has the shape {tuple(value.shape)}", "Convert images to masks"
             )
+        require_count(len(planes) + value.numel() // (value.shape[-2] * value.shape[-1]),
+                      "masks", "masks")  # fmt: skip
         planes += list(value.reshape(-1, *value.shape[-2:]))
     if not planes:
         raise RealCompoError("masks", "there is no mask", "Connect at least one")
     return planes
 
 
-def regions_from_masks(masks: object, phrases: str, keep: str = MASK) -> list[Region]:
+def regions_from_masks(
+    masks: object, phrases: str, keep: str = MASK, prompt: str = ""
+) -> list[Region]:
     """A region for every mask, with its phrase; ``keep`` = 'box' keeps the bounding box only.
 
     Raises RealCompoError for inputs 'masks' (empty, not 0..1, no mask) and 'phrases'.
     """
     planes = planes_of(masks)
-    lines = assign_phrases(phrases, len(planes), "masks")
+    lines = assign_phrases(phrases, len(planes), "masks", prompt)
     regions = []
     for number, (plane, line) in enumerate(zip(planes, lines, strict=True), 1):
         try:
@@ -80,6 +86,11 @@ def regions_from_masks(masks: object, phrases: str, keep: str = MASK) -> list[Re
             raise RealCompoError("masks", problem, error.remedy) from None
         regions.append(named_region(line, mask.bounds(), mask if keep == MASK else None))
     return regions
+
+
+def prompt_of(layout: Layout | None, prompt: str) -> str:
+    """The prompt of a layout that is added to: a typed one wins over the layout's own."""
+    return prompt if prompt.strip() or layout is None else layout.prompt
 
 
 def joined_layout(
@@ -93,7 +104,7 @@ def joined_layout(
     before = Layout(()) if layout is None else layout
     return Layout(
         before.regions + tuple(regions),
-        prompt if prompt.strip() else before.prompt,
+        prompt_of(before, prompt),
         before.width or width,
         before.height or height,
     )

@@ -31,7 +31,12 @@ def _refuse(problem: str, remedy: str) -> RealCompoError:
 
 def is_number(value: object) -> bool:
     """True for a finite int or float; a bool is no coordinate."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond a float's range
+        return False
 
 
 def is_count(value: object) -> bool:

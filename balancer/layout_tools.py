@@ -143,8 +143,10 @@ def _seen(region: Region, window: Box, min_visible: float) -> Region | None:
         share = window_share(mask, window, mask.height, mask.width).float().clamp(0, 1)
         left = float(share.mean()) * wide * high / max(float(mask.tensor().mean()), 1e-9)
         packed = (share * 255).round().to(torch.uint8)
-        if left < max(min_visible, 1e-6) or not packed.any():
+        if left < max(min_visible, 1e-6) or not share.any():
             return None
+        if not packed.any():  # thinner than a pixel's 256 levels tell: as small as can be, not gone
+            packed = (share >= share.max()).to(torch.uint8)
         cut = Mask(mask.height, mask.width, packed.contiguous().numpy().tobytes())
         return replace(region, box=cut.bounds(), mask=cut)
     x0, y0, x1, y1 = region.box

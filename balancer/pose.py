@@ -1,12 +1,7 @@
-"""Bodies of an OpenPose file as regions: a box around each, or a mask along its limbs.
-
-The JSON is OpenPose's (Cao et al., arXiv 1812.08008) as ComfyUI's pose nodes pass it on: a list of
-frames with 'people', each with 'pose_keypoints_2d' = x, y, confidence of 18 or 25 points.
-"""
+"""Bodies of a pose estimator as regions: a box around each, or a mask along its limbs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +12,7 @@ from torch import Tensor
 
 from .converters import assign_phrases, named_region
 from .coverage import LARGEST_SIDE, Mask
-from .errors import RealCompoError
+from .keypoints import canvas_of, points_of, read_frame, refuse, with_neck
 from .layout import Box, Region, is_number
 
 BOX, LIMBS = "box", "limbs"
@@ -40,6 +35,12 @@ _TRUNK = {18: (2, 5, 11, 8), 25: (2, 5, 12, 9)}
 _LINES = {18: _LINES_18, 25: _LINES_25}
 _MASK_SIDE = 512
 """Longer side of masks, in pixels: attention maps are far coarser."""
+_LARGEST_SHARE = 2
+"""Coordinates above are pixels."""
+_FARTHEST = 100
+"""Pictures that a point may lie away; one further out is broken, and drawing it would not end."""
+_OVERHANG = 1.05
+"""How far points may reach out of a canvas that nobody named, as a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -64,71 +65,110 @@ class Bodies:
     height: int
 
 
-def _refuse(problem: str, remedy: str) -> RealCompoError:
-    return RealCompoError("pose", problem, remedy)
+def _in_pixels(points: np.ndarray) -> bool:
+    """Whether one person's points count pixels: shares of the canvas are hardly above 1."""
+    return bool(np.abs(points[:, :2]).max() > _LARGEST_SHARE)
 
 
-def _frame(value: Any, frame: int) -> Mapping[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise _refuse("the text is no JSON", "Connect POSE_KEYPOINT") from None
-    frames = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not 0 <= frame < len(frames):
-        held = f"there are {len(frames)} frames, and frame {frame} is asked for"
-        raise _refuse(held, "Set 'frame' to one of them, counted from 0")
-    if not isinstance(frames[frame], Mapping) or not isinstance(
-        frames[frame].get("people"), (list, tuple)
-    ):
-        raise _refuse("it has no list 'people'", "Connect POSE_KEYPOINT of a pose estimator")
-    return frames[frame]
-
-
-def _numbers(person: object, number: int) -> np.ndarray | None:
-    flat: Any = person.get("pose_keypoints_2d") if isinstance(person, Mapping) else None
-    plain = flat.tolist() if hasattr(flat, "tolist") else flat
-    if plain is None or (isinstance(plain, (list, tuple)) and not plain):
-        return None  # a face or a hand without a body
-    if not isinstance(plain, (list, tuple)) or len(plain) % 3 or len(plain) // 3 not in _LINES:
-        raise _refuse(
-            f"person {number} has no 18 or 25 body points", "Connect a body pose, not hands or face"
+def _canvas(
+    frame: Mapping[str, Any], points: list[np.ndarray], size: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The canvas that a frame names, or ``size``; RealCompoError if points need one that fails."""
+    told = canvas_of(frame, LARGEST_SIDE)
+    counted = [one for one in points if _in_pixels(one)]
+    if told is not None or not counted:
+        return told
+    if size is None:
+        raise refuse(
+            "its points are in pixels, but it has no 'canvas_width' and 'canvas_height'",
+            "Connect a pose that carries its picture's size",
         )
-    if not all(map(is_number, plain)):
-        raise _refuse(f"person {number} has points that are no numbers", "Estimate the pose anew")
-    return np.asarray(plain, dtype=np.float64).reshape(-1, 3)
+    reach = np.concatenate([one[:, :2] for one in counted]).max(0)
+    if any(reach > np.asarray(size) * _OVERHANG):
+        raise refuse(
+            f"its points reach {reach[0]:.0f}, {reach[1]:.0f}, beyond {size[0]} x {size[1]}, and it"
+            " does not say how large its picture was",
+            "Add 'canvas_width' and 'canvas_height' of that picture beside 'people'",
+        )
+    return size
 
 
-def read_bodies(value: Any, frame: int = 0, confidence: float = 0.1) -> Bodies:
-    """The bodies of frame ``frame`` (from 0): OpenPose JSON as value, list of frames or text.
+def _found(
+    value: Any, frame: int, size: tuple[int, int] | None
+) -> tuple[Mapping[str, Any], list[tuple[Any, np.ndarray | None]], tuple[int, int] | None]:
+    """A frame, its people with their body's points as written (or None), and the canvas."""
+    found, people = read_frame(value, frame)
+    read = [(person, points_of(person, n)) for n, person in enumerate(people, 1)]
+    read = [(one, None if points is None else with_neck(points)) for one, points in read]
+    return found, read, _canvas(found, [points for _, points in read if points is not None], size)
 
-    Points below ``confidence`` (0..1) count as not seen. Coordinates are pixels of the canvas, or
-    shares of it if none in the frame is above 2, as older pose nodes write them. People of whom
-    less than two body points were seen are left out. Raises RealCompoError for input 'pose'.
+
+def read_bodies(
+    value: Any, frame: int = 0, confidence: float = 0.1, size: tuple[int, int] | None = None
+) -> Bodies:
+    """The bodies of frame ``frame`` (from 0): keypoints as value, list of frames or text.
+
+    Points below ``confidence`` (0..1) count as not seen. A person's coordinates are pixels of the
+    canvas, or shares of it if none is above 2, as older pose nodes write them; ``size`` (width,
+    height) stands in where a file does not name its canvas. COCO's 17 points come as OpenPose's
+    18. People of whom less than two body points were seen are left out. Raises RealCompoError for
+    input 'pose'.
     """
-    found = _frame(value, frame)
-    size = [found.get("canvas_width"), found.get("canvas_height")]
-    known = all(is_number(s) and 0 < s <= LARGEST_SIDE for s in size)  # type: ignore[operator]
-    people = [_numbers(person, n) for n, person in enumerate(found["people"], 1)]
-    bodies = [person for person in people if person is not None]
-    highest = max((float(np.abs(body[:, :2]).max()) for body in bodies), default=0.0)
-    scale = np.ones(2)
-    if highest > 2:
-        if not known:
-            raise _refuse(
-                "its points are in pixels, but it has no 'canvas_width' and 'canvas_height'",
-                "Connect a pose that carries its picture's size",
-            )
-        scale = np.asarray(size, dtype=np.float64)
+    _, bodies, canvas = _found(value, frame, size)
     poses = []
-    for body in bodies:
-        seen = (body[:, 2] >= max(confidence, 1e-6)) & (np.abs(body[:, :2]).sum(1) > 0)
+    for number, (_, body) in enumerate(bodies, 1):
+        if body is None:
+            continue
+        scale = np.asarray(canvas if _in_pixels(body) else (1, 1), dtype=np.float64)
+        seen = body[:, 2] >= max(confidence, 1e-6)
+        points = body[:, :2] / scale
+        if np.abs(points).max() > _FARTHEST:
+            raise refuse(
+                f"person {number} has a point {np.abs(points).max():.3g} pictures away",
+                "Estimate the pose anew",
+            )
         if seen.sum() >= 2:
-            poses.append(Pose(body[:, :2] / scale, seen))
+            poses.append(Pose(points, seen))
     if not poses:
-        raise _refuse("nobody's body was seen in it", "Lower 'confidence', or use another picture")
-    width, height = (int(size[0]), int(size[1])) if known else (1, 1)  # type: ignore[arg-type]
+        raise refuse("nobody's body was seen in it", "Lower 'confidence', or use another picture")
+    width, height = canvas or (1, 1)
     return Bodies(tuple(poses), width, height)
+
+
+def openpose_frame(
+    value: Any, frame: int = 0, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """A frame as other nodes take POSE_KEYPOINT: 18 or 25 points in one row of numbers, no gaps,
+    and one unit for all (pixels, if anybody's are).
+
+    Faces and hands stay. ``size`` as for ``read_bodies``. Raises RealCompoError for input 'pose'.
+    """
+    found, bodies, canvas = _found(value, frame, size)
+    pixels = any(points is not None and _in_pixels(points) for _, points in bodies)
+    people: list[Any] = []
+    for person, points in bodies:
+        if points is None:
+            people += [person] if person else []
+            continue
+        scale = canvas if pixels and canvas and not _in_pixels(points) else (1, 1)
+        rows = points * np.asarray([*scale, 1.0])
+        parts = {
+            key: _stretched(part, scale) for key, part in person.items()
+            if key.endswith("_keypoints_2d") and not key.startswith("pose")
+        }  # fmt: skip
+        people.append({"pose_keypoints_2d": rows.flatten().tolist(), **parts})
+    out = {key: part for key, part in found.items() if key in ("version", "animals")}
+    if canvas is not None:
+        out |= {"canvas_width": canvas[0], "canvas_height": canvas[1]}
+    return {"people": people, **out}
+
+
+def _stretched(flat: Any, scale: tuple[int, int]) -> Any:
+    """x, y, confidence in a row, x and y times ``scale``; a gap is zero."""
+    if not isinstance(flat, (list, tuple)):
+        return None
+    values = [float(v) if is_number(v) else 0.0 for v in flat]
+    return [v * (*scale, 1)[n % 3] for n, v in enumerate(values)]
 
 
 def _margined(box: Box, margin: float, aspect: float) -> Box | None:
@@ -192,6 +232,7 @@ def regions_from_pose(
     margin: float = 0.1,
     order: str = LEFT_TO_RIGHT,
     thickness: float = 0.06,
+    prompt: str = "",
 ) -> tuple[list[Region], Tensor]:
     """A region for every body, and the parts of all bodies as masks (people * 6, H, W).
 
@@ -207,8 +248,8 @@ def regions_from_pose(
     placed = [(pose, _margined(pose.bounds(), margin, aspect)) for pose in poses]
     placed = [(pose, box) for pose, box in placed if box is not None]
     if not placed:
-        raise _refuse("all bodies are outside the picture", "Use another pose")
-    lines = assign_phrases(phrases, len(placed), "bodies")
+        raise refuse("all bodies are outside the picture", "Use another pose")
+    lines = assign_phrases(phrases, len(placed), "bodies", prompt)
     width, height = _mask_size(bodies)
     parts = [limb_masks(pose, width, height, thickness) for pose, _ in placed]
     regions = []

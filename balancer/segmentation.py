@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .box_lines import BoxEntry, read_lines
+from .box_lines import BoxEntry, Wordings, read_phrase, require_count, shown
 from .converters import MASK, named_region
 from .coverage import Mask
 from .errors import RealCompoError
@@ -24,6 +24,8 @@ Rgb = tuple[int, int, int]
 _LINE = re.compile(r"^#(?P<hex>[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\s*:\s*(?P<phrase>\S.*)$")
 _SUFFIX = re.compile(r"(-other)?(-merged)?(-stuff)?$")
 _SHOWN, _CHUNK = 8, 4096
+_LONGEST_CLASS = 200
+"""Characters of a class's name that are compared."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def _class(name: str, label: str, where: str) -> tuple[str, Rgb]:
     import difflib
 
     classes = palette(name)
-    wanted = " ".join(label.casefold().split())
+    wanted = " ".join(label[:_LONGEST_CLASS].casefold().split())
     if wanted in classes:
         return wanted, classes[wanted]
     short = {_SUFFIX.sub("", full): full for full in reversed(classes)}
@@ -63,19 +65,22 @@ def _class(name: str, label: str, where: str) -> tuple[str, Rgb]:
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     raise RealCompoError(
         "phrases",
-        f"{where}: '{label}' is none of the {name}",
+        f"{where}: '{shown(label)}' is none of the {name}",
         f"{hint}Write a class, or a colour as #rrggbb: phrase",
     )
 
 
-def read_legend(text: str, source: str = LEGEND) -> list[LegendEntry]:
+def read_legend(text: str, source: str = LEGEND, prompt: str = "") -> list[LegendEntry]:
     """The legend's lines: ``#rrggbb: phrase``, or with a palette ``class: phrase`` or ``class``.
 
     A line that starts with '#' and a blank is a comment; '#2' and '*1.5' after a phrase mean its
-    second occurrence and a weight. Raises RealCompoError for input 'phrases'.
+    second occurrence and a weight, unless ``prompt`` has them so. Raises RealCompoError for input
+    'phrases'.
     """
     out: list[LegendEntry] = []
-    for number, row in enumerate(text.splitlines(), 1):
+    rows, words = text.splitlines(), Wordings(prompt)
+    require_count(sum(bool(row.strip()) for row in rows), "lines", "phrases")
+    for number, row in enumerate(rows, 1):
         row, where = row.strip(), f"line {number}"
         if not row or re.match(r"#(\s|$)", row):
             continue
@@ -84,7 +89,7 @@ def read_legend(text: str, source: str = LEGEND) -> list[LegendEntry]:
             colour, name, phrase = _rgb(found["hex"]), f"#{found['hex'].lower()}", found["phrase"]
         elif row.startswith("#") or source == LEGEND:
             raise RealCompoError(
-                "phrases", f"{where} '{row}' has no colour", "Write #rrggbb: phrase"
+                "phrases", f"{where} '{shown(row)}' has no colour", "Write #rrggbb: phrase"
             )
         else:
             label, colon, phrase = (part.strip() for part in row.partition(":"))
@@ -94,12 +99,10 @@ def read_legend(text: str, source: str = LEGEND) -> list[LegendEntry]:
             raise RealCompoError(
                 "phrases", f"{where}: {name} has a phrase already", "Give each colour one line"
             )
-        line = read_lines(phrase)
-        if not line or line[0].values is not None:
-            raise RealCompoError(
-                "phrases", f"{where} '{row}' has no phrase, or has a box", "Write #rrggbb: phrase"
-            )
-        out.append(LegendEntry(colour, name, line[0]))
+        line = read_phrase(phrase, where, words)
+        if line.values is not None:
+            raise RealCompoError("phrases", f"{line.where} has a box", "Write #rrggbb: phrase")
+        out.append(LegendEntry(colour, name, line))
     if not out:
         raise RealCompoError("phrases", "there is no line", "Write #rrggbb: phrase for each region")
     return out
@@ -149,6 +152,7 @@ def regions_from_segmentation(
     tolerance: int = 16,
     keep: str = MASK,
     min_area: float = 0.0,
+    prompt: str = "",
 ) -> list[Region]:
     """A region for every line of the legend ``phrases``: where the first picture of ``image``
     (B, H, W, 3) in 0..1 has its colour.
@@ -159,7 +163,7 @@ def regions_from_segmentation(
     ``min_area`` (share of the picture), naming those that are there.
     """
     pixels = _pixels(image)
-    legend = read_legend(phrases, source)
+    legend = read_legend(phrases, source, prompt)
     known = [entry.colour for entry in legend]
     if source != LEGEND:
         known += [rgb for rgb in dict.fromkeys(palette(source).values()) if rgb not in known]

@@ -37,7 +37,8 @@ def _single(value: Any, default: Any = None) -> Any:
 def _lines(tip: str, default: str) -> tuple[str, dict[str, Any]]:
     tip += (
         " '#2' after a phrase means its second occurrence in the prompt, '*1.5' a weight; '# ' at"
-        " the start of a line makes it a comment."
+        " the start of a line makes it a comment. The prompt's own wording goes first; elsewhere"
+        " write \\# \\* \\: for the signs themselves."
     )
     return ("STRING", {"multiline": True, "default": default, "tooltip": tip})
 
@@ -80,7 +81,12 @@ class RealCompoLayoutFromMasks:
         layout: list[Any] | None = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.converters import joined_layout, planes_of, regions_from_masks
+        from ..balancer.converters import (
+            joined_layout,
+            planes_of,
+            prompt_of,
+            regions_from_masks,
+        )
         from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
 
@@ -88,7 +94,10 @@ class RealCompoLayoutFromMasks:
             before = _single(layout)
             before = None if before is None else require_layout(before)
             first = planes_of(masks)[0]
-            regions = regions_from_masks(masks, _single(phrases, ""), _single(keep, "mask"))
+            known = prompt_of(before, _single(prompt, ""))
+            regions = regions_from_masks(
+                masks, _single(phrases, ""), _single(keep, "mask"), known
+            )
             made = joined_layout(
                 before, regions, _single(prompt, ""), int(first.shape[-1]), int(first.shape[-2])
             )
@@ -107,7 +116,7 @@ class RealCompoLayoutFromPose:
             "required": {
                 "pose": ("POSE_KEYPOINT", {
                     "tooltip": "Of DWPose Estimator, OpenPose Pose and other nodes that give"
-                    " OpenPose keypoints.",
+                    " OpenPose keypoints (17, 18 or 25 body points).",
                 }),
                 "phrases": _lines(
                     "One phrase of the prompt a line, in the order of the bodies, or one line for"
@@ -171,7 +180,7 @@ class RealCompoLayoutFromPose:
         layout: Any = None,
     ) -> tuple[Any, str, Any]:
         """Returns the layout, its prompt and the limbs' masks (people * 6, H, W)."""
-        from ..balancer.converters import joined_layout
+        from ..balancer.converters import joined_layout, prompt_of
         from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.pose import read_bodies, regions_from_pose
@@ -180,8 +189,9 @@ class RealCompoLayoutFromPose:
             before = None if layout is None else require_layout(layout)
             bodies = read_bodies(pose, frame, confidence)
             regions, limbs = regions_from_pose(
-                bodies, phrases, shape=shape, margin=margin, order=order, thickness=thickness
-            )
+                bodies, phrases, shape=shape, margin=margin, order=order, thickness=thickness,
+                prompt=prompt_of(before, prompt),
+            )  # fmt: skip
             size = (bodies.width, bodies.height) if bodies.width > 1 else (None, None)
             made = joined_layout(before, regions, prompt, *size)
             return made, made.prompt, limbs
@@ -254,7 +264,7 @@ class RealCompoLayoutFromSegmentation:
         layout: Any = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.converters import joined_layout
+        from ..balancer.converters import joined_layout, prompt_of
         from ..balancer.errors import RealCompoError
         from ..balancer.layout import require_layout
         from ..balancer.segmentation import LEGEND, regions_from_segmentation
@@ -263,7 +273,7 @@ class RealCompoLayoutFromSegmentation:
             before = None if layout is None else require_layout(layout)
             regions = regions_from_segmentation(
                 image, phrases, source=palette or LEGEND, tolerance=tolerance, keep=keep,
-                min_area=min_area,
+                min_area=min_area, prompt=prompt_of(before, prompt),
             )  # fmt: skip
             made = joined_layout(
                 before, regions, prompt, int(image.shape[-2]), int(image.shape[-3])

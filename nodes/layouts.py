@@ -41,8 +41,10 @@ class RealCompoLayoutFromBoxes:
                     "default": "a red star: 0.1 0.2 0.45 0.7\na blue circle: 0.55 0.3 0.9 0.8",
                     "tooltip": "One region a line: phrase: x0 y0 x1 y1, as shares of the image"
                     " (0 to 1, origin top left) or in pixels. '#2' after a phrase means its second"
-                    " occurrence in the prompt, '*1.5' a weight, a line that starts with # is a"
-                    " comment. With 'boxes' connected: the phrases only. JSON is read, too.",
+                    " occurrence in the prompt, '*1.5' a weight, '# ' at the start of a line makes"
+                    " it a comment. The prompt's own wording goes first; elsewhere write \\# \\*"
+                    " \\: for the signs themselves. With 'boxes' connected: the phrases only. JSON is"
+                    " read, too.",
                 }),
             },
             "optional": {
@@ -104,7 +106,7 @@ class RealCompoLayoutFromBoxes:
             # A text field wins over what came by wire, as it does in the host's own nodes.
             text = prompt if prompt.strip() else before.prompt
             regions = parse_boxes(boxes, phrases, width or before.width or 0,
-                                  height or before.height or 0)  # fmt: skip
+                                  height or before.height or 0, text)  # fmt: skip
             made = Layout(
                 before.regions + tuple(regions),
                 text,

@@ -42,9 +42,10 @@ class RealCompoPose:
             "required": {
                 "pose_json": ("STRING", {
                     "default": example(), "multiline": True, "dynamicPrompts": False,
-                    "tooltip": "Keypoints as OpenPose and the pose nodes' files have them: people"
-                    " with pose_keypoints_2d (x, y, confidence of 18 or 25 points), canvas_width"
-                    " and canvas_height.",
+                    "tooltip": "Keypoints as OpenPose, DWPose and AlphaPose files have them: people"
+                    " with pose_keypoints_2d or keypoints (x, y, confidence of 17, 18 or 25"
+                    " points), canvas_width and canvas_height. Without those, points in pixels"
+                    " count as of a picture of this width and height.",
                 }),
                 "width": ("INT", {
                     **side, "tooltip": "Width of the picture to be made, in pixels.",
@@ -84,15 +85,15 @@ class RealCompoPose:
     ) -> tuple[Any, Any]:
         """Returns the frames as POSE_KEYPOINT and the picture (1, height, width, 3)."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.pose import read_bodies
+        from ..balancer.pose import openpose_frame, read_bodies
         from ..balancer.skeleton import draw_skeletons
 
+        size = (width, height)
         try:
-            bodies = read_bodies(pose_json, frame, confidence)
+            bodies = read_bodies(pose_json, frame, confidence, size)
+            chosen = openpose_frame(pose_json, frame, size)
         except RealCompoError as error:
             raise error.at(POSE, "pose_json") from None
-        frames = json.loads(pose_json)
-        chosen = frames[frame] if isinstance(frames, list) else frames
         return [chosen], draw_skeletons(bodies, width, height)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections import namedtuple
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from realcompo.balancer.box_lines import phrase_line, read_lines
 from realcompo.balancer.boxes_io import parse_boxes
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Mask, Region
+from realcompo.nodes.layout_converters import RealCompoLayoutFromMasks
 from realcompo.nodes.layouts import (
     ANY,
     FROM_BOXES,
@@ -79,7 +84,7 @@ def test_marks_of_a_line(line: str, region: Region) -> None:
         (": 0 0 1 1", "no phrase"),
         ("star #0: 0 0 1 1", "#0"),
         ("star *0: 0 0 1 1", "weight"),
-        ("[0.1, 0.2", "no JSON"),
+        ("[0.1, 0.2", "ends too early"),
         ("[[0, 0, 1, 1]]", "no phrase"),
         ('{"regions": 1}', "regions"),
     ],
@@ -210,7 +215,7 @@ def test_boxes_of_other_nodes_are_cut_at_the_edge() -> None:
         (3.5, "float holds no boxes"),
         (object(), "object holds no boxes"),
         ("a star", "line 1 'a star' has no box"),
-        ("{", "no JSON"),
+        ("{", "ends too early"),
     ],
 )
 def test_refused_values_name_boxes(value: object, message: str) -> None:
@@ -295,3 +300,173 @@ def test_default_text_of_the_node_is_valid() -> None:
     inputs = RealCompoLayoutFromBoxes.INPUT_TYPES()
     layout, _ = RealCompoLayoutFromBoxes().build(inputs["required"]["phrases"][1]["default"])
     assert len(layout.regions) == 2
+
+
+# --- what looks like a mark ----------------------------------------------------------------------
+
+
+def phrases_of(text: str, prompt: str = "") -> list[tuple[str, int, float]]:
+    return [(one.phrase, one.occurrence, one.weight) for one in read_lines(text, prompt)]
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt", "phrase", "occurrence"),
+    [
+        ("a clock showing 10:30", "", "a clock showing 10:30", 0),
+        ("a ratio of 1: 2 3", "", "a ratio of 1: 2 3", 0),
+        ("a jersey #23", "a boy in a jersey #23", "a jersey #23", 0),
+        ("A  Jersey #23", "a boy in a jersey #23", "A  Jersey #23", 0),
+        ("a jersey #23", "a (jersey #23:1.2) and a jersey #23", "a jersey #23", 0),
+        ("a jersey #2", "a jersey #23", "a jersey", 1),
+        ("a jersey #23#2", "a jersey #23 and a jersey #23", "a jersey #23", 1),
+        ("a jersey #23", "", "a jersey", 22),
+        (r"a jersey \#23", "", "a jersey #23", 0),
+        (r"a jersey \#23#2", "", "a jersey #23", 1),
+        ("#python logo", "a #python logo", "#python logo", 0),
+        ("#python logo", "", "#python logo", 0),
+        (r"\# 1 dad", "", "# 1 dad", 0),
+        ("# 1 dad", "a mug saying # 1 dad", "# 1 dad", 0),
+        ("a board of 2*4", "a board of 2*4", "a board of 2*4", 0),
+        (r"a board of 2\*4", "", "a board of 2*4", 0),
+        (r"a score\: 1 2 3 4", "", "a score: 1 2 3 4", 0),
+        ("a score: 1 2 3 4", "the score: 1 2 3 4, a score: 1 2 3 4", "a score: 1 2 3 4", 0),
+        (r"a saber \(fate\)", r"a saber \(fate\)", r"a saber \(fate\)", 0),
+        ("star #99999999999999999999", "", "star #99999999999999999999", 0),
+    ],
+)
+def test_the_prompts_wording_goes_before_the_marks(
+    line: str, prompt: str, phrase: str, occurrence: int
+) -> None:
+    assert phrases_of(line, prompt) == [(phrase, occurrence, 1.0)]
+
+
+def test_wordings_that_look_like_marks_reach_the_nodes() -> None:
+    masks = RealCompoLayoutFromMasks()
+    layout, _ = masks.build([torch.ones(8, 8)], ["a clock showing 10:30"])
+    assert layout.regions[0].phrase == "a clock showing 10:30"
+    jersey = "a boy in a jersey #23"
+    for known in ({"prompt": jersey}, {"layout": Layout((), jersey)}):
+        layout, _ = RealCompoLayoutFromBoxes().build("a jersey #23", [[0, 0, 1, 1]], **known)
+        assert (layout.regions[0].phrase, layout.regions[0].occurrence) == ("a jersey #23", 0)
+    line = "#python logo: 0.1 0.1 0.5 0.5"
+    assert parse_boxes(None, line) == [Region("#python logo", (0.1, 0.1, 0.5, 0.5))]
+    assert parse_boxes(None, "{red|blue} car: 0 0 1 1", prompt="a {red|blue} car") == [
+        Region("{red|blue} car", (0, 0, 1, 1))
+    ]
+
+
+def test_comments_are_comments_and_nothing_else_is_dropped() -> None:
+    text = "# 1 2 3 4\n#\n### parts ###\n#----\n# a star: 0 0 1 1\na star: 0 0 1 1"
+    assert [r.phrase for r in parse_boxes(None, text, prompt="a star")] == ["a star"]
+    with pytest.raises(RealCompoError, match=r"line 1 '#a star: 0 0 1 1' starts with '#'.*blank"):
+        parse_boxes(None, "#a star: 0 0 1 1", prompt="a star")
+
+
+@given(st.text("ab 2:#*\\.1[", min_size=1, max_size=12), st.integers(0, 3), st.sampled_from([1, 2]))
+def test_a_phrases_line_is_read_as_that_phrase(phrase: str, occurrence: int, weight: int) -> None:
+    phrase = " ".join(phrase.split())
+    if phrase:
+        line = phrase_line(phrase, occurrence, weight)
+        assert phrases_of(line) == [(phrase, occurrence, weight)]
+
+
+# --- what four numbers mean ----------------------------------------------------------------------
+
+COCO = {"category_id": 17, "iscrowd": 0, "bbox": [100, 150, 300, 320]}
+READ = (100 / 512, 150 / 512, 400 / 512, 470 / 512)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [COCO],
+        COCO,
+        [{"image_id": 3, "bbox": [100, 150, 300, 320], "score": 0.9}],
+        [{"area": 5e4, "bbox": [100, 150, 300, 320]}],
+        [{"segmentation": [], "area": 5e4, "bbox": [100, 150, 300, 320], "predicted_iou": 0.9}],
+        [{"category_id": 1, "bbox": [100, 150, 400, 470], "bbox_mode": 0}],
+        [{"bbox": [100, 150, 300, 320], "bbox_mode": 1}],
+        [{"bbox": [100, 150, 300, 320], "format": "coco"}],
+        {"boxes": [[250, 310, 300, 320]], "box_format": "CXCYWH"},
+        [{"area": 96000.0, "bbox": [100, 150, 400, 470]}],
+        [{"area": 96000.0, "bbox": [100, 150, 300, 320]}],
+        [{"xywh": [100, 150, 300, 320]}],
+        [{"cxcywh": [250, 310, 300, 320]}],
+        [{"xyxy": [100, 150, 400, 470]}],
+        [{"left": 100, "top": 150, "width": 300, "height": 320}],
+        [{"x": 100, "y": 150, "w": 300, "h": 320}],
+        [{"x": 250, "y": 310, "width": 300, "height": 320, "detection_id": "f", "class": ""}],
+        [{"x_min": 100, "y_min": 150, "x_max": 400, "y_max": 470}],
+        [{"xmin": 100, "ymin": 150, "xmax": 400, "ymax": 470}],
+        [{"cx": 250, "cy": 310, "w": 300, "h": 320}],
+        [{"x_center": 250, "y_center": 310, "width": 300, "height": 320}],
+        json.dumps([COCO]),
+        {"images": [{"id": 5, "width": 512, "height": 512}], "annotations": [COCO]},
+    ],
+)
+def test_keys_say_what_a_box_means(value: Any) -> None:
+    (region,) = parse_boxes(value, "a cat", 512, 512)
+    assert region == Region("a cat", READ)
+
+
+def test_a_whole_coco_file_brings_names_and_the_pictures_size() -> None:
+    file = {
+        "images": [{"id": 5, "width": 640, "height": 480, "file_name": "5.jpg"},
+                   {"id": 6, "width": 10, "height": 10}],
+        "annotations": [{"image_id": 5, "category_id": 17, "bbox": [64, 48, 320, 240]},
+                        {"image_id": 5, "category_id": 18, "bbox": [0, 0, 64, 48]}],
+        "categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}],
+    }  # fmt: skip
+    # of no use: the file knows better
+    cat, dog = parse_boxes(json.dumps(file), "", 512, 512)
+    assert cat == Region("cat", (0.1, 0.1, 0.6, 0.6)) and dog.phrase == "dog"
+    assert dog.box == pytest.approx((0, 0, 0.1, 0.1))
+    file["annotations"][1]["image_id"] = 6
+    for value in (file, file["annotations"]):
+        with pytest.raises(RealCompoError, match="belong to 2 pictures"):
+            parse_boxes(value, "", 512, 512)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([{"category_id": 1, "bbox": [100, 150, 500, 500]}], "because it has 'category_id'"),
+        ([{"area": 1e9, "bbox": [100, 150, 300, 320]}], "fits neither"),
+        ([{"bbox": [1, 2, 3, 4], "bbox_mode": 9}], "bbox_mode '9'"),
+        ([[10**400, 0, 1, 1]], "box 1 is"),
+        ('[[1e999, 0, 1, 1]]', "too large"),
+        ("[" * 100_000, "levels deep"),
+        ([[0, 0, 1, 1]] * 2000, "2000 boxes, and up to 1024"),
+        ("a star: 0 0 1 1\n" * 2000, "2000 lines"),
+        (((0, 0), [Segment([0, 0, 1, 1], "x")]), "0 x 0 pixels"),
+        (torch.zeros(1, 1024, 1024, 3), "holds 3145728 numbers"),
+        (torch.zeros(2, 4, device="meta"), "gives no numbers"),
+        ({"polygons": 5}, "no boxes|keys"),
+    ],
+)  # fmt: skip
+def test_boxes_that_cannot_be_meant(value: Any, said: str) -> None:
+    with pytest.raises(RealCompoError, match=said):
+        parse_boxes(value, "" if isinstance(value, str) else "x", 512, 512)
+
+
+def test_lists_without_an_end_are_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: Any = {"bbox": [0, 0, 1, 1]}
+    for _ in range(3000):
+        deep = {"box": deep}
+    for value in (endless, deep, [deep], {"polygons": [endless]}, {"boxes": {"boxes": deep}}):
+        with pytest.raises(RealCompoError, match="levels deep"):
+            parse_boxes(value, "")
+
+
+def test_a_megabyte_is_read_or_refused_within_a_second() -> None:
+    outline = json.dumps({"polygons": [[[x % 997, x % 991] for x in range(90_000)]]})
+    lines = ["a" * 1_000_000 + ": 0 0 1 1", "a:" * 500_000, "a" + " " * 1_000_000 + "b",
+             "a: " + "1 " * 500_000, "a#" * 500_000, "#" * 1_000_000, "\\" * 1_000_000 + "#2",
+             "a *" + "1" * 1_000_000, "a: 1" + " " * 1_000_000 + "x"]  # fmt: skip
+    for text in (outline, *lines, "\n".join(f"a{n}: 0 0 1 1" for n in range(70_000))):
+        began = time.process_time()
+        with contextlib.suppress(RealCompoError):
+            parse_boxes(None, text, 1000, 1000, prompt="a #1 " * 1000)
+        assert time.process_time() - began < 1.0, text[:20]

@@ -172,7 +172,7 @@ def test_classes_by_name(name: str) -> None:
         ("#ff0000 a", LEGEND, "has no colour"),
         ("#ff0000:", LEGEND, "has no colour"),
         ("#ff0000: a\n#f00: b", LEGEND, "has a phrase already"),
-        ("#ff0000: a: 0 0 1 1", LEGEND, "or has a box"),
+        ("#ff0000: a: 0 0 1 1", LEGEND, "has a box"),
         ("persn: a", ADE, "Did you mean 'person'"),
         ("unicorn", COCO, "none of the COCO classes"),
         ("person\nPerson: b", COCO, "has a phrase already"),

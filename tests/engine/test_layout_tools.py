@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from realcompo.balancer.coverage import Mask
@@ -179,7 +179,7 @@ def test_moves_that_cannot_be_meant(changes: dict[str, Any], where: str) -> None
 share = st.floats(0.0, 1.0)
 
 
-@settings(max_examples=100, deadline=None)
+@example((0.0, 0.0), (1.0, 1.0), "none", 1.0, 0.0)  # the last row of pixels
 @given(
     st.tuples(share, share), st.tuples(share, share), st.sampled_from(["none", "both"]),
     st.floats(0.3, 3.0), st.floats(-0.5, 0.5),
@@ -201,3 +201,18 @@ def test_a_box_and_its_mask_move_alike(
     if len(moved.regions) == 2:
         # A pixel that is covered by less than half does not count for the mask's bounds.
         assert moved.regions[0].box == pytest.approx(moved.regions[1].box, abs=1.01 / grid)
+
+
+@example(0.5, 0.02, 0.05, 7)
+@given(share, st.floats(1e-9, 1.0), st.floats(0.05, 1.0), st.integers(1, 40))
+def test_a_thin_region_is_never_empty(at: float, thin: float, scale: float, cells: int) -> None:
+    low = min(at, 1 - 1e-6)
+    box = (low, 0.0, min(1.0, low + max(thin, 1e-6)), 1.0)
+    masks = region_masks(Layout((Region("a", box),)), cells, cells, soft=False)
+    assert masks.amax((1, 2)).tolist() == [1.0]
+    # a mask one pixel thin, made small: all of it stays in the picture, so it stays a region
+    paint = torch.zeros(40, 40)
+    paint[:, int(low * 40)] = 0.01
+    small = transform_layout(Layout((Region.from_mask("b", Mask.from_tensor(paint)),)),
+                             Move(scale=scale))  # fmt: skip
+    assert len(small.regions) == 1 and small.regions[0].mask is not None

@@ -138,16 +138,16 @@ def test_several_frames() -> None:
 
 
 BAD: list[tuple[Any, str]] = [
-    ("{", "no JSON"),
-    ("[" * 100_000, "no JSON"),
+    ("{", "ends too early"),
+    ("[" * 100_000, "levels deep"),
     (None, "no list 'people'"),
     ([], "0 frames"),
     ([{"people": 3}], "no list 'people'"),
     (pose(), "nobody"),
-    (pose({"pose_keypoints_2d": [1.0] * 7}), "18 or 25"),
-    (pose({"pose_keypoints_2d": [1.0] * 63}), "18 or 25"),
-    (pose({"pose_keypoints_2d": ["a"] * 54}), "no numbers"),
-    (pose({"pose_keypoints_2d": [float("nan")] * 54}), "no numbers"),
+    (pose({"pose_keypoints_2d": [1.0] * 7}), "has 7 numbers.*17 .*18 .*25"),
+    (pose({"pose_keypoints_2d": [1.0] * 63}), "has 21 points.*17 .*18 .*25"),
+    (pose({"pose_keypoints_2d": ["a"] * 54}), "no number but a"),
+    (pose({"pose_keypoints_2d": [float("nan")] * 54}), "nobody"),
     ([{"people": [person(200)]}], "canvas_width"),
     ([{"people": [person(200)], "canvas_width": 0, "canvas_height": -1}], "canvas_width"),
 ]
@@ -175,3 +175,91 @@ def test_the_node() -> None:
         RealCompoLayoutFromPose().build(TWO, "a\nb\nc")
     numbers = np.asarray(TWO[0]["people"][0]["pose_keypoints_2d"])
     assert len(read_bodies(pose({"pose_keypoints_2d": numbers})).poses) == 1
+
+
+# --- files as users have them --------------------------------------------------------------------
+
+# COCO's 17 points out of FIGURE's 18: nose; eyes, ears, shoulders, ..., left before right.
+COCO = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
+
+
+def coco(flat: list[float]) -> list[float]:
+    return [v for place in COCO for v in flat[3 * place : 3 * place + 3]]
+
+
+def test_one_person_in_pixels_and_one_in_shares() -> None:
+    mixed = copy.deepcopy(TWO)
+    mixed[0]["people"][1] = shares(TWO)[0]["people"][1]
+    regions, _ = regions_from_pose(read_bodies(mixed), "a man\na woman", margin=0.0)
+    expected, _ = regions_from_pose(read_bodies(TWO), "a man\na woman", margin=0.0)
+    for one, other in zip(regions, expected, strict=True):
+        assert one.box == pytest.approx(other.box)
+
+
+@pytest.mark.parametrize("gap", [[None] * 3, [float("nan")] * 3, [0, 0, 0]], ids=str)
+def test_a_missing_point_is_no_more_than_that(gap: list[Any]) -> None:
+    value = copy.deepcopy(TWO)
+    value[0]["people"][1]["pose_keypoints_2d"][12:15] = gap  # the right wrist
+    bodies = read_bodies(value)
+    assert [int(body.seen.sum()) for body in bodies.poses] == [18, 17]
+    assert bodies.poses[1].bounds() == pytest.approx((140 / 800, 68 / 600, 280 / 800, 460 / 600))
+    assert len(read_bodies(json.loads(json.dumps(value).replace("NaN", "null"))).poses) == 2
+
+
+def test_seventeen_points_are_the_same_body() -> None:
+    (eighteen,) = read_bodies(pose(person(200))).poses
+    flat = coco(person(200)["pose_keypoints_2d"])
+    for points in (flat, [flat[n : n + 3] for n in range(0, 51, 3)],
+                   [v for n, v in enumerate(flat) if n % 3 != 2]):  # fmt: skip
+        (seventeen,) = read_bodies(pose({"pose_keypoints_2d": points})).poses
+        assert np.allclose(seventeen.points, eighteen.points)
+    flat[3 * 6 + 2] = 0  # without a right shoulder there is no neck
+    (body,) = read_bodies(pose({"pose_keypoints_2d": flat})).poses
+    assert not body.seen[1] and not body.seen[2] and body.seen[5]
+
+
+def test_lists_of_people_as_coco_and_alphapose_write_them() -> None:
+    flat = coco(person(200)["pose_keypoints_2d"])
+    other = coco(person(600)["pose_keypoints_2d"])
+    alpha = [{"image_id": "1.jpg", "category_id": 1, "keypoints": flat, "score": 2.9},
+             {"image_id": "1.jpg", "category_id": 1, "keypoints": other, "score": 2.0},
+             {"image_id": "2.jpg", "category_id": 1, "keypoints": flat, "score": 1.0}]  # fmt: skip
+    assert len(read_bodies(json.dumps(alpha), size=(800, 600)).poses) == 2
+    assert len(read_bodies(alpha, 1, size=(800, 600)).poses) == 1
+    file = {"images": [{"id": 7, "width": 800, "height": 600}], "annotations": [
+        {"image_id": 7, "keypoints": flat, "num_keypoints": 17}]}  # fmt: skip
+    bodies = read_bodies(file)
+    assert (bodies.width, bodies.height) == (800, 600)
+    assert np.allclose(bodies.poses[0].points, read_bodies(pose(person(200))).poses[0].points)
+
+
+@pytest.mark.parametrize("count", [20, 21, 24, 70, 133])
+def test_other_point_sets_are_named(count: int) -> None:
+    with pytest.raises(RealCompoError, match=f"person 1 has {count} points.*BODY-25"):
+        read_bodies(pose({"pose_keypoints_2d": [1.0] * (3 * count)}))
+
+
+def test_the_pose_node_stands_in_for_a_canvas_and_hands_on_one_unit() -> None:
+    from realcompo.nodes.pose import RealCompoPose
+
+    bare = {"version": 1.3, "people": [person(200)]}
+    (frame,), _ = RealCompoPose().build(json.dumps(bare), 800, 600)
+    assert (frame["canvas_width"], frame["canvas_height"]) == (800, 600)
+    with pytest.raises(RealCompoError, match="RealCompo Pose, input 'pose_json': its points reach"):
+        RealCompoPose().build(json.dumps(bare), 256, 256)
+    mixed = copy.deepcopy(TWO)
+    mixed[0]["people"][1] = {**shares(TWO)[0]["people"][1], "face_keypoints_2d": [0.25, 0.5, 1]}
+    mixed[0]["people"][0]["pose_keypoints_2d"][0:3] = [None] * 3
+    (frame,), _ = RealCompoPose().build(json.dumps(mixed), 800, 600)
+    assert frame["people"][0]["pose_keypoints_2d"][:3] == [0, 0, 0]
+    assert frame["people"][1]["face_keypoints_2d"] == [200, 300, 1]
+    assert np.allclose(
+        frame["people"][1]["pose_keypoints_2d"], TWO[0]["people"][1]["pose_keypoints_2d"]
+    )
+    assert len(read_bodies([frame]).poses) == 2
+
+
+def test_points_far_away_are_refused_before_they_are_drawn() -> None:
+    flat = person(200)["pose_keypoints_2d"]
+    with pytest.raises(RealCompoError, match="person 1 has a point 1.25e\\+297 pictures away"):
+        read_bodies(pose({"pose_keypoints_2d": [1e300, *flat[1:]]}))

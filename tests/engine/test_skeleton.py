@@ -67,5 +67,5 @@ def test_the_node_gives_what_from_pose_takes() -> None:
     frames, picture = RealCompoPose().build(example(), 832, 1216)
     assert picture.shape == (1, 1216, 832, 3)
     assert len(read_bodies(frames).poses) == 2
-    with pytest.raises(RealCompoError, match=r"RealCompo Pose.*pose_json.*no JSON"):
+    with pytest.raises(RealCompoError, match=r"RealCompo Pose.*pose_json.*ends too early"):
         RealCompoPose().build("[", 64, 64)
