@@ -27,7 +27,9 @@ _WEIGHT = re.compile(rf"\*\s*(?P<weight>{_NUMBER})$")
 _OCCURRENCE = re.compile(r"#\s*(?P<occurrence>\d{1,6})$")
 _MARK_TAIL = 40
 _MARKS = re.compile(r"[#*:\\]")
-_ESCAPED = re.compile(r"(\\+)([#*:])")
+# Each looks at a row of backslashes from its start only, so that a long row takes linear time.
+_ESCAPED = re.compile(r"(?<!\\)(\\+)([#*:])")
+_SIGN = re.compile(r"(?<!\\)(\\*)([#*:])")
 _COMMENT = re.compile(r"#+(?:\s|$)")
 _WRITE = "Write: phrase: x0 y0 x1 y1"
 _HITS = 64
@@ -240,7 +242,7 @@ def phrase_line(phrase: str, occurrence: int = 0, weight: float = 1.0) -> str:
 
 def _quoted(phrase: str, marked: bool) -> str:
     """``phrase`` with a backslash before every sign, and doubled ones before those."""
-    phrase = re.sub(r"(\\*)([#*:])", lambda found: found[1] * 2 + "\\" + found[2], phrase)
+    phrase = _SIGN.sub(lambda found: found[1] * 2 + "\\" + found[2], phrase)
     ends = len(phrase) - len(phrase.rstrip("\\"))
     return phrase + "\\" * ends if marked else phrase
 

@@ -43,8 +43,8 @@ class RealCompoLayoutFromBoxes:
                     " (0 to 1, origin top left) or in pixels. '#2' after a phrase means its second"
                     " occurrence in the prompt, '*1.5' a weight, '# ' at the start of a line makes"
                     " it a comment. The prompt's own wording goes first; elsewhere write \\# \\*"
-                    " \\: for the signs themselves. With 'boxes' connected: the phrases only. JSON is"
-                    " read, too.",
+                    " \\: for the signs themselves. With 'boxes' connected: the phrases only. JSON"
+                    " is read, too.",
                 }),
             },
             "optional": {

@@ -17,8 +17,9 @@ HOST = {
     "execution", "latent_preview", "node_helpers",
 }  # fmt: skip
 ENGINE_MAY = {"torch", "numpy", "einops", "safetensors", "pydantic", "realcompo"}
-# Drawing needs these; they are imported by the function that draws, never by the module.
-ENGINE_MAY_LAZILY = {"PIL", "matplotlib"}
+# Drawing, and mending of broken JSON, need these; the function that needs one imports it, never the
+# module.
+ENGINE_MAY_LAZILY = {"PIL", "matplotlib", "json_repair"}
 
 
 def _room(path: Path) -> str:
