@@ -1,16 +1,19 @@
-"""A node's inputs against what its INPUT_TYPES says of them."""
+"""A node's inputs against what its INPUT_TYPES says of them.
+
+What knows the host is imported by the types of wires that need it: layout nodes have none of them
+and run in a script without ComfyUI.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
 from typing import Any
 
 from .. import checked
 from ..errors import RealCompoError
 from ..foreign_json import LONGEST
 from ..layout import require_layout
-from .inputs import require_clip, require_conditioning, require_latent, require_model
-from .lora_file import require_lora, require_losses
 
 LARGEST_INT = (1 << 64) - 1
 """Where an input names no end: the host's seeds go up to here."""
@@ -29,6 +32,8 @@ def require_vae(value: Any, where: str) -> Any:
 
 def _conditioning(value: Any, where: str) -> Any:
     """CONDITIONING whose texts are vectors of tokens (B, T, D)."""
+    from .inputs import require_conditioning
+
     for entry in require_conditioning(value, where):
         remedy = "Connect an encoded prompt"
         text = checked.plain_tensor(entry[0], where, "an encoded prompt", remedy)
@@ -39,6 +44,8 @@ def _conditioning(value: Any, where: str) -> Any:
 
 def _latent(value: Any, where: str) -> Any:
     """LATENT of numbers, with the places of its pictures in an older batch, if it has them."""
+    from .inputs import require_latent
+
     remedy = "Connect a latent of pictures (batch, channels, height, width)"
     samples = checked.plain_tensor(
         require_latent(value, where)["samples"], where, "latents", remedy
@@ -71,17 +78,26 @@ def _layout(value: Any, where: str) -> Any:
     return value
 
 
+def _of_host(module: str, name: str) -> Callable[[Any, str], Any]:
+    """The checker ``name`` of a module beside this one, imported when it is first asked."""
+
+    def look(value: Any, where: str) -> Any:
+        return getattr(import_module(f".{module}", __package__), name)(value, where)
+
+    return look
+
+
 # The pack's other types are looked at by the engine, which is given them as they are.
 _WIRES: Mapping[str, Callable[[Any, str], Any]] = {
     "BOOLEAN": checked.flag,
-    "CLIP": require_clip,
+    "CLIP": _of_host("inputs", "require_clip"),
     "CONDITIONING": _conditioning,
     "IMAGE": checked.picture,
     "LATENT": _latent,
-    "LORA_MODEL": require_lora,
-    "LOSS_MAP": require_losses,
+    "LORA_MODEL": _of_host("lora_file", "require_lora"),
+    "LOSS_MAP": _of_host("lora_file", "require_losses"),
     "MASK": checked.mask,
-    "MODEL": require_model,
+    "MODEL": _of_host("inputs", "require_model"),
     "REALCOMPO_LAYOUT": _layout,
     "VAE": require_vae,
 }
