@@ -92,7 +92,7 @@ _NOTHING, _USELESS, _TRUE = 0, 1, 2
 
 
 def _shifted(found: list[_Found], by: int) -> list[_Found]:
-    return [(start - by, end - by, value) for start, end, value in found]
+    return [(start - by, end - by, value) for start, end, value in found] if by else found
 
 
 def _only_objects(value: list[Any]) -> bool:

@@ -7,6 +7,7 @@ article after them.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 from .planner_scan import ACTION, DOER, Anchor, Item, joined_adjectives, scan_items
@@ -91,6 +92,8 @@ class _Reader:
         self.operands: list[int] = []
         self.fronted: list[tuple[str, list[int]]] = []  # relations that came before their subject
         self.place: Anchor | None = None
+        # Things by their last word: number and all words.
+        self.named: dict[str, list[tuple[int, set[str]]]] = defaultdict(list)
         self.before = ""
         self.at = 0
 
@@ -156,7 +159,8 @@ class _Reader:
             return
         if self.place is not None:
             thing, self.place = replace(thing, anchor=self.place), None
-        self.at, before = item.start, self.text[: item.start].rstrip().lower()
+        self.at = item.start
+        before = self.text[max(0, item.start - 16) : item.start].rstrip().lower()
         things = self.out.things
         index = self._known(item)
         if index is not None:
@@ -169,6 +173,8 @@ class _Reader:
         ) or (item.value == DOER and not things)):  # fmt: skip
             thing = replace(thing, is_certain=True)
         things.append(thing)
+        said = [word.text for word in words_of(thing.phrase)]
+        self.named[said[-1]].append((len(things) - 1, set(said)))
         self._refer(len(things) - 1)
 
     def _known(self, item: Item) -> int | None:
@@ -176,12 +182,13 @@ class _Reader:
         words = [word.text for word in words_of(self.text[item.start : item.end])]
         if words[0] != "the" or len(words) < 2:
             return None
-        fitting = []
-        for index, thing in enumerate(self.out.things):
-            earlier = [word.text for word in words_of(thing.phrase)]
-            if earlier[-1] == words[-1] and set(words[1:]) <= set(earlier):
+        fitting: list[int] = []
+        for index, earlier in self.named.get(words[-1], ()):
+            if set(words[1:]) <= earlier:
                 fitting.append(index)
-        return fitting[0] if len(fitting) == 1 else None
+                if len(fitting) > 1:
+                    return None
+        return fitting[0] if fitting else None
 
     def _refer(self, index: int) -> None:
         """Thing ``index`` is spoken of: it closes a relation, or one may be said of it."""
@@ -197,7 +204,7 @@ class _Reader:
             self.group, self.group_open, self.subjects = [index], False, []
             return
         self.group = [*self.group, index] if self.group_open else [index]
-        joined = self.text[: self.at].rstrip().lower().endswith(("and", "&"))
+        joined = self.text[max(0, self.at - 16) : self.at].rstrip().lower().endswith(("and", "&"))
         self.group_whole, self.acting = joined or self.acting, False
         self.group_open, self.subjects = True, []
 

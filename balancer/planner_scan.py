@@ -199,6 +199,7 @@ def joined_adjectives(items: list[Item], text: str) -> list[Item]:
             and out[-1].kind == "separator"
             and out[-1].value in (",", "a", "&")
             and out[-2].kind == "thing"
+            and out[-2].end - out[-2].start < _BACK
             and _only_adjectives(text[out[-2].start : out[-2].end])
             and _first_word(text[item.start : item.end]) not in DETERMINERS
         ):
