@@ -60,7 +60,7 @@ def one_spelling(written: str) -> str:
         host = URL(f"http://{written}").raw_host or ""
     except ValueError:
         raise ValueError("its host is no name that can be looked up") from None
-    if written.startswith("[") or ":" in host:
+    if written.startswith("[") or ":" in written or ":" in host:
         if not (written.startswith("[") and written.endswith("]")):
             raise ValueError("its host is no address")
         try:

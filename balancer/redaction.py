@@ -109,7 +109,7 @@ def _back(span: Span, breaks: Breaks) -> Span:
 
 @lru_cache(maxsize=8)
 def _needles(key: str) -> frozenset[str]:
-    """The key as it stands, as base64 and hexadecimal digits, at each place that a longer text may give it."""
+    """The key as it stands, and as base64 and hexadecimal digits wherever in a text it begins."""
     raw = key.encode()
     found = {key, raw.hex(), raw.hex().upper()}
     for lead in range(3):

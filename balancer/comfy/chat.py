@@ -239,7 +239,7 @@ class ChatClient:
             reply = _Reply(
                 response.status,
                 self._clean(response.headers.get("Content-Type", "").partition(";")[0]),
-                self._clean(data.decode("utf-8", errors="replace")),
+                data.decode("utf-8", errors="replace"),  # cleaned where it is decoded further
                 _pause(response.headers.get("Retry-After")),
                 response.headers.get("Location", ""),
             )
@@ -248,8 +248,7 @@ class ChatClient:
         return reply
 
     def _clean(self, text: str) -> str:
-        """``text`` without the key in any spelling. Before a text is read as JSON and after: what
-        is cut or decoded in between could put a key together or leave a part of it."""
+        """``text`` without the key in any spelling; before it is cut, which could leave a part."""
         return without_key(text, self.key)
 
     def _wrong(self, problem: str) -> RealCompoError:
