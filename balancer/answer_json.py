@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from .answer_text import LONGEST_PIECE, Looks, fault_of, hide, mended, without_thoughts
+from .answer_text import LONGEST_PIECE, Looks, fault_of, mended, without_thoughts
+from .redaction import without_key
 
 MAX_TEXT = 1 << 20
 """Longest answer that is read, in characters."""
@@ -151,7 +152,9 @@ class Answer:
     def _hidden(self, entry: Any) -> Any:
         if not (self.secret and isinstance(entry, dict)):
             return entry
-        return {k: hide(v, self.secret) if isinstance(v, str) else v for k, v in entry.items()}
+        return {
+            k: without_key(v, self.secret) if isinstance(v, str) else v for k, v in entry.items()
+        }
 
     def _read(self) -> None:
         text = self.text.strip()

@@ -1,4 +1,4 @@
-"""The text of a language model's answer before its JSON is looked for: thoughts, keys, broken JSON.
+"""The text of a language model's answer before its JSON is looked for: thoughts, broken JSON.
 
 Every function takes time in proportion to the text, whatever it holds.
 """
@@ -23,14 +23,6 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 """Tags around the thoughts of reasoning models, as their makers write them."""
-
-
-def hide(text: str, secret: str) -> str:
-    """``text`` without the key ``secret`` ('' = there is none), for everything that is shown.
-
-    Before the text is cut or shortened: a part of a key would not be known again.
-    """
-    return text.replace(secret, "***") if secret else text
 
 
 def without_thoughts(text: str) -> str:

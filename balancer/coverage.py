@@ -13,14 +13,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 
 LARGEST_SIDE = 16384
 """Bound on a mask's sides, so that a broken file cannot ask for all memory."""
+MOST_PIXELS = 8 * 4096**2
+"""Pixels, one byte each, of all masks of one layout: eight of 4096 x 4096, or 512 of 512 x 512. A
+kilobyte of text can unpack to a megabyte, so this is counted before anything is unpacked."""
 
 
 def _refuse(problem: str, remedy: str) -> RealCompoError:
     return RealCompoError("layout", problem, remedy)
+
+
+def _is_side(value: object) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and 0 < value <= LARGEST_SIDE  # type: ignore[operator]
+
+
+def too_many_pixels(pixels: int) -> RealCompoError:
+    """What is said of masks with more than MOST_PIXELS in all."""
+    return _refuse(
+        f"its masks have {shown(pixels)} pixels in all, and a layout holds up to {MOST_PIXELS}",
+        "Make the masks smaller (a quarter of the picture's width is plenty), or use boxes",
+    )
+
+
+def claimed_pixels(value: object) -> int:
+    """How many pixels the mask's JSON form ``value`` says it has; nothing is unpacked.
+
+    0 for what ``Mask.from_dict`` will refuse.
+    """
+    if not isinstance(value, Mapping):
+        return 0
+    height, width = value.get("height"), value.get("width")
+    return height * width if _is_side(height) and _is_side(width) else 0
 
 
 @dataclass(frozen=True)
@@ -36,18 +63,19 @@ class Mask:
     data: bytes
 
     def __post_init__(self) -> None:
-        for side in (self.height, self.width):
-            if not isinstance(side, int) or isinstance(side, bool) or not 0 < side <= LARGEST_SIDE:
-                raise _refuse(
-                    f"a mask has the size {self.height!r} x {self.width!r}",
-                    f"Its sides are whole numbers from 1 to {LARGEST_SIDE}",
-                )
+        if not _is_side(self.height) or not _is_side(self.width):
+            raise _refuse(
+                f"a mask has the size {shown(self.height)} x {shown(self.width)}",
+                f"Its sides are whole numbers from 1 to {LARGEST_SIDE}",
+            )
+        if self.height * self.width > MOST_PIXELS:
+            raise too_many_pixels(self.height * self.width)
         if not isinstance(self.data, bytes) or len(self.data) != self.height * self.width:
             raise _refuse(
                 f"a mask of {self.height} x {self.width} does not fit its data",
                 "Give one byte for each pixel",
             )
-        if not any(self.data):
+        if not self.array().any():
             raise _refuse("a mask is empty", "Paint the region's place, or use a box")
 
     def array(self) -> np.ndarray:
@@ -88,6 +116,8 @@ class Mask:
             raise _refuse(
                 f"a mask has the shape {tuple(values.shape)}", "Give one mask of height x width"
             )
+        if plane.numel() > MOST_PIXELS:
+            raise too_many_pixels(plane.numel())
         plane = plane.to(device="cpu", dtype=torch.float32)
         if not bool(torch.isfinite(plane).all()) or plane.min() < 0 or plane.max() > 1:
             raise _refuse("a mask has values outside 0..1", "Give shares of coverage, 0 to 1")
@@ -106,10 +136,12 @@ class Mask:
         if not isinstance(value, Mapping):
             raise _refuse(f"a mask is {type(value).__name__}", remedy)
         height, width, text = value.get("height"), value.get("width"), value.get("data")
-        if not isinstance(height, int) or not isinstance(width, int) or not isinstance(text, str):
+        if height is None or width is None or not isinstance(text, str):
             raise _refuse("a mask lacks its size or its data", remedy)
-        if not 0 < height <= LARGEST_SIDE or not 0 < width <= LARGEST_SIDE:
-            raise _refuse(f"a mask has the size {height} x {width}", remedy)
+        if not _is_side(height) or not _is_side(width):
+            raise _refuse(f"a mask has the size {shown(height)} x {shown(width)}", remedy)
+        if height * width > MOST_PIXELS:
+            raise too_many_pixels(height * width)
         try:
             # One byte more than wanted is enough to notice data that does not fit.
             unpacker = zlib.decompressobj()

@@ -8,12 +8,11 @@ the drawing is an edited copy.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from .errors import RealCompoError
-from .layout import Layout, require_layout
+from .layout import Layout, layout_value, require_layout
 
 WHERE = "layout_json"
 
@@ -29,19 +28,15 @@ def _drawn(text: str) -> tuple[Layout, str | None]:
         raise RealCompoError(WHERE, f"got a {type(text).__name__}, not a text", "Give a layout")
     if not text.strip():
         return Layout(()), None
+    value = layout_value(text, WHERE)
     try:
-        drawn = Layout.from_json(text)
+        drawn = Layout.from_dict(value)
     except RealCompoError as error:
         # The engine speaks of 'the layout', the user sees the field.
         raise error.at("", WHERE) from None
-    editor = json.loads(text).get("editor")
+    editor = value.get("editor")
     source = editor.get("source") if isinstance(editor, Mapping) else None
     return drawn, source if isinstance(source, str) else None
-
-
-def _replaced(text: str, wired: Layout | None) -> bool:
-    """Whether ``wired`` takes the place of the drawing: it is not what the drawing edits."""
-    return wired is not None and _drawn(text)[1] != fingerprint(wired)
 
 
 def edited_layout(text: str, prompt: str, width: int, height: int, wired: object = None) -> Layout:
@@ -52,9 +47,11 @@ def edited_layout(text: str, prompt: str, width: int, height: int, wired: object
     blank of ``prompt``, the wired layout's and the text's own. Raises RealCompoError for a text
     that is no layout, a wired value that is none, and sizes below 1.
     """
-    drawn, _ = _drawn(text)
+    drawn, source = _drawn(text)
     given = None if wired is None else require_layout(wired)
-    regions = given.regions if given is not None and _replaced(text, given) else drawn.regions
+    # A wired layout that is not what the drawing edits takes its place.
+    replaced = given is not None and source != fingerprint(given)
+    regions = given.regions if given is not None and replaced else drawn.regions
     prompts = (prompt, given.prompt if given is not None else "", drawn.prompt)
     said = next((entry for entry in prompts if entry.strip()), "")
     return Layout(regions, said, width, height)
@@ -63,6 +60,7 @@ def edited_layout(text: str, prompt: str, width: int, height: int, wired: object
 def to_adopt(text: str, wired: object = None) -> dict[str, Any] | None:
     """The wired layout that an editor shall take over, with its name; None if there is none."""
     given = None if wired is None else require_layout(wired)
-    if given is None or not _replaced(text, given):
+    if given is None:
         return None
-    return {"source": fingerprint(given), "layout": given.to_dict()}
+    name = fingerprint(given)
+    return None if _drawn(text)[1] == name else {"source": name, "layout": given.to_dict()}

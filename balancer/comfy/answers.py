@@ -11,9 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from ..endpoint import Endpoint, read_endpoint, read_key
 from ..errors import RealCompoError
+from ..redaction import without_key
 from .chat import ChatClient
 
 _KEPT = 256
+LONGEST_NAME = 512
+"""Characters of a model's name."""
 Answer = TypeVar("Answer")
 
 
@@ -49,6 +52,10 @@ def read_server(endpoint: str, model: str) -> tuple[Endpoint, str]:
     """Address and model's name as a user typed them; RealCompoError for what cannot be meant."""
     address = read_endpoint(endpoint)
     name = model.strip()
+    if len(name) > LONGEST_NAME:
+        raise RealCompoError(
+            "model", f"the name has {len(name)} characters", f"Up to {LONGEST_NAME} are sent"
+        )
     if not name:
         raise RealCompoError(
             "model", "there is no name of a model", "Write the name that the server knows it by"
@@ -73,6 +80,6 @@ def ask_server(
     """
     key = read_key(api_key_env, address, os.environ)
     client = ChatClient(address, model, seed, timeout, key, **form)
-    logging.info("%s: asking %s at %s", node, model, address.host)
+    logging.info("%s: asking %s at %s", node, without_key(model, key), address.host)
     made = make(client)
     return made, client.notes

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
+import aiohttp.abc
+from yarl import URL
 
 from ..endpoint import Endpoint
 from ..errors import RealCompoError
+from ..foreign_json import parse_json
+from ..hosts import is_local_address
 from ..planner import Message, answer_schema, quoted
+from ..redaction import without_key
 from .waiting import run_interruptible
 
 ATTEMPTS = 4
@@ -28,6 +33,34 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504, 529}
 _REFUSED = {400, 415, 422, 501}
 _SEEDS = 1 << 31  # servers read 32-bit numbers
 _FORMATS = ("a JSON schema", "JSON mode", "plain text")
+
+
+class _NeighboursOnly(aiohttp.abc.AbstractResolver):
+    """Names resolve to addresses of this network, or not at all.
+
+    A name says nothing about who answers to it: 'pc.local' may be resolved by a stranger's network,
+    and a name server may point any name anywhere.
+    """
+
+    def __init__(self) -> None:
+        self._inner = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> Any:
+        found = await self._inner.resolve(host, port, family)
+        near = [entry for entry in found if is_local_address(entry["host"])]
+        if found and not near:
+            raise RealCompoError(
+                "endpoint",
+                f"'{host}' leads out of this network, where a key would travel unencrypted or to"
+                " a stranger",
+                "Use an https address, or the machine's own address, such as 192.168.0.2",
+            )
+        return near
+
+    async def close(self) -> None:
+        await self._inner.close()
 
 
 @dataclass(frozen=True)
@@ -56,9 +89,10 @@ def _pause(header: str | None) -> float | None:
 def _content(reply: _Reply) -> str:
     """The answer's text in a reply. Raises ValueError that says what is wrong with the reply."""
     try:
-        value = json.loads(reply.text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"the reply ({reply.kind or 'of no type'}) is no JSON") from None
+        value = parse_json(reply.text, finite=False)
+    except ValueError:
+        kind = reply.kind or "of no type"
+        raise ValueError(f"the reply ({kind}) is no JSON that can be read") from None
     choices = value.get("choices") if isinstance(value, dict) else None
     message = choices[0].get("message") if (
         isinstance(choices, list) and choices and isinstance(choices[0], dict)
@@ -95,14 +129,24 @@ class ChatClient:
     def ask(self, messages: list[Message]) -> str:
         """The model's answer to ``messages``.
 
-        Raises RealCompoError for inputs 'endpoint', 'model', 'api_key_env' or 'timeout', and the
-        host's own exception when the run is stopped.
+        It holds no key, and neither does an error: servers like to quote what they refuse. Raises
+        RealCompoError for inputs 'endpoint', 'model', 'api_key_env' or 'timeout', and the host's
+        own exception when the run is stopped.
         """
-        return run_interruptible(lambda: self._ask(messages))
+        try:
+            return self._clean(run_interruptible(lambda: self._ask(messages)))
+        except RealCompoError as error:
+            said, remedy = self._clean(error.problem), self._clean(error.remedy)
+            raise RealCompoError(error.where, said, remedy) from None
 
     async def _ask(self, messages: list[Message]) -> str:
         # No cookies, no environment proxies and no .netrc: nothing but this request, to this host.
+        address = URL(self.endpoint.url)
+        if address.raw_host != self.endpoint.name:
+            raise self._wrong("the address reads as two different hosts")
+        near = _NeighboursOnly() if self.key and self.endpoint.stays_local else None
         async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=near),
             timeout=aiohttp.ClientTimeout(total=self.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -194,8 +238,8 @@ class ChatClient:
                     raise self._wrong(f"the reply is longer than {LARGEST >> 20} MB")
             reply = _Reply(
                 response.status,
-                response.headers.get("Content-Type", "").partition(";")[0],
-                self._clean(data.decode("utf-8", errors="replace")),
+                self._clean(response.headers.get("Content-Type", "").partition(";")[0]),
+                data.decode("utf-8", errors="replace"),  # cleaned where it is decoded further
                 _pause(response.headers.get("Retry-After")),
                 response.headers.get("Location", ""),
             )
@@ -204,8 +248,8 @@ class ChatClient:
         return reply
 
     def _clean(self, text: str) -> str:
-        """``text`` without the key: servers like to quote what they refuse."""
-        return text.replace(self.key, "***") if self.key else text
+        """``text`` without the key in any spelling; before it is cut, which could leave a part."""
+        return without_key(text, self.key)
 
     def _wrong(self, problem: str) -> RealCompoError:
         return RealCompoError(
@@ -225,12 +269,12 @@ class ChatClient:
         """The server's own words about an error, one line."""
         words: Any = reply.text
         try:
-            value = json.loads(reply.text)
+            value = parse_json(reply.text, finite=False)
             inner = value.get("error", value.get("detail", value.get("message")))
             words = inner.get("message", inner) if isinstance(inner, dict) else inner
-        except (ValueError, RecursionError, AttributeError):
+        except (ValueError, AttributeError):
             words = "a web page" if reply.kind == "text/html" else reply.text
-        return quoted(words if isinstance(words, str) else str(words), 200)
+        return quoted(self._clean(words if isinstance(words, str) else str(words)), 200)
 
     def _busy(self, reply: _Reply) -> RealCompoError:
         asks = f", and asks to wait {reply.pause:.0f} seconds" if reply.pause else ""

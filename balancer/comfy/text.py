@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ WORD_END = "</w>"
 """Mark of CLIP's byte-pair vocabulary on the last piece of a word."""
 
 _tokenizer: Any = None
+# Making it takes seconds, and the page's questions come while a prompt runs.
+_making = threading.Lock()
 
 
 def embedding_folders() -> list[str] | None:
@@ -30,8 +33,9 @@ def embedding_folders() -> list[str] | None:
 def clip_tokenizer() -> Any:
     """The host's CLIP-L tokenizer with the host's embedding folders, made once."""
     global _tokenizer
-    if _tokenizer is None:
-        _tokenizer = comfy.sd1_clip.SDTokenizer(embedding_directory=embedding_folders())
+    with _making:
+        if _tokenizer is None:
+            _tokenizer = comfy.sd1_clip.SDTokenizer(embedding_directory=embedding_folders())
     return _tokenizer
 
 

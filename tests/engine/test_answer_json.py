@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from realcompo.balancer import caption_answer, planner
 from realcompo.balancer.answer_json import MAX_TEXT
-from realcompo.balancer.answer_text import hide, without_thoughts
+from realcompo.balancer.answer_text import without_thoughts
 from realcompo.balancer.caption_answer import captions_by, captions_from_text, read_captions
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.planner import plan, plan_from_text, read_answer
@@ -256,7 +256,6 @@ def test_a_key_in_an_answer_is_not_shown(dumps: Any) -> None:
     said = captions_by(lambda _: text, PROMPT, TAGS, secret=KEY)
     shown = "".join([said.prompt, *said.notes, *(one.phrase for one in said.captions)])
     assert "***" in shown and "0123" not in shown
-    assert hide("a b", "") == "a b"
 
 
 def test_thoughts_are_cut_out() -> None:

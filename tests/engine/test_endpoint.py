@@ -48,7 +48,7 @@ def test_secrets_in_the_address_are_refused_unspoken() -> None:
     ("url", "local"),
     [
         ("http://127.0.0.1/", True), ("http://[::1]/", True), ("http://192.168.3.4:8000/", True),
-        ("http://10.1.1.1/", True), ("http://gpu-box:8000/", True), ("http://pc.local/", True),
+        ("http://10.1.1.1/", True), ("http://gpu-box:8000/", False), ("http://pc.local/", True),
         ("http://llm.example.com/", False), ("http://8.8.8.8/", False), ("http://0.0.0.0/", False),
         ("http://127.0.0.1.evil.example/", False), ("http://localhost.evil.example/", False),
     ],

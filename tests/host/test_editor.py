@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -98,34 +96,6 @@ def test_letters_outside_ascii_and_embeddings_do_not_shift_the_words() -> None:
 def test_nonsense_is_refused(value: Any) -> None:
     with pytest.raises(RealCompoError):
         routes.match(value)
-
-
-class Request:
-    """The one method of the server's request that the route uses."""
-
-    def __init__(self, body: str) -> None:
-        self.body = body
-
-    async def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def test_the_route_answers_and_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    web = pytest.importorskip("aiohttp.web")
-    server: Any = types.ModuleType("server")
-    server.PromptServer = types.SimpleNamespace(
-        instance=types.SimpleNamespace(routes=web.RouteTableDef())
-    )
-    monkeypatch.setitem(sys.modules, "server", server)
-    assert routes.register()
-    (route,) = server.PromptServer.instance.routes
-    assert (route.method, route.path) == ("POST", "/realcompo/match")
-    good = json.dumps({"prompt": PROMPT, "regions": [region("red star")]})
-    for body, status in ((good, 200), ("{", 400), ("[]", 400)):
-        answer = asyncio.run(route.handler(Request(body)))
-        assert answer.status == status
-        value = json.loads(answer.text)
-        assert value["regions"][0]["found"] if status == 200 else value["error"]
 
 
 def test_without_a_server_nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:

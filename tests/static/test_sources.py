@@ -16,7 +16,9 @@ HOST = {
     "comfy", "comfy_extras", "comfy_api", "comfy_execution", "nodes", "folder_paths", "server",
     "execution", "latent_preview", "node_helpers",
 }  # fmt: skip
-ENGINE_MAY = {"torch", "numpy", "einops", "safetensors", "pydantic", "realcompo"}
+ENGINE_MAY = {
+    "torch", "numpy", "einops", "safetensors", "pydantic", "yarl", "realcompo",
+}  # fmt: skip
 # Drawing, and mending of broken JSON, need these; the function that needs one imports it, never the
 # module.
 ENGINE_MAY_LAZILY = {"PIL", "matplotlib", "json_repair"}
