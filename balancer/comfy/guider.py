@@ -40,6 +40,7 @@ from .pair_probe import PairProbe, can_share
 from .pairing import own_patchers
 from .prediction import Prediction, active_entry, input_scale, over_frames
 from .probe import Look, Probe, Question
+from .schedule import NoiseSchedule
 from .shared_encoder import CommonWork
 from .sites import find_sites
 
@@ -53,8 +54,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     ``spatial_positive``/``spatial_negative`` their conditioning, ``tokens`` the token positions of
     each region of ``layout`` (not needed in mode ``fixed``), and ``spatial_tokens`` those in the
     spatial conditioning where they differ; ``layout`` and tokens may also be one per sample of the
-    batch. ``trace`` is filled anew by every run. The patchers given are not
-    changed. Raises RealCompoError for pairs that cannot share a latent, and for models whose
+    batch. ``trace`` is filled anew by every run, and every run starts with a fresh mix: two runs
+    over the halves of one schedule have its phases, but the second does not know the first's maps.
+    The patchers given are not changed. Raises RealCompoError for pairs that cannot share a latent, and for models whose
     attention the chosen mode cannot read.
     """
 
@@ -194,8 +196,12 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.trace.reset()
         self._lowest_sigma = float(self.branch.patcher.get_model_object("model_sampling").sigma_min)
         self.clock = StepClock(sigmas.tolist())
-        sampling = self.model_patcher.get_model_object("model_sampling")
+        schedule = NoiseSchedule(self.model_patcher.get_model_object("model_sampling"))
         settings = self.settings
+        # where each step's rate lies between the two that the settings name
+        changing = settings.mode != "fixed" and settings.rate != settings.rate_end
+        levels = sigmas[:-1].tolist()
+        self._parts = schedule.parts(levels) if changing else [0.0] * len(levels)
         coverage = self.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
         self.outside = 1.0 - coverage
         self.watch = Watch(self.shown_on, self.regions.layouts[0], self.clock.steps)
@@ -220,14 +226,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.probes = (first, second)
         self.balancer = Balancer(
             settings,
-            self.clock.steps,
             noise.shape[0],
             coverage,
-            window=(
-                float(sampling.percent_to_sigma(settings.start)),
-                float(sampling.percent_to_sigma(settings.end)),
+            window=(schedule.sigma(settings.start), schedule.sigma(settings.end)),
+            alone=(
+                schedule.sigma(settings.spatial_only),
+                schedule.sigma(1.0 - settings.realism_only),
             ),
-            prior_sigma=float(sampling.percent_to_sigma(settings.prior_until)),
+            prior_sigma=schedule.sigma(settings.prior_until),
             map_factor=factor,
         )
         # functions that a sampler appends at run time come after these, see predict_noise
@@ -291,7 +297,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         # the one scalar that is read back per call: samplers choose freely where to look
         sigma = float(timestep[0])
         step, opens = self.clock.tick(sigma)
-        phase = self.balancer.phase(step, sigma)
+        phase = self.balancer.phase(step, self.clock.level(sigma))
         alone = {Phase.SPATIAL: 0.0, Phase.REALISM: 1.0}
         whole = alone[phase] if phase in alone else self.balancer.constant_mix(sigma)
         appended = options.get(POST_CFG, [])[self._own_post_cfg :]
@@ -457,7 +463,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         ).reshape(mix.shape[0], 1, *x.shape[-2:])
         # the model that knows the place least says how much is left to do
         remaining = torch.stack([look.remaining for look in seen]).amax(dim=0)
-        self.balancer.update(gradient, remaining, step)
+        self.balancer.update(gradient, remaining, self._parts[step])
 
     def look_at(
         self,
