@@ -91,9 +91,12 @@ def build_guider(
         if settings.mode != "fixed":
             # each text encoder counts its own tokens
             tokens = locate(layout, realism_model.model, positive, "positive")
-            spatial_tokens = locate(
-                layout, spatial_model.model, spatial_positive, "spatial_positive"
-            )
+            one_text = spatial_positive is positive
+            if not one_text or type(spatial_model.model) is not type(realism_model.model):
+                spatial_tokens = locate(
+                    layout, spatial_model.model, spatial_positive,
+                    "positive" if one_text else "spatial_positive",
+                )  # fmt: skip
         guider = RealCompoGuider(
             realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
             layout, tokens, cfg, settings, spatial_tokens=spatial_tokens,
