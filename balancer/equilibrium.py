@@ -113,7 +113,8 @@ class Balancer:
         if self.settings.realism_only > 0.0 and sigma <= realism * (1.0 + self.TOLERANCE):
             return Phase.REALISM
         first, last = self._window
-        if self.settings.mode == "fixed" or not last <= sigma <= first:
+        # without noise there is no next latent to look at
+        if self.settings.mode == "fixed" or not last <= sigma <= first or sigma <= 0.0:
             return Phase.MIX
         if self._first_balanced is None:
             self._first_balanced = step

@@ -32,6 +32,7 @@ from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
 from .foreign_hooks import check_hooks
+from .input_values import check_conditioning, check_mask, check_present, check_sigmas
 from .kept_state import OwnStates, aside
 from .live import Watch
 from .options import POST_CFG, inside_run, lent, marks, within
@@ -76,6 +77,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial_tokens: Tokens | Sequence[Tokens] | None = None,
     ) -> None:
         check_pair(realism, spatial, settings)
+        for where, patcher, prompt, without in (
+            ("", realism, positive, negative),
+            ("spatial_", spatial, spatial_positive, spatial_negative),
+        ):
+            check_present(prompt, f"{where}positive")
+            check_present(without, f"{where}negative", cfg)
+            check_conditioning(prompt, f"{where}positive", patcher)
+            check_conditioning(without, f"{where}negative", patcher)
         conds = [*positive, *negative], [*spatial_positive, *spatial_negative]
         check_hooks(realism, spatial, conds)
         first, second = own_patchers(
@@ -109,16 +118,27 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
 
     # -- the host's life cycle ------------------------------------------------------------------
 
-    def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the host's guider; checks the latent before any model is loaded."""
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """As the host's guider; checks latent, mask and sigmas before any model is loaded."""
         conds = {**self.original_conds, **self.branch.named_conds()}
         check_latent(self.model_patcher, conds, noise, latent_image, self.settings)
         check_layouts(self.regions, noise)
+        check_sigmas(sigmas)
+        given = (noise, latent_image, sampler, sigmas, check_mask(denoise_mask), *args)
         self.branch.guider.cfg = self.cfg
         if has_outer_sample():
-            return super().sample(noise, latent_image, *args, **kwargs)
+            return super().sample(*given, **kwargs)
         with self.branch.session(None):
-            return super().sample(noise, latent_image, *args, **kwargs)
+            return super().sample(*given, **kwargs)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the host's guider, with the second model prepared and cleaned up around it.

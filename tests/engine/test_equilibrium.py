@@ -207,7 +207,8 @@ def test_the_realism_model_ends_alone() -> None:
 
 def test_no_share_is_no_step() -> None:
     one = Balancer(BalancerSettings(**PLAIN), 1, torch.zeros(1, 1, 4, 4))
-    assert one.phase(0, 0.0) is Phase.BALANCE
+    assert one.phase(0, 1e-6) is Phase.BALANCE
+    assert one.phase(1, 0.0) is Phase.MIX
 
 
 def test_fixed_never_balances_but_keeps_the_prior() -> None:
