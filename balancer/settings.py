@@ -97,7 +97,7 @@ class BalancerSettings:
             )
         if self.spatial_only + self.realism_only > 1.0:
             raise RealCompoError(
-                "realism_only", "spatial_only and realism_only together are more than the whole schedule",
+                "realism_only", "spatial_only and realism_only are more than the whole schedule",
                 "Lower one of them; their sum may be 1 at most.",
             )  # fmt: skip
 

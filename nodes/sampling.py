@@ -240,8 +240,10 @@ class RealCompoBalancer:
                     " prior).",
                 }),
                 "rate": number("rate", 0.0, 1e9, 0.1,
-                    "Step size at the start of the noise schedule. In logits when normalize_rate is on."),
-                "rate_end": number("rate_end", 0.0, 1e9, 0.1, "Step size at the end of the noise schedule."),
+                    "Step size at the start of the noise schedule. In logits when normalize_rate is"
+                    " on."),
+                "rate_end": number("rate_end", 0.0, 1e9, 0.1,
+                    "Step size at the end of the noise schedule."),
                 "normalize_rate": ("BOOLEAN", {
                     "default": base.normalize_rate,
                     "tooltip": "On: divide the gradient by its size and weight it by the loss that"
@@ -282,7 +284,8 @@ class RealCompoBalancer:
                     " Algorithm 1. next: the one that the probe latent belongs to.",
                 }),
                 "realism_only": number("realism_only", 0.0, 1.0, 0.01,
-                    "Share of the noise schedule that the realism model does alone, last. Cheaper."),
+                    "Share of the noise schedule that the realism model does alone, last."
+                    " Cheaper."),
                 "match_background": number("match_background", 0.0, 1.0, 0.01,
                     "How far the spatial model's mean colours outside the regions are moved to the"
                     " realism model's before mixing. 1 keeps the realism model's light and tint."),

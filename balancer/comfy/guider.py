@@ -57,8 +57,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     spatial conditioning where they differ; ``layout`` and tokens may also be one per sample of the
     batch. ``trace`` is filled anew by every run, and every run starts with a fresh mix: two runs
     over the halves of one schedule have its phases, but the second does not know the first's maps.
-    The patchers given are not changed. Raises RealCompoError for pairs that cannot share a latent, and for models whose
-    attention the chosen mode cannot read.
+    The patchers given are not changed. Raises RealCompoError for pairs that cannot share a latent,
+    for inputs that cannot be sampled with, and for models whose attention the chosen mode cannot
+    read.
     """
 
     def __init__(

@@ -17,7 +17,8 @@ def fitted_samples(patcher: Any, latent: dict[str, Any]) -> Any:
     """The tensor of the host's LATENT; an empty one in the shape that this model has latents in.
 
     Whole numbers become floats: the host draws noise of the latent's own kind, which must not be
-    whole numbers. Else as the host's KSampler does it, which since 2026 knows what an empty latent was meant for.
+    whole numbers. Else as the host's KSampler does it, which since 2026 knows what an empty latent
+    was meant for.
     """
     fit = comfy.sample.fix_empty_latent_channels
     known = inspect.signature(fit).parameters

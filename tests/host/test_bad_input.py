@@ -281,8 +281,10 @@ NAN, INFINITY = float("nan"), float("inf")
         ("latent_image", {"samples": torch.zeros(0, 4, 16, 16)}),
         ("latent_image", {"samples": torch.zeros(1, 4, 0, 16)}),
         ("latent_image", {"samples": torch.zeros(1, 4, 16, 16, dtype=torch.complex64)}),
-        ("latent_image", {"samples": torch.zeros(1, 4, 16, 16), "noise_mask": torch.tensor(NAN)}),
-        ("latent_image", {"samples": torch.zeros(1, 4, 16, 16), "noise_mask": torch.zeros(0, 8, 8)}),
+        *[
+            ("latent_image", {"samples": torch.zeros(1, 4, 16, 16), "noise_mask": mask})
+            for mask in (torch.full((1, 16, 16), NAN), torch.zeros(0, 8, 8))
+        ],
     ],
 )  # fmt: skip
 def test_numbers_that_nobody_can_sample_with(models, monkeypatch, where, value) -> None:

@@ -1,4 +1,4 @@
-"""Conditioning that is not the layout prompt's: refused where phrases would be read as other words."""
+"""Conditioning that is not the layout prompt's is refused where other words would be read."""
 
 from __future__ import annotations
 
