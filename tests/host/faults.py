@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -106,11 +107,11 @@ def _host_functions() -> list[tuple[Any, str]]:
 
 
 def _watched(function: Any, faults: Faults) -> Any:
+    @wraps(function)  # who asks whether it is the host's own is told so
     def watched(*args: Any, **kwargs: Any) -> Any:
         faults.hit(HOST)
         return function(*args, **kwargs)
 
-    watched.__wrapped__ = function  # type: ignore[attr-defined]
     return watched
 
 
