@@ -60,13 +60,6 @@ def require_latent(value: Any, where: str = "latent_image") -> dict[str, Any]:
         raise RealCompoError(
             where, f"got {_kind(value)}, not a LATENT", "Connect a latent, such as empty."
         )
-    samples = value["samples"]
-    if samples.numel() == 0 or samples.is_complex():
-        what = f"its samples are {str(samples.dtype).removeprefix('torch.')}{list(samples.shape)}"
-        raise RealCompoError(
-            where, f"the latent is empty or no picture: {what}",
-            "Make it with a batch of one or more, and a width and a height.",
-        )  # fmt: skip
     return value
 
 
