@@ -64,26 +64,33 @@ class Phase(Enum):
 class Balancer:
     """The logit map of one sampling run, and the rule that moves it (see BalancerSettings).
 
-    ``steps`` outer steps; ``window`` = (first, last) sigma between which it balances and
-    ``prior_sigma`` = the sigma above which the region prior holds, both already in the host's
-    sigmas; ``coverage`` (1, 1, H, W) in 0..1 says how much of each latent position lies in a
-    region; ``map_factor`` latent positions make one attention map cell.
+    What the settings say in shares of the noise schedule comes in the host's sigmas: ``window`` =
+    (first, last) sigma between which it balances; ``alone`` = the sigma above which the spatial
+    model is alone and the one from which on (downwards) the realism model is; ``prior_sigma`` =
+    the sigma above which the region prior holds. So a run that is cut in two, or starts in the
+    middle, does at every noise level what the whole run does there. ``coverage`` (1, 1, H, W) in
+    0..1 says how much of each latent position lies in a region; ``map_factor`` latent positions
+    make one attention map cell.
     """
+
+    # relative; levels that are equal but for rounding lie on the border itself, and the later phase
+    # has it. Schedulers count to the last noise level, shares to none: that is within it as well.
+    TOLERANCE = 1e-3
 
     def __init__(
         self,
         settings: BalancerSettings,
-        steps: int,
         batch: int,
         coverage: Tensor,
         window: tuple[float, float] = (math.inf, 0.0),
+        alone: tuple[float, float] = (math.inf, 0.0),
         prior_sigma: float = math.inf,
         map_factor: int = 1,
     ) -> None:
         self.settings = settings
-        self.steps = steps
         self._coverage = coverage
         self._window = window
+        self._alone = alone
         self._prior_sigma = prior_sigma
         self._side = settings.smoothing * map_factor if settings.smoothing > 1 else 0
         self._base = _logit(settings.initial_mix)
@@ -95,24 +102,19 @@ class Balancer:
             self._deviation += settings.initial_noise * noise.to(coverage)
         self._first_balanced: int | None = None
 
-    @property
-    def spatial_steps(self) -> int:
-        """Number of steps that the spatial model does alone (Alg. 1, t > t0)."""
-        return round(self.settings.spatial_only * self.steps)
-
-    @property
-    def realism_steps(self) -> int:
-        """Number of steps that the realism model does alone, at the end."""
-        return min(round(self.settings.realism_only * self.steps), self.steps - self.spatial_steps)
-
     def phase(self, step: int, sigma: float) -> Phase:
-        """What to do at outer step ``step`` (0..steps-1), whose noise level is ``sigma``."""
-        if step < self.spatial_steps:
+        """What to do at outer step ``step`` (0, 1, ... in this run) from noise level ``sigma`` on.
+
+        ``sigma`` is the step's, also for calls in between: no step changes its phase half-way.
+        """
+        spatial, realism = self._alone
+        if sigma > spatial * (1.0 + self.TOLERANCE):
             return Phase.SPATIAL
-        if step >= self.steps - self.realism_steps:
+        if self.settings.realism_only > 0.0 and sigma <= realism * (1.0 + self.TOLERANCE):
             return Phase.REALISM
         first, last = self._window
-        if self.settings.mode == "fixed" or not last <= sigma <= first:
+        # without noise there is no next latent to look at
+        if self.settings.mode == "fixed" or not last <= sigma <= first or sigma <= 0.0:
             return Phase.MIX
         if self._first_balanced is None:
             self._first_balanced = step
@@ -147,14 +149,15 @@ class Balancer:
         """The realism share as it stands, (B, 1, H, W) in 0..1 (Eq. 2)."""
         return torch.sigmoid(self.logits(sigma))
 
-    def update(self, gradient: Tensor, remaining: Tensor, step: int) -> None:
+    def update(self, gradient: Tensor, remaining: Tensor, part: float) -> None:
         """Move the map against dL/dd ``gradient`` (B, 1, H, W); Eq. 7.
 
+        ``part`` (0..1) is the share of the noise schedule that lies behind the step.
         ``remaining`` (B,) in 0..1 is the mean over regions of one minus the share inside; it
         weights the step when the rate is normalised, so that a solved layout is left alone.
         """
         gradient = smooth(gradient, self._side)
-        rate = self.settings.rate_at(step, self.steps)
+        rate = self.settings.rate_at(part)
         if self.settings.normalize_rate:
             size = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
             direction = gradient / size.clamp_min(torch.finfo(gradient.dtype).tiny)

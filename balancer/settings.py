@@ -25,7 +25,8 @@ class BalancerSettings:
 
     mode             ``dynamic`` probes the mixed latent, as the paper; ``lagged`` reads the step's
                      own predictions, without passes beside them; ``fixed`` never balances
-    rate, rate_end   step size at the first and the last step; the square falls linearly between
+    rate, rate_end   step size at the start and the end of the noise schedule; the square changes
+                     linearly between
     normalize_rate   False: step = 2 * rate * dL/dd (two coefficient maps, Eq. 7).
                      True: gradient divided by its own RMS and weighted by the remaining loss,
                      so that ``rate`` is in logits whatever the model and the latent size
@@ -34,8 +35,8 @@ class BalancerSettings:
     initial_mix      realism share to start from; 0.5 is the paper's equal start
     region_prior     logits given to the spatial model inside the regions at high noise
     prior_until      the region prior ends here (0..1 of the noise schedule, as start_percent)
-    spatial_only     fraction of the steps that the spatial model does alone, first (t0)
-    realism_only     fraction of the steps that the realism model does alone, last
+    spatial_only     share of the noise schedule that the spatial model does alone, first (t0)
+    realism_only     share of the noise schedule that the realism model does alone, last
     match_background how far (0..1) the spatial prediction's mean outside the regions is moved to
                      the realism prediction's before they are mixed (see background.py)
     start, end       balance only in this part of the noise schedule (0..1)
@@ -45,6 +46,12 @@ class BalancerSettings:
     initial_noise    standard deviation of noise on the starting logits (released code: sqrt 2)
     noise_seed       seed of that noise
     preset           name that these numbers go by
+
+    Shares of the noise schedule are the host's (start_percent): of the timesteps, not of one run's
+    steps. Where steps are even in timesteps the two are the same; a run over a part of the
+    schedule (split samplers, denoise below 1) does that part of the whole run. What is counted
+    within one run is ``every`` (from the first balanced step) and the deviation (with ``memory``,
+    and between balanced steps): the second of two runs starts with a fresh mix.
 
     Raises RealCompoError when a number is outside its range.
     """
@@ -90,7 +97,7 @@ class BalancerSettings:
             )
         if self.spatial_only + self.realism_only > 1.0:
             raise RealCompoError(
-                "realism_only", "spatial_only and realism_only together are more than all steps",
+                "realism_only", "spatial_only and realism_only are more than the whole schedule",
                 "Lower one of them; their sum may be 1 at most.",
             )  # fmt: skip
 
@@ -100,9 +107,9 @@ class BalancerSettings:
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
-    def rate_at(self, step: int, steps: int) -> float:
-        """Step size at ``step`` of ``steps``: square root of a line from rate^2 to rate_end^2."""
-        part = step / (steps - 1) if steps > 1 else 0.0
+    def rate_at(self, part: float) -> float:
+        """Step size at ``part`` (0..1) of the noise schedule: square root of a line from rate^2 to
+        rate_end^2."""
         return math.sqrt(self.rate**2 + (self.rate_end**2 - self.rate**2) * part)
 
     def to_dict(self) -> dict[str, Any]:

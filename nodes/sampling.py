@@ -91,9 +91,12 @@ def build_guider(
         if settings.mode != "fixed":
             # each text encoder counts its own tokens
             tokens = locate(layout, realism_model.model, positive, "positive")
-            spatial_tokens = locate(
-                layout, spatial_model.model, spatial_positive, "spatial_positive"
-            )
+            one_text = spatial_positive is positive
+            if not one_text or type(spatial_model.model) is not type(realism_model.model):
+                spatial_tokens = locate(
+                    layout, spatial_model.model, spatial_positive,
+                    "positive" if one_text else "spatial_positive",
+                )  # fmt: skip
         guider = RealCompoGuider(
             realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
             layout, tokens, cfg, settings, spatial_tokens=spatial_tokens,
@@ -237,8 +240,10 @@ class RealCompoBalancer:
                     " prior).",
                 }),
                 "rate": number("rate", 0.0, 1e9, 0.1,
-                    "Step size at the first step. In logits when normalize_rate is on."),
-                "rate_end": number("rate_end", 0.0, 1e9, 0.1, "Step size at the last step."),
+                    "Step size at the start of the noise schedule. In logits when normalize_rate is"
+                    " on."),
+                "rate_end": number("rate_end", 0.0, 1e9, 0.1,
+                    "Step size at the end of the noise schedule."),
                 "normalize_rate": ("BOOLEAN", {
                     "default": base.normalize_rate,
                     "tooltip": "On: divide the gradient by its size and weight it by the loss that"
@@ -257,7 +262,7 @@ class RealCompoBalancer:
                 "prior_until": number("prior_until", 0.0, 1.0, 0.01,
                     "The region prior ends at this part of the noise schedule."),
                 "spatial_only": number("spatial_only", 0.0, 1.0, 0.01,
-                    "Fraction of the steps that the spatial model does alone, first."),
+                    "Share of the noise schedule that the spatial model does alone, first."),
                 "start": number("start", 0.0, 1.0, 0.01,
                     "Balance from this part of the noise schedule on (as start_percent)."),
                 "end": number("end", 0.0, 1.0, 0.01,
@@ -279,7 +284,8 @@ class RealCompoBalancer:
                     " Algorithm 1. next: the one that the probe latent belongs to.",
                 }),
                 "realism_only": number("realism_only", 0.0, 1.0, 0.01,
-                    "Fraction of the steps that the realism model does alone, last. Cheaper."),
+                    "Share of the noise schedule that the realism model does alone, last."
+                    " Cheaper."),
                 "match_background": number("match_background", 0.0, 1.0, 0.01,
                     "How far the spatial model's mean colours outside the regions are moved to the"
                     " realism model's before mixing. 1 keeps the realism model's light and tint."),

@@ -27,7 +27,7 @@ from .capture import MapReader, Site, choose_level, entry_area, find_sites, plai
 from .cards import on_one_card, without_copies
 from .checks import check_tokens, model_name, refuse_nested
 from .compat import attend
-from .encoded import check_width
+from .input_values import check_conditioning
 from .latents import fitted_samples
 from .map_rows import watching_rows
 from .prediction import active_entry
@@ -54,7 +54,7 @@ def read_attention(
     """
     sites = chosen_sites(patcher, map_level)
     check_tokens(tokens, positive, "positive")
-    check_width(patcher, [entry[0] for entry in positive], "positive")
+    check_conditioning(positive, "positive", patcher)
     refuse_nested(latent["samples"], "latent_image")
     samples = fitted_samples(patcher, latent)
     _check_latent(patcher, samples)

@@ -6,7 +6,7 @@ import logging
 from functools import cache
 from typing import Any
 
-import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..regions import RegionSet
 from ..settings import BalancerSettings
 from .capture import choose_level
 from .compat import has_attention_override
+from .input_values import is_finite
 from .sites import find_sites, is_joint
 
 
@@ -92,19 +93,19 @@ def check_latent(
             where, f"noise {tuple(noise.shape)} and latent {tuple(latent_image.shape)} differ",
             "Make the noise from this very latent.",
         )  # fmt: skip
-    channels = patcher.get_model_object("latent_format").latent_channels
-    if noise.shape[1] != channels:
+    if noise.numel() == 0:
         raise RealCompoError(
-            where, f"the latent has {noise.shape[1]} channels, not {channels}",
-            "Encode it with this model's own VAE, or start from an empty latent.",
+            where, f"the latent is empty: its shape is {tuple(noise.shape)}",
+            "Make it with a batch of one or more, and a width and a height.",
         )  # fmt: skip
-    picture = noise.ndim == 4 or (noise.ndim == 5 and noise.shape[2] == 1)
+    _check_shape(patcher, noise, where)
+    picture = noise.ndim == 4 or noise.shape[2] == 1
     if settings.mode != "fixed" and not picture:
         raise RealCompoError(
             where, "balancing works on pictures, and this latent is a video or a set of frames",
             "Set the balancer's mode to fixed.",
         )  # fmt: skip
-    if not bool(torch.isfinite(latent_image).all() & torch.isfinite(noise).all()):
+    if not is_finite(latent_image) or not is_finite(noise):
         raise RealCompoError(
             where, "the latent holds NaN or infinity", "Make it again; an earlier step failed."
         )
@@ -116,6 +117,32 @@ def check_latent(
                     name, f"conditioning for {embedding.shape[0]} pictures, latents for "
                     f"{noise.shape[0]}", "Make both the same number, or use one prompt for all.",
                 )  # fmt: skip
+
+
+def _check_shape(patcher: ModelPatcher, noise: Tensor, where: str) -> None:
+    latent_format = patcher.get_model_object("latent_format")
+    # hosts of 2024 do not say it
+    known = getattr(latent_format, "latent_dimensions", None)
+    if known is None and isinstance(patcher.get_model_object("diffusion_model"), UNetModel):
+        known = 2
+    wanted = {2: "pictures (B, C, H, W)", 3: "frames (B, C, T, H, W)"}
+    if known not in (None, *wanted):
+        raise RealCompoError(
+            where, f"'{model_name(patcher)}' makes neither pictures nor videos",
+            "Use two models that do, since the two are mixed by places in a picture.",
+        )  # fmt: skip
+    expected = (4, 5) if known is None else (known + 2,)
+    if noise.ndim not in expected:
+        raise RealCompoError(
+            where, f"the latent has the shape {tuple(noise.shape)}, and '{model_name(patcher)}'"
+            f" makes {wanted.get(known, 'pictures or frames')}",
+            "Start from an empty latent of this model's kind, or encode with its own VAE.",
+        )  # fmt: skip
+    if noise.shape[1] != latent_format.latent_channels:
+        raise RealCompoError(
+            where, f"the latent has {noise.shape[1]} channels, not {latent_format.latent_channels}",
+            "Encode it with this model's own VAE, or start from an empty latent.",
+        )  # fmt: skip
 
 
 def refuse_nested(samples: Any, where: str) -> None:

@@ -38,6 +38,19 @@ class StepClock:
         self._open = max(self._open, step)
         return step, opens
 
+    def level(self, sigma: float) -> float:
+        """The run's noise level that a call at ``sigma`` belongs to: the last one not below it.
+
+        That of the call's step, but that a look at the level where an unfinished run stops is
+        already at that level, as it is in the run that goes on from there.
+        """
+        reached = sigma * (1.0 - self.TOLERANCE)
+        return min((own for own in self._sigmas if own >= reached), default=sigma)
+
+    def begins(self, step: int) -> float:
+        """Noise level at the start of an outer step."""
+        return self._sigmas[step]
+
     def next_sigma(self, step: int) -> float:
         """Noise level at the end of an outer step."""
         return self._sigmas[step + 1]

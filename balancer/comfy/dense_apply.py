@@ -17,6 +17,7 @@ from .dense import KEY, bend_forward, note_entries
 from .dense_older import PlanCond, function_wrapper
 from .inputs import require_clip
 from .phrase_text import Conditioning, with_phrases
+from .prompt_rows import check_rows, prompt_rows
 from .text import encode_prompt
 
 
@@ -79,7 +80,11 @@ def apply_dense(
     regions = layout.require_regions()
     if not positive:
         raise RealCompoError("positive", "the conditioning is empty", "Encode a prompt first")
-    spans = phrase_spans(layout, encode_prompt(layout.prompt), encode_prompt)
+    prompt = encode_prompt(layout.prompt)
+    spans = phrase_spans(layout, prompt, encode_prompt)
+    if any(region.tokens is None for region in regions):
+        for entry in positive:  # every one of them is modulated
+            check_rows([entry], prompt_rows(prompt), "positive")
     last = max(max(span) for span in spans)
     for embedding, _ in positive:
         if last >= embedding.shape[1]:

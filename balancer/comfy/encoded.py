@@ -12,6 +12,10 @@ from torch import Tensor
 from .. import checked
 from ..errors import RealCompoError
 
+# where each family's own class takes the text in; later families have classes of their own
+_TEXT_LAYERS = {
+    "Flux": "txt_in", "Chroma": "txt_in", "QwenImage": "txt_in", "SD3": "context_embedder",
+}  # fmt: skip
 
 def checked_vectors(value: Any, where: str = "clip") -> Tensor:
     """``value`` if it is vectors of tokens (B, T, D), all finite; RealCompoError otherwise."""
@@ -25,22 +29,34 @@ def checked_vectors(value: Any, where: str = "clip") -> Tensor:
 
 
 def check_width(patcher: ModelPatcher, vectors: Sequence[Tensor], where: str = "clip") -> None:
-    """Raise RealCompoError for ``vectors`` (B, T, D) that are not as wide as a U-Net takes them.
+    """Raise RealCompoError for ``vectors`` (B, T, D) that are not as wide as the model takes them.
 
     Nothing is said of a model whose text another pack may still change on its way.
     """
-    network = patcher.get_model_object("diffusion_model")
-    inside = patcher.model_options.get("transformer_options", {})
-    wrappers = (getattr(patcher, "wrappers", {}), inside.get("wrappers", {}))
-    changed = any(some for one in wrappers for kind in one.values() for some in kind.values())
-    changed = changed or "model_function_wrapper" in patcher.model_options
-    if changed or inside.get("patches", {}).get("attn2_patch") or type(network) is not UNetModel:
-        return
-    keys = (m for name, m in network.named_modules() if name.endswith("attn2.to_k"))
-    width = getattr(next(keys, None), "in_features", None)
+    width = text_width(patcher)
     for one in vectors:
-        if isinstance(width, int) and one.shape[-1] != width:
+        if width is not None and one.shape[-1] != width:
             raise RealCompoError(
                 where, f"it has {one.shape[-1]} numbers for every token, the model takes {width}",
                 "Encode with the CLIP of this model's own checkpoint or family",
             )  # fmt: skip
+
+
+def text_width(patcher: ModelPatcher) -> int | None:
+    """Numbers per token that the model's first layer for text takes; None where a pack may change
+    the text before it comes there, or where nobody here knows the family's way."""
+    model, network = patcher.model, patcher.get_model_object("diffusion_model")
+    inside = patcher.model_options.get("transformer_options", {})
+    wrappers = (getattr(patcher, "wrappers", {}), inside.get("wrappers", {}))
+    changed = any(some for one in wrappers for kind in one.values() for some in kind.values())
+    changed = changed or "model_function_wrapper" in patcher.model_options
+    if changed or inside.get("patches", {}).get("attn2_patch") or "forward" in network.__dict__:
+        return None
+    layer: Any = None
+    if type(network) is UNetModel:
+        keys = (m for name, m in network.named_modules() if name.endswith("attn2.to_k"))
+        layer = next(keys, None)
+    elif type(model).__module__ == "comfy.model_base":
+        layer = getattr(network, _TEXT_LAYERS.get(type(model).__name__, ""), None)
+    width = getattr(layer, "in_features", None)
+    return width if isinstance(width, int) else None

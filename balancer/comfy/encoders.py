@@ -8,6 +8,7 @@ rather than guessed at, since positions that are wrong steer the picture by othe
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,15 +25,14 @@ from ..regions import Tokens
 from ..spelling import NOWHERE, Piece, Unknown, Vectors, spell
 from ..tokens import CHUNK, EncodedPrompt, plain_prompt, resolve_tokens
 from ..weights import plain_text, read_escapes, read_weights
+from .prompt_rows import EXPLICIT, check_rows, prompt_rows, read_first, say_which
 from .text import character_bytes, embedding_folders, encode_prompt, readable
 
 T5_WIDTH, QWEN_WIDTH = 4096, 3584
 CLIP_WIDTH = 2048
 """Channels that CLIP-L and CLIP-G fill in SD3's conditioning; the rest is zero in their rows."""
 
-_EXPLICIT = (
-    "Give every region its token positions ('tokens' in RealCompo Layout Editor's layout_json)"
-)
+_EXPLICIT = EXPLICIT[0].upper() + EXPLICIT[1:]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,19 @@ def _from_t5(layout: Layout, embedding: Tensor, where: str) -> Tokens:
     # more rows are padding, or tokens that another node appended
     if embedding.shape[2] != T5_WIDTH or embedding.shape[1] < used:
         raise _unlike(where, "T5's of this prompt")
+    _say_if_longer(embedding.shape[1], used, where)
     return find_phrases(layout, words, _t5_phrase)
+
+
+def _say_if_longer(rows: int, used: int, where: str) -> None:
+    """Padding may be of any length, so a prompt in front cannot be told from it for certain."""
+    usual = max(used, int(_t5().min_length or 0))
+    if rows not in (used, usual):
+        logging.warning(
+            "RealCompo: '%s' has %d rows of tokens where the layout's prompt makes %d. Tokens"
+            " behind it (a style model's, padding) are fine; behind another prompt (Conditioning"
+            " Concat) the phrases would be read as its words.", where, rows, usual,
+        )  # fmt: skip
 
 
 # -- SD3 ------------------------------------------------------------------------------------------
@@ -268,7 +280,10 @@ def locate(layout: Layout, model: Any, conditioning: Any, where: str) -> Tokens:
     if all(region.tokens is not None for region in layout.regions):
         return tuple(region.tokens or () for region in layout.regions)
     if isinstance(model.diffusion_model, UNetModel) or not layout.prompt.strip():
-        return resolve_tokens(layout, encode_prompt(layout.prompt), encode_prompt)
+        prompt = encode_prompt(layout.prompt)
+        found = resolve_tokens(layout, prompt, encode_prompt)
+        check_rows(conditioning, prompt_rows(prompt), where)
+        return found
     # the very class: later families are subclasses with text encoders of their own
     kind = type(model)
     known = _BY_CLASS.get(kind.__name__) if kind.__module__ == "comfy.model_base" else None
@@ -279,12 +294,18 @@ def locate(layout: Layout, model: Any, conditioning: Any, where: str) -> Tokens:
         )  # fmt: skip
     if not conditioning:
         raise RealCompoError(where, "the conditioning is empty", "Connect an encoded prompt.")
-    return known(layout, conditioning[0][0], where)
+    first = list(read_first(conditioning)) or [conditioning[0][0]]
+    say_which(conditioning, first, where)
+    # parts of the schedule with an embedding of their own must agree on where the words are
+    found = {id(one): known(layout, one, where) for one in first}
+    if len(set(found.values())) != 1:
+        raise _unlike(where, "of one length in all parts of the schedule")
+    return found.popitem()[1]
 
 
 def _unlike(where: str, what: str) -> RealCompoError:
     return RealCompoError(
         where, f"the conditioning is not {what}, so the phrases' tokens are not certain",
         "Encode the very prompt that the layout carries with CLIP Text Encode, or"
-        f" {_EXPLICIT[0].lower()}{_EXPLICIT[1:]}.",
+        f" {EXPLICIT}.",
     )  # fmt: skip

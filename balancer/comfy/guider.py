@@ -32,6 +32,7 @@ from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
 from .compat import has_outer_sample
 from .foreign_hooks import check_hooks
+from .input_values import check_conditioning, check_mask, check_present, check_sigmas
 from .kept_state import OwnStates, aside
 from .live import Watch
 from .options import POST_CFG, inside_run, lent, marks, within
@@ -40,6 +41,7 @@ from .pair_probe import PairProbe, can_share
 from .pairing import own_patchers
 from .prediction import Prediction, active_entry, input_scale, over_frames
 from .probe import Look, Probe, Question
+from .schedule import NoiseSchedule
 from .shared_encoder import CommonWork
 from .sites import find_sites
 
@@ -53,9 +55,11 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     ``spatial_positive``/``spatial_negative`` their conditioning, ``tokens`` the token positions of
     each region of ``layout`` (not needed in mode ``fixed``), and ``spatial_tokens`` those in the
     spatial conditioning where they differ; ``layout`` and tokens may also be one per sample of the
-    batch. ``trace`` is filled anew by every run. The patchers given are not
-    changed. Raises RealCompoError for pairs that cannot share a latent, and for models whose
-    attention the chosen mode cannot read.
+    batch. ``trace`` is filled anew by every run, and every run starts with a fresh mix: two runs
+    over the halves of one schedule have its phases, but the second does not know the first's maps.
+    The patchers given are not changed. Raises RealCompoError for pairs that cannot share a latent,
+    for inputs that cannot be sampled with, and for models whose attention the chosen mode cannot
+    read.
     """
 
     def __init__(
@@ -74,6 +78,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial_tokens: Tokens | Sequence[Tokens] | None = None,
     ) -> None:
         check_pair(realism, spatial, settings)
+        for where, patcher, prompt, without in (
+            ("", realism, positive, negative),
+            ("spatial_", spatial, spatial_positive, spatial_negative),
+        ):
+            check_present(prompt, f"{where}positive")
+            check_present(without, f"{where}negative", cfg)
+            check_conditioning(prompt, f"{where}positive", patcher)
+            check_conditioning(without, f"{where}negative", patcher)
         conds = [*positive, *negative], [*spatial_positive, *spatial_negative]
         check_hooks(realism, spatial, conds)
         first, second = own_patchers(
@@ -107,16 +119,27 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
 
     # -- the host's life cycle ------------------------------------------------------------------
 
-    def sample(self, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the host's guider; checks the latent before any model is loaded."""
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """As the host's guider; checks latent, mask and sigmas before any model is loaded."""
         conds = {**self.original_conds, **self.branch.named_conds()}
         check_latent(self.model_patcher, conds, noise, latent_image, self.settings)
         check_layouts(self.regions, noise)
+        check_sigmas(sigmas)
+        given = (noise, latent_image, sampler, sigmas, check_mask(denoise_mask), *args)
         self.branch.guider.cfg = self.cfg
         if has_outer_sample():
-            return super().sample(noise, latent_image, *args, **kwargs)
+            return super().sample(*given, **kwargs)
         with self.branch.session(None):
-            return super().sample(noise, latent_image, *args, **kwargs)
+            return super().sample(*given, **kwargs)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the host's guider, with the second model prepared and cleaned up around it.
@@ -194,8 +217,12 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.trace.reset()
         self._lowest_sigma = float(self.branch.patcher.get_model_object("model_sampling").sigma_min)
         self.clock = StepClock(sigmas.tolist())
-        sampling = self.model_patcher.get_model_object("model_sampling")
+        schedule = NoiseSchedule(self.model_patcher.get_model_object("model_sampling"))
         settings = self.settings
+        # where each step's rate lies between the two that the settings name
+        changing = settings.mode != "fixed" and settings.rate != settings.rate_end
+        levels = sigmas[:-1].tolist()
+        self._parts = schedule.parts(levels) if changing else [0.0] * len(levels)
         coverage = self.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
         self.outside = 1.0 - coverage
         self.watch = Watch(self.shown_on, self.regions.layouts[0], self.clock.steps)
@@ -220,14 +247,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.probes = (first, second)
         self.balancer = Balancer(
             settings,
-            self.clock.steps,
             noise.shape[0],
             coverage,
-            window=(
-                float(sampling.percent_to_sigma(settings.start)),
-                float(sampling.percent_to_sigma(settings.end)),
+            window=(schedule.sigma(settings.start), schedule.sigma(settings.end)),
+            alone=(
+                schedule.sigma(settings.spatial_only),
+                schedule.sigma(1.0 - settings.realism_only),
             ),
-            prior_sigma=float(sampling.percent_to_sigma(settings.prior_until)),
+            prior_sigma=schedule.sigma(settings.prior_until),
             map_factor=factor,
         )
         # functions that a sampler appends at run time come after these, see predict_noise
@@ -291,7 +318,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         # the one scalar that is read back per call: samplers choose freely where to look
         sigma = float(timestep[0])
         step, opens = self.clock.tick(sigma)
-        phase = self.balancer.phase(step, sigma)
+        phase = self.balancer.phase(step, self.clock.level(sigma))
         alone = {Phase.SPATIAL: 0.0, Phase.REALISM: 1.0}
         whole = alone[phase] if phase in alone else self.balancer.constant_mix(sigma)
         appended = options.get(POST_CFG, [])[self._own_post_cfg :]
@@ -457,7 +484,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         ).reshape(mix.shape[0], 1, *x.shape[-2:])
         # the model that knows the place least says how much is left to do
         remaining = torch.stack([look.remaining for look in seen]).amax(dim=0)
-        self.balancer.update(gradient, remaining, step)
+        self.balancer.update(gradient, remaining, self._parts[step])
 
     def look_at(
         self,

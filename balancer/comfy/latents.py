@@ -16,12 +16,17 @@ _MEANT_FOR = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 def fitted_samples(patcher: Any, latent: dict[str, Any]) -> Any:
     """The tensor of the host's LATENT; an empty one in the shape that this model has latents in.
 
-    As the host's KSampler does it, which since 2026 knows what an empty latent was meant for.
+    Whole numbers become floats: the host draws noise of the latent's own kind, which must not be
+    whole numbers. Else as the host's KSampler does it, which since 2026 knows what an empty latent
+    was meant for.
     """
     fit = comfy.sample.fix_empty_latent_channels
     known = inspect.signature(fit).parameters
     told = {name: latent.get(name) for name in _MEANT_FOR if name in known}
-    return fit(patcher, latent["samples"], **told)
+    samples = latent["samples"]
+    if not samples.is_floating_point():
+        samples = samples.float()
+    return fit(patcher, samples, **told)
 
 
 def sampled_latent(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:

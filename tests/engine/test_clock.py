@@ -44,3 +44,13 @@ def test_steps_and_their_ends() -> None:
     assert clock.steps == 3
     assert [clock.next_sigma(step) for step in range(3)] == [5.0, 2.0, 0.0]
     assert StepClock([]).steps == 0
+
+
+def test_levels_go_on_where_an_unfinished_run_stops() -> None:
+    whole, first = StepClock([8.0, 4.0, 2.0, 0.0]), StepClock([8.0, 4.0])
+    calls = {8.0: 8.0, 5.0: 8.0, 4.0: 4.0, 4.0 * (1 + 1e-6): 4.0, 4.0 * (1 - 1e-6): 4.0}
+    for sigma, level in calls.items():
+        assert whole.level(sigma) == first.level(sigma) == level
+    assert whole.level(1.0) == 2.0
+    # a run that goes up again: every call is at its own level
+    assert StepClock([2.0, 4.0, 8.0]).level(4.0) == 4.0

@@ -20,9 +20,9 @@ PLAIN = {
 }  # fmt: skip
 
 
-def balancer(batch: int = 2, size: int = 6, steps: int = 10, **changes) -> Balancer:
+def balancer(batch: int = 2, size: int = 6, **changes) -> Balancer:
     chosen = BalancerSettings(**{**PLAIN, **changes})
-    return Balancer(chosen, steps, batch, torch.zeros(1, 1, size, size))
+    return Balancer(chosen, batch, torch.zeros(1, 1, size, size))
 
 
 def loss_of(latent: Tensor) -> Tensor:
@@ -137,23 +137,23 @@ def test_paper_update_accumulates_twice_the_rate() -> None:
     gradient = torch.randn(2, 1, 6, 6)
     for count in (1, 2):
         one.restart(1.0)
-        one.update(gradient, torch.ones(2), step=0)
+        one.update(gradient, torch.ones(2), part=0.0)
         torch.testing.assert_close(one.logits(1.0), -2 * 3.0 * count * gradient)
 
 
 def test_no_memory_starts_afresh() -> None:
     one = balancer(rate=3.0, rate_end=3.0, memory=0.0)
     first, second = torch.randn(2, 2, 1, 6, 6).unbind()
-    one.update(first, torch.ones(2), step=0)
+    one.update(first, torch.ones(2), part=0.0)
     torch.testing.assert_close(one.restart(1.0), torch.zeros(2, 1, 6, 6))
-    one.update(second, torch.ones(2), step=1)
+    one.update(second, torch.ones(2), part=0.0)
     torch.testing.assert_close(one.logits(1.0), -6.0 * second)
 
 
 def test_normalised_step_has_the_size_of_the_rate_and_of_what_is_left() -> None:
     one = balancer(rate=4.0, rate_end=4.0, normalize_rate=True)
     gradient = torch.randn(2, 1, 6, 6) * torch.tensor([1e-7, 1e3]).view(2, 1, 1, 1)
-    one.update(gradient, torch.tensor([0.5, 0.25]), step=0)
+    one.update(gradient, torch.tensor([0.5, 0.25]), part=0.0)
     size = one.logits(1.0).square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(size, torch.tensor([2.0, 1.0]))
     assert (one.logits(1.0) * gradient).sum() < 0
@@ -161,24 +161,24 @@ def test_normalised_step_has_the_size_of_the_rate_and_of_what_is_left() -> None:
 
 def test_a_gradient_of_zero_moves_nothing() -> None:
     one = balancer(rate=4.0, rate_end=4.0, normalize_rate=True)
-    one.update(torch.zeros(2, 1, 6, 6), torch.ones(2), step=0)
+    one.update(torch.zeros(2, 1, 6, 6), torch.ones(2), part=0.0)
     assert torch.equal(one.logits(1.0), torch.zeros(2, 1, 6, 6))
 
 
 def test_samples_do_not_see_each_other() -> None:
     gradient = torch.randn(3, 1, 6, 6)
     batch = balancer(batch=3, rate=2.0, normalize_rate=True, smoothing=3)
-    batch.update(gradient, torch.tensor([1.0, 0.5, 0.2]), step=3)
+    batch.update(gradient, torch.tensor([1.0, 0.5, 0.2]), part=0.0)
     for index, left in enumerate((1.0, 0.5, 0.2)):
         alone = balancer(batch=1, rate=2.0, normalize_rate=True, smoothing=3)
-        alone.update(gradient[index : index + 1], torch.tensor([left]), step=3)
+        alone.update(gradient[index : index + 1], torch.tensor([left]), part=0.0)
         torch.testing.assert_close(alone.logits(1.0), batch.logits(1.0)[index : index + 1])
 
 
 def test_phases() -> None:
     one = Balancer(
-        BalancerSettings(**{**PLAIN, "spatial_only": 0.2, "every": 2}), 10, 1,
-        torch.zeros(1, 1, 4, 4), window=(8.0, 3.0),
+        BalancerSettings(**{**PLAIN, "spatial_only": 0.2, "every": 2}), 1,
+        torch.zeros(1, 1, 4, 4), window=(8.0, 3.0), alone=(8.7, 0.0),
     )  # fmt: skip
     sigmas = [10.0, 9.0, 8.5, 8.0, 7.0, 6.0, 5.0, 3.0, 2.0, 1.0]
     s, b, m = Phase.SPATIAL, Phase.BALANCE, Phase.MIX
@@ -188,22 +188,34 @@ def test_phases() -> None:
 
 def test_the_realism_model_ends_alone() -> None:
     chosen = BalancerSettings(**{**PLAIN, "spatial_only": 0.3, "realism_only": 0.5})
-    one = Balancer(chosen, 10, 1, torch.zeros(1, 1, 4, 4))
-    found = [one.phase(step, 1.0) for step in range(10)]
-    assert found == [Phase.SPATIAL] * 3 + [Phase.BALANCE] * 2 + [Phase.REALISM] * 5
-    # both ends round up in 5 steps; the spatial model's steps are kept
-    chosen = BalancerSettings(**{**PLAIN, "spatial_only": 0.5, "realism_only": 0.5})
-    one = Balancer(chosen, 3, 1, torch.zeros(1, 1, 4, 4))
-    assert one.spatial_steps + one.realism_steps == 3
+    spatial, both, realism = [Phase.SPATIAL] * 3, [Phase.BALANCE] * 2, [Phase.REALISM] * 5
+    sigmas = [10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+
+    def phases(sigmas: list[float]) -> list[Phase]:
+        one = Balancer(chosen, 1, torch.zeros(1, 1, 4, 4), alone=(7.0, 5.0))
+        return [one.phase(step, sigma) for step, sigma in enumerate(sigmas)]
+
+    assert phases(sigmas) == spatial + both + realism
+    # wherever a run is cut, its parts do what the whole does there
+    for cut in range(1, 10):
+        assert phases(sigmas[:cut]) + phases(sigmas[cut:]) == spatial + both + realism
+    # noise levels come through logarithms: a border is not missed by a rounding
+    assert phases([s * (1.0 + 1e-6) for s in sigmas]) == spatial + both + realism
     with pytest.raises(RealCompoError, match="realism_only"):
         BalancerSettings(spatial_only=0.6, realism_only=0.5)
+
+
+def test_no_share_is_no_step() -> None:
+    one = Balancer(BalancerSettings(**PLAIN), 1, torch.zeros(1, 1, 4, 4))
+    assert one.phase(0, 1e-6) is Phase.BALANCE
+    assert one.phase(1, 0.0) is Phase.MIX
 
 
 def test_fixed_never_balances_but_keeps_the_prior() -> None:
     coverage = torch.zeros(1, 1, 4, 4)
     coverage[..., :2] = 1.0
     chosen = BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=3.0, prior_until=0.3)
-    one = Balancer(chosen, 10, 1, coverage, prior_sigma=2.0)
+    one = Balancer(chosen, 1, coverage, prior_sigma=2.0)
     assert {one.phase(step, 5.0) for step in range(10)} == {Phase.MIX}
     assert one.constant_mix(5.0) is None
     assert one.constant_mix(2.0) == 0.5
@@ -214,10 +226,9 @@ def test_fixed_never_balances_but_keeps_the_prior() -> None:
 def test_rates_fall_as_the_released_code_has_them() -> None:
     official = PRESETS["official"]
     expected = 1e6 * torch.linspace(1.0, 0.5, 50, dtype=torch.float64).sqrt()
-    rates = torch.tensor([official.rate_at(step, 50) for step in range(50)], dtype=torch.float64)
+    rates = torch.tensor([official.rate_at(n / 49) for n in range(50)], dtype=torch.float64)
     torch.testing.assert_close(rates, expected)
-    assert PRESETS["paper"].rate_at(17, 50) == 1e6
-    assert official.rate_at(0, 1) == 1e6
+    assert PRESETS["paper"].rate_at(0.35) == 1e6
 
 
 def test_starting_noise_is_seeded_and_one_for_the_batch() -> None:

@@ -231,13 +231,132 @@ def test_empty_trace() -> None:
         RealCompoTracePlot().plot("a trace")
 
 
-def test_videos_are_refused_by_dynamic_only() -> None:
-    from realcompo.balancer.comfy.checks import check_latent
+def test_a_picture_models_latent_has_no_frames(models, monkeypatch) -> None:
+    """Not even one, and no mode could do with them: nobody is sent to another."""
+    for mode in ("dynamic", "lagged", "fixed"):
+        for frames in (1, 3):
+            error = refuse(
+                models, monkeypatch, balancer=BalancerSettings(mode=mode),
+                latent_image={"samples": torch.zeros(1, 4, frames, 16, 16)},
+            )  # fmt: skip
+            assert error.where == "latent_image" and "fixed" not in error.remedy
+            assert "(1, 4, " in error.problem
 
-    model = tiny.tiny_unet(1)
-    video = torch.zeros(1, 4, 3, 16, 16)
-    check_latent(model, {"positive": []}, video, video, BalancerSettings(mode="fixed"))
-    with pytest.raises(RealCompoError, match="fixed"):
-        check_latent(model, {"positive": []}, video, video, BalancerSettings())
-    picture = video[:, :, :1]
-    check_latent(model, {"positive": []}, picture, picture, BalancerSettings())
+
+def test_videos_are_sampled_in_fixed_mode_as_the_sentence_says(monkeypatch) -> None:
+    pytest.importorskip("comfy.ldm.qwen_image.model")
+    models = tiny_dit.models_of("qwen")
+    texts = {"positive": tiny_dit.conditioning(3), "negative": tiny_dit.conditioning(4)}
+    video = torch.randn(2, 16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(RealCompoError, match="fixed") as caught:
+        pair.run(pair.guider(*models, BalancerSettings(), **texts), video, 2)
+    assert caught.value.where == "latent_image"
+    settings = BalancerSettings(
+        mode="fixed", initial_mix=0.5, region_prior=4.0, prior_until=1.0, match_background=1.0
+    )
+    out = pair.run(pair.guider(*models, settings, **texts), video, 2)
+    assert out.shape == video.shape and torch.isfinite(out).all()
+    ends = [
+        pair.run(
+            pair.guider(
+                *models, BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0), **texts
+            ), video, 2,
+        )
+        for mix in (0.0, 1.0)
+    ]  # fmt: skip
+    alone = [pair.run_alone(model, video, 2, **texts) for model in models]
+    assert torch.equal(ends[1], alone[0]) and torch.equal(ends[0], alone[1])
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        *[("cfg", value) for value in (NAN, INFINITY, -1.0, None)],
+        *[("denoise", value) for value in (NAN, INFINITY, -0.5, 1.5)],
+        *[("steps", value) for value in (0, 2.5, 100_000)],
+        *[("seed", value) for value in (-1, 2**64, 0.5)],
+        ("latent_image", {"samples": torch.zeros(0, 4, 16, 16)}),
+        ("latent_image", {"samples": torch.zeros(1, 4, 0, 16)}),
+        ("latent_image", {"samples": torch.zeros(1, 4, 16, 16, dtype=torch.complex64)}),
+        *[
+            ("latent_image", {"samples": torch.zeros(1, 4, 16, 16), "noise_mask": mask})
+            for mask in (torch.full((1, 16, 16), NAN), torch.zeros(0, 8, 8))
+        ],
+    ],
+)  # fmt: skip
+def test_numbers_that_nobody_can_sample_with(models, monkeypatch, where, value) -> None:
+    assert refuse(models, monkeypatch, **{where: value}).where == where
+
+
+@pytest.mark.parametrize(
+    "where", ["positive", "negative", "spatial_positive", "spatial_negative"]
+)  # fmt: skip
+def test_conditioning_that_cannot_be_sampled_with(models, monkeypatch, where) -> None:
+    bad = tiny.conditioning(3)
+    bad[0][0][0, 5, 5] = NAN
+    assert "NaN" in refuse(models, monkeypatch, **{where: bad}).problem
+    pooled = [[tiny.conditioning(3)[0][0], {"pooled_output": torch.full((1, 8), INFINITY)}]]
+    assert "pooled_output" in refuse(models, monkeypatch, **{where: pooled}).problem
+    error = refuse(models, monkeypatch, **{where: tiny.conditioning(3, dim=96)})
+    assert "96" in error.problem and "64" in error.problem
+    for mode in ("dynamic", "fixed"):
+        balancer = BalancerSettings(mode=mode)
+        error = refuse(models, monkeypatch, balancer=balancer, **{where: []})
+        assert error.where == where and "empty" in error.problem
+
+
+def test_a_negative_that_is_not_asked_may_be_empty(models) -> None:
+    """At a guidance of 1 the host has no use for it either."""
+    from realcompo.nodes.sampling import RealCompoDualSampler
+
+    for negative in ([], tiny.conditioning(4)):
+        inputs = sampler_inputs(models, negative=negative, cfg=1.0)
+        with torch.inference_mode():
+            out = RealCompoDualSampler().sample(**inputs)["result"][0]
+        assert torch.isfinite(out["samples"]).all()
+
+
+def test_a_width_that_another_pack_converts_is_not_judged(models) -> None:
+    from realcompo.balancer.comfy.encoded import text_width
+
+    model = models[0]
+    assert text_width(model) == 64
+    assert text_width(tiny.tiny_sdxl(1)) == 64
+    assert text_width(tiny.tiny_flux(1)) == 48
+    wrapped, patched = model.clone(), model.clone()
+    wrapped.set_model_unet_function_wrapper(lambda apply, args: apply(args["input"], **args["c"]))
+    patched.set_model_attn2_patch(lambda q, k, v, extra: (q, k, v))
+    assert text_width(wrapped) is None and text_width(patched) is None
+
+
+def test_whole_numbers_and_truths_are_converted(models) -> None:
+    """Latents of whole numbers and masks of true and false are what their floats are."""
+    from realcompo.nodes.sampling import RealCompoDualSampler
+
+    def sampled(samples: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        latent = {"samples": samples, "noise_mask": mask}
+        with torch.inference_mode():
+            return RealCompoDualSampler().sample(**sampler_inputs(models, latent_image=latent))[
+                "result"
+            ][0]["samples"]
+
+    samples = torch.ones(1, 4, 16, 16)
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :8] = 1.0
+    expected = sampled(samples, mask)
+    for kind in (torch.int64, torch.uint8):
+        assert torch.equal(sampled(samples.to(kind), mask), expected)
+    for kind in (torch.bool, torch.int32):
+        assert torch.equal(sampled(samples, mask.to(kind)), expected)
+
+
+def test_sigmas_that_are_no_schedule(models) -> None:
+    noise = tiny.latent_noise(5)
+    guider = pair.guider(*models, BalancerSettings())
+    for sigmas in (torch.tensor([NAN, 0.0]), torch.tensor([INFINITY, 0.0]), torch.tensor([-1.0])):
+        with pytest.raises(RealCompoError, match="noise levels") as caught:
+            guider.sample(noise, noise, None, sigmas)
+        assert caught.value.where == "sigmas"

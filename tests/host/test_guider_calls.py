@@ -40,7 +40,7 @@ def test_fixed_and_unbalanced_steps_cost_no_probe(models) -> None:
         pair.run(pair.guider(*models, BalancerSettings(mode="fixed")), noise, steps=STEPS)
     assert counts.total("full_samples") == 4 * STEPS
     assert counts.total("partial") == counts.backward == 0
-    half = preset("equilibrium", start=0.0, end=1.0, every=3)
+    half = preset("equilibrium", start=0.0, end=1.0, every=3, realism_only=0.3)
     with counting(realism=models[0], spatial=models[1]) as counts:
         pair.run(pair.guider(*models, half), noise, steps=STEPS)
     assert counts.total("partial_samples") == counts.backward == 2 * 2

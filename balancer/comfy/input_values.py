@@ -1,0 +1,70 @@
+"""Are the values in a node's inputs ones that sampling can use? Asked before any model is loaded.
+
+NaN goes through a sampler without a complaint and comes out as a black picture; what fits no layer
+fails deep inside the model, in words about matrices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..errors import RealCompoError
+from .encoded import check_width
+
+
+def check_conditioning(conditioning: Any, where: str, patcher: ModelPatcher) -> None:
+    """Raise RealCompoError for conditioning with NaN or infinity, or that is not as wide as
+    ``patcher`` takes it. Reads tensors back; call it before sampling."""
+    check_width(patcher, [embedding for embedding, _ in conditioning], where)
+    for embedding, options in conditioning:
+        named = [("the text", embedding), *options.items()]
+        for name, value in named:
+            if isinstance(value, Tensor) and value.is_floating_point() and not is_finite(value):
+                raise RealCompoError(
+                    where, f"{name} in it holds NaN or infinity",
+                    "Encode it again; a text encoder in half precision may overflow.",
+                )  # fmt: skip
+
+
+def check_present(conditioning: Any, where: str, cfg: float | None = None) -> None:
+    """Raise RealCompoError for conditioning without an entry; with ``cfg``, for a negative one.
+
+    The host samples on without it, as if nothing but noise were to be kept out.
+    """
+    # at a guidance of 1 the negative is not asked
+    if not conditioning and (cfg is None or abs(cfg - 1.0) >= 1e-9):
+        raise RealCompoError(
+            where, "the conditioning is empty", "Connect an encoded prompt; its text may be empty."
+        )
+
+
+def check_mask(mask: Any, where: str = "latent_image") -> Any:
+    """The host's noise mask, as numbers where it is true and false; RealCompoError for one that is
+    empty or holds NaN."""
+    if not isinstance(mask, Tensor) or getattr(mask, "is_nested", False):
+        return mask
+    mask = mask if mask.is_floating_point() else mask.float()
+    if mask.numel() == 0 or not is_finite(mask):
+        problem = "is empty" if mask.numel() == 0 else "holds NaN or infinity"
+        raise RealCompoError(where, f"its noise mask {problem}", "Draw or make the mask again.")
+    return mask
+
+
+def check_sigmas(sigmas: Tensor) -> None:
+    """Raise RealCompoError for noise levels (steps + 1,) with NaN, infinity or below zero."""
+    if sigmas.numel() and not (is_finite(sigmas) and bool((sigmas >= 0).all())):
+        raise RealCompoError(
+            "sigmas", "the noise levels hold NaN, infinity or numbers below zero",
+            "Take them from a scheduler.",
+        )  # fmt: skip
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
+    # 8-bit formats cannot say it themselves
+    wide = value.float() if value.element_size() == 1 else value
+    return bool(torch.isfinite(wide).all())

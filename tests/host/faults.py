@@ -1,0 +1,208 @@
+"""Let a run fail at its k-th call of some kind, and see whether anything is left of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.modules import module as global_hooks
+
+MODULE, BACKWARD, HOST, CALLBACK = "module", "backward", "host", "callback"
+KINDS = (MODULE, BACKWARD, HOST, CALLBACK)
+"""A module's forward, whichever model it is of; a gradient on its way through an activation; one of
+the host's functions that load, patch, cast or sample; the sampler's callback."""
+
+
+class Faults:
+    """Counts the calls of each kind, and raises ``error`` at call ``at`` (from 0) of ``kind``."""
+
+    def __init__(self, kind: str = "", at: int = -1, error: BaseException | None = None) -> None:
+        self.kind, self.at, self.error = kind, at, error
+        self.seen: Counter[str] = Counter()
+        self.raised = False
+
+    def hit(self, kind: str) -> None:
+        number = self.seen[kind]
+        self.seen[kind] += 1
+        if kind == self.kind and number == self.at and self.error is not None:
+            self.raised = True
+            raise self.error
+
+    def callback(self, *_: Any) -> None:
+        """For the sampler."""
+        self.hit(CALLBACK)
+
+
+def errors() -> list[Callable[[], BaseException]]:
+    """A pack's own, the user's cancel, and memory that ran out."""
+    import comfy.model_management as management
+
+    def failed() -> BaseException:
+        return ValueError("made up")
+
+    def cancelled() -> BaseException:
+        return management.InterruptProcessingException()
+
+    def full() -> BaseException:
+        return management.OOM_EXCEPTION("made up")
+
+    return [failed, cancelled, full]
+
+
+@contextmanager
+def injected(faults: Faults) -> Iterator[None]:
+    """Let ``faults`` see every call while this lasts."""
+
+    def before(module: torch.nn.Module, args: Any) -> None:
+        faults.hit(MODULE)
+
+    def after(module: torch.nn.Module, args: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and out.requires_grad:
+            out.register_hook(lambda _: faults.hit(BACKWARD))
+
+    handles = [
+        global_hooks.register_module_forward_pre_hook(before),
+        global_hooks.register_module_forward_hook(after),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for place, name in _host_functions():
+            patch.setattr(place, name, _watched(getattr(place, name), faults))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _host_functions() -> list[tuple[Any, str]]:
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.ops
+    import comfy.sampler_helpers
+    import comfy.samplers
+    from comfy.model_patcher import ModelPatcher
+
+    places: list[tuple[Any, tuple[str, ...]]] = [
+        (ModelPatcher, (
+            "pre_run", "patch_model", "unpatch_model", "load", "model_patches_to", "patch_hooks",
+            "apply_hooks", "patch_weight_to_device",
+        )),
+        (comfy.model_base.BaseModel, ("apply_model", "extra_conds")),
+        (comfy.model_management, (
+            "load_models_gpu", "throw_exception_if_processing_interrupted", "cast_to",
+        )),
+        (comfy.ops, ("cast_bias_weight", "uncast_bias_weight")),
+        (comfy.samplers, (
+            "process_conds", "calc_cond_batch", "sampling_function", "cast_to_load_options",
+        )),
+        (comfy.sampler_helpers, ("prepare_sampling", "convert_cond", "get_additional_models")),
+    ]  # fmt: skip
+    return [(place, name) for place, names in places for name in names if hasattr(place, name)]
+
+
+def _watched(function: Any, faults: Faults) -> Any:
+    @wraps(function)  # who asks whether it is the host's own is told so
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        faults.hit(HOST)
+        return function(*args, **kwargs)
+
+    return watched
+
+
+def outline(value: Any) -> Any:
+    """What a nested value of containers holds, leaves by identity: equal only if untouched."""
+    if isinstance(value, dict):
+        return {key: outline(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [outline(entry) for entry in value]
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    return type(value).__name__, id(value)
+
+
+class State:
+    """What models, patchers and the process are like, weights included."""
+
+    def __init__(self, patchers: list[Any], modules: list[torch.nn.Module]) -> None:
+        self.patchers, self.modules = patchers, modules
+        self.values = [
+            {name: value.clone() for name, value in module.state_dict().items()}
+            for module in modules
+        ]
+        self.before = self._taken()
+
+    def forgive_pages(self) -> None:
+        """Unpin what the host's own layers pinned and did not give back.
+
+        Where they fail between asking for a weight and giving it back, they leave it so: one page.
+        """
+        pages = {id(p): p for m in self.modules for part in m.modules() if (p := _page(part))}
+        assert sum(page.pins for page in pages.values()) <= 1
+        for module in self.modules:
+            for part in module.modules():
+                part.__dict__.pop("_prefetch", None)
+        for page in pages.values():
+            page.pins = 0
+
+    def assert_same(self) -> None:
+        now = self._taken()
+        for key, value in self.before.items():
+            assert now[key] == value, key
+        assert now.keys() == self.before.keys()
+        for module, values in zip(self.modules, self.values, strict=True):
+            for name, value in module.state_dict().items():
+                assert torch.equal(value, values[name]), name
+
+    def _taken(self) -> dict[str, Any]:
+        import comfy.cli_args
+        import comfy.ldm.modules.attention as attention
+        import comfy.model_management as management
+
+        taken: dict[str, Any] = {
+            "inference": torch.is_inference_mode_enabled(),
+            "gradients": torch.is_grad_enabled(),
+            "training": getattr(management, "in_training", None),
+            "compiler": getattr(comfy.cli_args.args, "disable_comfy_compiler", None),
+            "attention": id(attention.optimized_attention),
+            "saved tensors": torch._C._autograd._top_saved_tensors_default_hooks(True),
+        }
+        for number, patcher in enumerate(self.patchers):
+            for name in (
+                "model_options", "object_patches", "object_patches_backup", "patches",
+                "callbacks", "wrappers", "attachments", "injections", "additional_models",
+                "hook_patches", "hook_patches_backup", "forced_hooks", "current_hooks",
+                "hook_mode",
+            ):  # fmt: skip
+                taken[f"patcher {number}: {name}"] = outline(getattr(patcher, name, None))
+            model = patcher.model
+            taken[f"model {number}"] = outline(getattr(model, "current_patcher", None))
+        for number, module in enumerate(self.modules):
+            for path, part in module.named_modules():
+                hooks = [
+                    len(value) for name, value in vars(part).items()
+                    if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+                ]  # fmt: skip
+                own = {
+                    name: id(value) for name, value in vars(part).items()
+                    if callable(value) and not name.startswith("_")
+                }  # fmt: skip
+                tensors = {
+                    name: (id(value), value.is_inference(), value.requires_grad)
+                    for store in (part._parameters, part._buffers)
+                    for name, value in store.items() if value is not None
+                }  # fmt: skip
+                names = sorted(name for name in vars(part) if name != "_v_signature")
+                page = _page(part)
+                pins = 0 if page is None else page.pins
+                taken[f"module {number} {path}"] = (hooks, own, tensors, names, pins)
+        return taken
+
+
+def _page(part: torch.nn.Module) -> Any:
+    return getattr(part, "_v", None)
