@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .errors import RealCompoError
+from .layout import checked_prompt
 from .words import plain_text
 
 MOST_BOXES = 1024
@@ -76,9 +77,15 @@ def _folded(text: str) -> str:
 
 @dataclass(frozen=True)
 class Wordings:
-    """What stands in a prompt, letter by letter (case, width and blanks aside)."""
+    """What stands in a prompt, letter by letter (case, width and blanks aside).
+
+    Raises RealCompoError for input 'prompt' if it is too long.
+    """
 
     prompt: str = ""
+
+    def __post_init__(self) -> None:
+        checked_prompt(self.prompt)
 
     @cached_property
     def _texts(self) -> tuple[str, ...]:

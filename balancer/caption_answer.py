@@ -17,6 +17,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from .answer_json import Answer, Entries, Form
 from .dense_captions import Caption
 from .errors import RealCompoError
+from .layout import checked_prompt
 from .noun_words import same_word, wording
 from .planner import (
     MAX_REGIONS,
@@ -117,7 +118,7 @@ def messages(prompt: str, tags: Sequence[str]) -> list[Message]:
     for caption, seen, regions in _EXAMPLES:
         out.append({"role": "user", "content": _request(caption, seen)})
         out.append({"role": "assistant", "content": json.dumps(_example_answer(regions))})
-    out.append({"role": "user", "content": _request(prompt, tags)})
+    out.append({"role": "user", "content": _request(checked_prompt(prompt), tags)})
     return out
 
 
@@ -269,7 +270,7 @@ def captions_from_text(
 
     Raises RealCompoError for input 'llm_output' if it holds no usable phrase.
     """
-    return _settled(read_captions(text, prompt, tags, extend), "llm_output")
+    return _settled(read_captions(text, checked_prompt(prompt), tags, extend), "llm_output")
 
 
 def captions_by(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .checked import LONGEST_PROMPT
 from .coverage import MOST_PIXELS, Mask, claimed_pixels, too_many_pixels
 from .errors import RealCompoError, shown
 from .foreign_json import parse_json
@@ -27,8 +28,6 @@ SCHEMA = 1
 
 MOST_REGIONS = 1024
 """Regions of one layout."""
-LONGEST_PROMPT = 20_000
-"""Characters of a prompt: about 65 chunks of a text encoder, beyond what any model learned."""
 LONGEST_PHRASE = 1000
 """Characters of a region's phrase, which is a wording of the prompt."""
 MOST_TOKENS = 4096

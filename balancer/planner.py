@@ -17,7 +17,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from .answer_json import Answer, Entries, Form
 from .errors import RealCompoError
-from .layout import Box, Region
+from .layout import Box, Region, checked_prompt
 from .words import find_phrase, nearest_wording, plain_text
 
 MAX_REGIONS = 64
@@ -119,7 +119,7 @@ def messages(prompt: str, width: int = 0, height: int = 0) -> list[Message]:
     for caption, wide, high, regions in _EXAMPLES:
         out.append({"role": "user", "content": _request(caption, wide, high)})
         out.append({"role": "assistant", "content": json.dumps(_example_answer(regions))})
-    out.append({"role": "user", "content": _request(prompt, width, height)})
+    out.append({"role": "user", "content": _request(checked_prompt(prompt), width, height)})
     return out
 
 
@@ -278,7 +278,7 @@ def plan_from_text(text: str, prompt: str) -> Plan:
 
     Raises RealCompoError for input 'llm_output' if it holds no usable region.
     """
-    return _settled(read_answer(text, prompt), "llm_output")
+    return _settled(read_answer(text, checked_prompt(prompt)), "llm_output")
 
 
 def plan(
