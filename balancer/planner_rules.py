@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from .errors import RealCompoError
-from .layout import Region
+from .layout import Region, checked_phrases, checked_prompt
 from .planner import MAX_REGIONS, Plan
 from .planner_parse import parse_prompt
 from .planner_place import place
@@ -22,7 +22,7 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
     order of the prompt. ``width`` and ``height`` (pixels, 0 = square) shape the boxes. Raises
     RealCompoError for input 'prompt' if it names no thing.
     """
-    text = plain_text(prompt)
+    text = plain_text(checked_prompt(prompt))
     parsed = parse_prompt(text)
     if not parsed.things:
         raise RealCompoError(
@@ -30,6 +30,7 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
             "the rules find no thing in it",
             "Name things, as in 'a red star left of a blue circle', or use a language model",
         )
+    checked_phrases(thing.phrase for thing in parsed.things)
     notes = list(parsed.notes)
     if len(parsed.things) > _MOST_THINGS:
         notes.append(f"only the first {_MOST_THINGS} of {len(parsed.things)} things have boxes")
