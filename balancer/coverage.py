@@ -47,6 +47,8 @@ def claimed_pixels(value: object) -> int:
     if not isinstance(value, Mapping):
         return 0
     height, width = value.get("height"), value.get("width")
+    if not isinstance(height, int) or not isinstance(width, int):
+        return 0
     return height * width if _is_side(height) and _is_side(width) else 0
 
 

@@ -19,7 +19,7 @@ from .coverage import Mask
 from .detections import Detection
 from .errors import RealCompoError
 from .free_place import free_box, planned_boxes, taken_room
-from .layout import Box, Layout, Region
+from .layout import Box, Layout, Region, checked_phrases, checked_prompt
 from .masks import region_grid
 from .noun_words import (
     Wording,
@@ -77,13 +77,14 @@ def captions_by_rules(prompt: str) -> tuple[list[Caption], list[str]]:
 
     Raises RealCompoError for input 'prompt' if it names none.
     """
-    text = plain_text(prompt)
+    text = plain_text(checked_prompt(prompt))
     parsed = parse_prompt(text)
     if not parsed.things:
         raise RealCompoError(
             "prompt", "the rules find no thing in it",
             "Name things, as in 'a red star and a blue circle', or use a language model",
         )  # fmt: skip
+    checked_phrases(thing.phrase for thing in parsed.things)
     spoken: dict[tuple[str, ...], int] = defaultdict(int)
     captions = []
     for thing in parsed.things:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from .coverage import MOST_PIXELS, Mask, claimed_pixels, too_many_pixels
 from .errors import RealCompoError, shown
 from .foreign_json import parse_json
 
-__all__ = ["LONGEST_PROMPT", "SCHEMA", "Box", "Layout", "Mask", "Region", "checked_prompt"]
+__all__ = ["LONGEST_PROMPT", "SCHEMA", "Box", "Layout", "Mask", "Region", "checked_phrases",
+           "checked_prompt"]  # fmt: skip
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in 0..1 of the image's width and height, origin top left."""
@@ -70,6 +71,16 @@ def checked_prompt(text: str, where: str = "prompt") -> str:
             f"Shorten it: up to {LONGEST_PROMPT} are read",
         )  # fmt: skip
     return text
+
+
+def checked_phrases(phrases: Iterable[str], where: str = "prompt") -> None:
+    """RealCompoError for input ``where`` if one of the things that a prompt names is too long."""
+    for phrase in phrases:
+        if len(phrase) > LONGEST_PHRASE:
+            raise RealCompoError(
+                where, f"it names one thing in {len(phrase)} characters: {shown(phrase)}",
+                f"Part its things by commas or 'and'; up to {LONGEST_PHRASE} characters each",
+            )  # fmt: skip
 
 
 def checked_box(box: object, name: str) -> Box:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from .errors import RealCompoError
-from .layout import Region, checked_prompt
+from .layout import Region, checked_phrases, checked_prompt
 from .planner import MAX_REGIONS, Plan
 from .planner_parse import parse_prompt
 from .planner_place import place
@@ -20,7 +20,7 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
     Numbers give as many boxes that share the phrase; 'left of', 'above', 'between', 'in the top
     left corner' and the like are obeyed; what nothing is said about stands side by side in the
     order of the prompt. ``width`` and ``height`` (pixels, 0 = square) shape the boxes. Raises
-    RealCompoError for input 'prompt' if it names no thing or is too long.
+    RealCompoError for input 'prompt' if it names no thing.
     """
     text = plain_text(checked_prompt(prompt))
     parsed = parse_prompt(text)
@@ -30,6 +30,7 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
             "the rules find no thing in it",
             "Name things, as in 'a red star left of a blue circle', or use a language model",
         )
+    checked_phrases(thing.phrase for thing in parsed.things)
     notes = list(parsed.notes)
     if len(parsed.things) > _MOST_THINGS:
         notes.append(f"only the first {_MOST_THINGS} of {len(parsed.things)} things have boxes")
@@ -45,10 +46,7 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
         order = mention(text, thing.phrase, thing.start)
         occurrence = spoken[key] if order is None else order
         spoken[key] += 1
-        try:
-            regions += [Region(thing.phrase, box, occurrence=occurrence) for box in copies]
-        except RealCompoError as error:  # a thing of a thousand letters
-            raise error.at("", "prompt") from None
+        regions += [Region(thing.phrase, box, occurrence=occurrence) for box in copies]
     if len(regions) > MAX_REGIONS:
         notes.append(f"only the first {MAX_REGIONS} of {len(regions)} boxes were kept")
     return Plan(tuple(regions[:MAX_REGIONS]), (*notes, *said))

@@ -23,7 +23,7 @@ from ..foreign_json import read_json
 MATCH = "/realcompo/match"
 LARGEST_BODY = 1 << 20
 """Bytes of a question that are read."""
-LONGEST_PHRASES = 20_000
+LONGEST_PHRASES = 8000
 """Characters of all different phrases of one question together: they are words of the prompt."""
 MOST_WAITING = 8
 """Questions that are being answered or wait for their turn."""

@@ -1,215 +1,230 @@
-"""A megabyte of anything is answered or refused within a second, and in a short sentence."""
+"""A megabyte of anything is read or refused in one sentence within a second."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
+from realcompo.balancer import layout as layouts
 from realcompo.balancer.boxes_io import parse_boxes
-from realcompo.balancer.caption_answer import captions_by, captions_from_text
-from realcompo.balancer.converters import joined_layout, regions_from_masks
-from realcompo.balancer.coverage import LARGEST_SIDE, MOST_PIXELS, Mask
-from realcompo.balancer.edited_layout import edited_layout, to_adopt
-from realcompo.balancer.errors import LONGEST_SENTENCE, LONGEST_VALUE, RealCompoError, shown
-from realcompo.balancer.layout import (
-    LONGEST_PHRASE,
-    LONGEST_PROMPT,
-    MOST_REGIONS,
-    Layout,
-    Region,
-)  # fmt: skip
-from realcompo.balancer.planner import one_text, plan, plan_from_text
+from realcompo.balancer.caption_answer import read_captions
+from realcompo.balancer.converters import joined_layout
+from realcompo.balancer.coverage import MOST_PIXELS, Mask
+from realcompo.balancer.dense_captions import captions_by_rules
+from realcompo.balancer.edited_layout import edited_layout
+from realcompo.balancer.endpoint import read_endpoint, read_key
+from realcompo.balancer.errors import RealCompoError, shown
+from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.layout_tools import merge_layouts
+from realcompo.balancer.planner import read_answer
 from realcompo.balancer.planner_rules import plan_by_rules
-from realcompo.balancer.segmentation import regions_from_segmentation
+from realcompo.balancer.pose import read_bodies
+from realcompo.balancer.training_prompts import draw_pairs, parse_lines
 
-MB = 1 << 20
-PIECES = ["a", "red star ", "a, ", "a\n", "#", "# ", "*1.5 ", "a #2 ", ": ", "1 ", "(", "[", "{",
-          '"', "\\", " ", "\n", "\u00e9", "\u661f", "\U0001f31f", "left of a ", "embedding:a "]  # fmt: skip
-TEXTS = [piece * (MB // len(piece)) for piece in PIECES]
+MEGABYTE = 1 << 20
+BOX = [0, 0, 1, 1]
 
 
-@contextmanager
-def at_once(seconds: float = 1.0) -> Iterator[None]:
-    """What is inside takes less than ``seconds`` of the processor, and any refusal is short."""
+def mask(height: int, width: int, data: bytes | None = None) -> dict[str, Any]:
+    """A mask's JSON form; without ``data`` the text is as short as it can be."""
+    raw = b"\xff" * (height * width) if data is None else data
+    return {"height": height, "width": width,
+            "data": base64.b64encode(zlib.compress(raw, 9)).decode()}  # fmt: skip
+
+
+def text(*regions: Any, **more: Any) -> str:
+    return json.dumps({"regions": list(regions), **more})
+
+
+def region(**more: Any) -> dict[str, Any]:
+    return {"phrase": "a star", "box": BOX, **more}
+
+
+BOMB = mask(4096, 4096)
+MANY = 'a "star" \\ ' * (MEGABYTE // 11)
+
+READ: dict[str, tuple[Callable[[str], Any], str]] = {
+    "brackets": (Layout.from_json, "[" * MEGABYTE),
+    "a deep region": (Layout.from_json, '{"regions": ' + "[" * MEGABYTE),
+    "no text": (Layout.from_json, "x" * MEGABYTE),
+    "a text": (Layout.from_json, json.dumps("x" * MEGABYTE)),
+    "many regions": (Layout.from_json, text(*[0] * (MEGABYTE // 3))),
+    "many boxes": (Layout.from_json, text(*[region()] * (MEGABYTE // 46))),
+    "a prompt": (Layout.from_json, text(prompt=MANY)),
+    "a phrase": (Layout.from_json, text(region(phrase=MANY))),
+    "a long box": (Layout.from_json, text(region(box=[0.5] * (MEGABYTE // 5)))),
+    "a box of text": (Layout.from_json, text(region(box=MANY))),
+    "many tokens": (Layout.from_json, text(region(tokens=[1] * (MEGABYTE // 3)))),
+    "odd tokens": (Layout.from_json, text(region(tokens=MANY))),
+    "an occurrence": (Layout.from_json, text(region(occurrence=MANY))),
+    "a weight": (Layout.from_json, text(region(weight=MANY))),
+    "a schema": (Layout.from_json, text(schema=MANY)),
+    "a width": (Layout.from_json, text(width=MANY)),
+    "a side": (Layout.from_json, text(region(mask={**BOMB, "height": MANY}))),
+    "many digits": (Layout.from_json, '{"regions": [], "width": 1' + "0" * MEGABYTE + "}"),
+    "many keys": (Layout.from_json, json.dumps({str(n): n for n in range(70_000)})),
+    "bombs": (Layout.from_json, text(*[region(mask=BOMB)] * 40)),
+    "large bombs": (Layout.from_json, text(*[region(mask={**BOMB, "height": 16384})] * 40)),
+    "a broken bomb": (Layout.from_json, text(region(mask={**BOMB, "height": 4095}))),
+    "no base64": (Layout.from_json, text(region(mask={**BOMB, "data": MANY}))),
+    "an editor's text": (lambda given: edited_layout(given, "", 8, 8), text(prompt=MANY)),
+    "an editor's prompt": (lambda given: edited_layout("", given, 8, 8), MANY),
+    "a typed prompt": (lambda given: joined_layout(None, [], given), MANY),
+    "a merged prompt": (lambda given: merge_layouts([Layout(()), Layout(())], given), MANY),
+    "rules": (plan_by_rules, "a red star and " * (MEGABYTE // 15)),
+    "captions": (captions_by_rules, "a red star and " * (MEGABYTE // 15)),
+    "a training prompt": (parse_lines, "a cat and a dog " * (MEGABYTE // 16)),
+    "training prompts": (parse_lines, "a cat and a dog\n" * (MEGABYTE // 16)),
+    "concepts": (
+        lambda given: draw_pairs(given, "{a} and {b}", 9, 1),
+        "\n".join(str(n) for n in range(150_000)),
+    ),
+    "few concepts": (
+        lambda given: draw_pairs(given, "{a} and {b}", 9, 1),
+        "\n".join(str(n) for n in range(30_000)),
+    ),
+    "an address": (read_endpoint, "http://" + "a." * (MEGABYTE // 2)),
+    "a host of dots": (read_endpoint, "http://" + "." * MEGABYTE),
+    "a variable": (
+        lambda given: read_key(given, read_endpoint("http://[::1]"), {}), "K" * MEGABYTE
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_megabyte_is_refused_in_a_sentence_within_a_second(name: str) -> None:
+    read, given = READ[name]
+    start = time.process_time()
+    with pytest.raises(RealCompoError) as refusal:
+        read(given)
+    assert time.process_time() - start < 1
+    assert len(str(refusal.value)) < 1400 and str(refusal.value).isprintable()
+
+
+LONGEST = {
+    "words": " ".join(f"w{n:x}" for n in range(3300)),
+    "things": "a red star and a blue one, " * 740,
+    "places": "a star left of a circle, " * 799,
+    "weights": "(a:1.2)" * 2850,
+    "a word": "a" * 20_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONGEST)
+@pytest.mark.parametrize("read", [plan_by_rules, captions_by_rules, parse_lines])
+def test_the_longest_prompt_is_read_within_a_second(
+    read: Callable[[str], Any], name: str
+) -> None:
     start = time.process_time()
     try:
-        yield
+        read(LONGEST[name][: layouts.LONGEST_PROMPT])
     except RealCompoError as error:
-        assert len(str(error)) <= 2 * LONGEST_SENTENCE + 3 * LONGEST_VALUE and error.remedy
-        assert str(error).isprintable()
-    assert time.process_time() - start < seconds
+        assert error.where in ("prompt", "prompts")
+    assert time.process_time() - start < 1
 
 
-def refused(make: Callable[[], Any], said: str = "p to") -> RealCompoError:
-    """The refusal of ``make``, which must come at once and name the bound."""
-    found: list[RealCompoError] = []
-    with at_once():
-        try:
-            make()
-        except RealCompoError as error:
-            found.append(error)
-            raise
-    assert found and said in str(found[0])
-    return found[0]
+ANSWERS = ["```" + "a" * MEGABYTE, "[" * MEGABYTE, '{"regions":' * (MEGABYTE // 11), MANY,
+           text(*[{"phrase": "a red star", "box": BOX}] * (MEGABYTE // 50)),
+           "<think>" * (MEGABYTE // 7), "{'a': " * (MEGABYTE // 6)]  # fmt: skip
 
 
-def entry(phrase: str = "a", **more: Any) -> dict[str, Any]:
-    return {"phrase": phrase, "box": [0, 0, 1, 1], **more}
+@pytest.mark.parametrize("answer", ANSWERS, ids=range(len(ANSWERS)))
+@pytest.mark.parametrize(
+    "read",
+    [lambda answer: read_answer(answer, "a red star"),
+     lambda answer: read_captions(answer, "a red star", ["star"]),
+     lambda answer: read_bodies(answer, 0, 0.1), lambda answer: parse_boxes(None, answer)],
+    ids=["plan", "captions", "pose", "boxes"],
+)  # fmt: skip
+def test_answers_poses_and_boxes_are_read_or_refused_within_a_second(
+    read: Callable[[str], Any], answer: str
+) -> None:
+    start = time.process_time()
+    with contextlib.suppress(RealCompoError):
+        read(answer)
+    assert time.process_time() - start < 1
 
 
-def packed(height: int, width: int, content: bytes | None = None) -> dict[str, Any]:
-    raw = b"\xff" * (height * width) if content is None else content
-    data = base64.b64encode(zlib.compress(raw, 1)).decode()
-    return {"height": height, "width": width, "data": data}
+def test_as_much_mask_as_is_allowed_is_read_within_two_seconds() -> None:
+    given = text(*[region(mask=BOMB)] * (MOST_PIXELS // 4096**2))
+    start = time.process_time()
+    made = Layout.from_json(given)
+    assert time.process_time() - start < 2
+    assert len(made.regions) == 8 and made.regions[7].box == (0, 0, 1, 1)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_a_long_text_in_a_layouts_field(text: str) -> None:
-    for use in (
-        lambda: Layout.from_json(text), lambda: edited_layout(text, "", 8, 8),
-        lambda: to_adopt(text, Layout((Region("a", (0, 0, 1, 1)),))),
-    ):  # fmt: skip
-        with at_once():
-            use()
+def test_masks_are_counted_before_one_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Mask, "from_dict", lambda _: pytest.fail("a mask was unpacked"))
+    with pytest.raises(RealCompoError, match="pixels in all"):
+        Layout.from_json(text(*[region(mask=BOMB)] * 9))
+    with pytest.raises(RealCompoError, match="regions"):
+        Layout.from_json(text(*[region(mask=BOMB)] * (layouts.MOST_REGIONS + 1)))
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_a_long_prompt(text: str) -> None:
-    if not text.strip():
-        return
-    uses: list[Callable[[], Any]] = [
-        lambda: Layout((), text), lambda: edited_layout("", text, 8, 8),
-        lambda: joined_layout(None, [], text), lambda: plan_by_rules(text),
-        lambda: plan(lambda _: pytest.fail("asked"), text),
-        lambda: plan_from_text('{"regions": []}', text), lambda: one_text(text),
-        lambda: captions_by(lambda _: pytest.fail("asked"), text, ["a"]),
-        lambda: captions_from_text('{"regions": []}', text, ["a"]),
-    ]  # fmt: skip
-    for use in uses:
-        assert refused(use).where == "prompt"
-    with at_once():
-        parse_boxes(None, "a: 0 0 1 1", 8, 8, text)
-    with at_once():
-        regions_from_masks(torch.ones(1, 8, 8), "a", prompt=text)
+def test_masks_of_any_origin_count() -> None:
+    large = Mask(4096, 4096, b"\xff" * 4096**2)
+    one = Region.from_mask("a", large)
+    assert Layout((one,) * 8).regions
+    with pytest.raises(RealCompoError, match="pixels in all"):
+        Layout((one,) * 9)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_the_longest_prompt_that_is_read(text: str) -> None:
-    cut = text[:LONGEST_PROMPT]
-    assert Layout((), cut).prompt == cut
-    if cut.strip():
-        with at_once():
-            plan_by_rules(cut)
-        with at_once():
-            plan_from_text(json.dumps({"regions": [entry("red star")] * 64}), cut)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("box", [0, 0, 10**400, 1]), ("box", [0, 0, True, 1]), ("weight", 10**400),
+        ("weight", True), ("occurrence", 10**30), ("tokens", [10**30]), ("tokens", [True]),
+        ("box", [0, 0, -(10**9999), 1]), ("occurrence", 10**9999), ("phrase", 10**9999),
+        ("mask", {"height": 10**9999, "width": 1, "data": ""}), ("box", "\ud800" * 99),
+        ("mask", {"height": True, "width": 1, "data": "eJz7DwABAQEA"}),
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant_are_one_sentence(key: str, value: Any) -> None:
+    with pytest.raises(RealCompoError) as refusal:
+        Layout.from_dict({"regions": [region(**{key: value})]})
+    said = str(refusal.value)
+    said.encode("utf-8")
+    assert said.isprintable() and len(said) < 500
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_long_phrases(text: str) -> None:
-    if text.strip():
-        assert "characters" in str(refused(lambda: Region(text, (0, 0, 1, 1))))
-    one = torch.ones(1, 8, 8)
-    for use in (
-        lambda: Layout.from_dict({"regions": [entry(text)]}), lambda: regions_from_masks(one, text),
-        lambda: parse_boxes(None, text, 8, 8), lambda: parse_boxes([[0, 0, 8, 8]], text, 8, 8),
-        lambda: regions_from_segmentation(torch.zeros(1, 8, 8, 3), text),
-    ):  # fmt: skip
-        with at_once():
-            use()
+@pytest.mark.parametrize("name", ["width", "height", "schema"])
+@pytest.mark.parametrize("value", [10**400, 10**9999, True, -1, 1e308], ids=range(5))
+def test_sizes_that_cannot_be_meant_are_one_sentence(name: str, value: Any) -> None:
+    with pytest.raises(RealCompoError, match=name if name == "schema" else f"{name} is"):
+        Layout.from_dict({"regions": [], name: value})
 
 
-def test_regions_are_counted_first() -> None:
-    value = {"regions": [None] * 2_900_000}
-    assert "2900000 regions" in str(refused(lambda: Layout.from_dict(value)))
-    many = (Region("a", (0, 0, 1, 1)),) * (MOST_REGIONS + 1)
-    refused(lambda: Layout(many))
-    with at_once():
-        assert len(Layout.from_dict({"regions": [entry("a" * 40)] * MOST_REGIONS}).regions) == 1024
-    text = json.dumps({"regions": [entry()] * (MB // 40)})
-    assert refused(lambda: edited_layout(text, "", 8, 8)).where == "layout_json"
+def test_an_error_is_one_short_printable_line() -> None:
+    long = "a\nb\u202e\ud800" * MEGABYTE
+    error = RealCompoError("where" * 99, f"it is '{long}' at the end", long).at("node\n", "w")
+    for said in (str(error), error.problem, error.remedy, str(error.at("", "x" * 999))):
+        assert said.isprintable() and len(said) < 1400 and "\n" not in said
+    assert error.problem.startswith("it is 'a b") and error.problem.endswith("at the end")
 
 
-def test_masks_are_counted_before_any_is_unpacked() -> None:
-    bomb = packed(LARGEST_SIDE, 64) | {"width": LARGEST_SIDE}
-    for count in (1, 20, 400):
-        value = {"regions": [entry(mask=bomb)] * count}
-        assert "pixels in all" in str(refused(lambda value=value: Layout.from_dict(value)))
-    # What the masks say of themselves is held to: no more is unpacked than was counted.
-    small = packed(LARGEST_SIDE, 4096) | {"height": 8, "width": 8}
-    with at_once(), pytest.raises(RealCompoError, match="fit|data"):
-        Layout.from_dict({"regions": [entry(mask=small)] * 8})
-    wired = tuple(Region.from_mask("a", Mask(2048, 4096, bytes([1]) * (1 << 23))) for _ in range(2))
-    refused(lambda: Layout(wired * 9))
-    refused(lambda: Mask.from_tensor(torch.ones(1).expand(LARGEST_SIDE, LARGEST_SIDE)))
-    refused(lambda: Mask(LARGEST_SIDE, LARGEST_SIDE, b""))
+@pytest.mark.parametrize(
+    "value",
+    ["x" * MEGABYTE, [1] * MEGABYTE, 10**9999, -(10**9999), {"a" * 9999: [[[[[1]]]]]}, b"x" * 9999,
+     (10**9999,), "\ud800\n", object()],
+    ids=range(9),
+)  # fmt: skip
+def test_a_value_is_shown_in_a_few_letters(value: object) -> None:
+    start = time.process_time()
+    said = shown(value)
+    assert said and len(said) <= 80 and said.isprintable() and time.process_time() - start < 0.2
 
 
-def test_the_most_pixels_that_are_read() -> None:
-    text = json.dumps({"regions": [entry(mask=packed(4096, MOST_PIXELS // 4096 // 4))] * 4})
-    with at_once(2.0):
-        assert len(Layout.from_json(text).regions) == 4
-
-
-def test_a_megabyte_of_masks() -> None:
-    noise = torch.randint(0, 256, (768, 1024), dtype=torch.uint8).numpy().tobytes()
-    text = json.dumps({"regions": [entry(mask=packed(768, 1024, noise))]})
-    assert len(text) > MB
-    with at_once():
-        layout = Layout.from_json(text)
-    assert layout.regions[0].mask is not None and layout.regions[0].mask.data == noise
-    for data in ("A" * MB, "=" * MB, "\u00e9" * MB, "!" * MB):
-        with at_once(), pytest.raises(RealCompoError):
-            Mask.from_dict({"height": 8, "width": 8, "data": data})
-
-
-ODD: list[dict[str, Any]] = [
-    entry(tokens=list(range(MB // 4))), entry(tokens="0" * MB), entry(tokens=[10**4000]),
-    entry(box=[0.5] * (MB // 4)), entry(box="0" * MB), entry(box=[10**4000, 0, 1, 1]),
-    entry(occurrence=10**4000), entry(weight=10**4000), entry(weight="1" * MB),
-    entry(occurrence="1" * MB), entry(mask={"height": 10**4000, "width": 1, "data": ""}),
-    entry(mask="A" * MB), entry(mask=["A"] * MB), entry(mask={"data": "A" * MB}),
-    {"a" * MB: 1}, {"phrase": ["a"] * MB, "box": [0, 0, 1, 1]},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("region", ODD, ids=range(len(ODD)))
-def test_one_large_field_of_a_region(region: dict[str, Any]) -> None:
-    with at_once(), pytest.raises(RealCompoError) as caught:
-        Layout.from_dict({"regions": [region]})
-    assert len(str(caught.value)) < 1000
-
-
-@pytest.mark.parametrize("name", ["schema", "prompt", "width", "height", "regions"])
-def test_one_large_field_of_a_layout(name: str) -> None:
-    for value in ("1" * MB, [1] * MB, 10**4000, {"a": "b" * MB}, -(10**4000), 1e300):
-        if name == "prompt" and isinstance(value, str):
-            continue  # told by its own test
-        with at_once(), pytest.raises(RealCompoError) as caught:
-            Layout.from_dict({"regions": [], name: value})
-        assert len(str(caught.value)) < 1000
-
-
-def test_what_is_shown_of_anything_is_short() -> None:
-    class Rude:
+def test_a_value_whose_repr_fails_is_named_by_its_type() -> None:
+    class Odd:
         def __repr__(self) -> str:
-            raise RuntimeError("no")
+            raise KeyError
 
-    deep: list[Any] = []
-    for _ in range(100_000):
-        deep = [deep]
-    for value in (*TEXTS, 10**100_000, [1] * MB, {n: n for n in range(MB // 8)}, deep, Rude(),
-                  b"a" * MB, torch.zeros(1000, 1000), "\u202ea\nb\x00", float("nan"), None):  # fmt: skip
-        with at_once():
-            said = shown(value)
-        assert said and len(said) <= LONGEST_VALUE and said.isprintable()
-    error = RealCompoError("w" * MB, "p" * MB, "r" * MB, "n" * MB)
-    assert len(str(error)) < 2 * LONGEST_SENTENCE + 3 * LONGEST_VALUE
-    assert LONGEST_PHRASE < LONGEST_PROMPT
+    assert "Odd" in shown(Odd())
