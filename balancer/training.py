@@ -154,7 +154,8 @@ class Optimisation:
         told = known.get("settings") if isinstance(known, dict) else None
         if not isinstance(told, dict) or {**told, "steps": 0} != {**mine, "steps": 0}:
             raise ValueError("the stopped training had other settings")
-        steps, losses = known.get("steps"), known.get("losses")
+        steps: Any = known.get("steps")
+        losses: Any = known.get("losses")
         if type(steps) is not int or not 0 <= steps <= MOST_STEPS or not _are_losses(losses):
             raise ValueError("it does not say which steps were made, and their losses")
         wanted = {f"adapter|{name}": p for name, p in self.adapters.named_parameters()}

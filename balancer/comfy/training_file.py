@@ -43,6 +43,13 @@ class Checkpoint:
         self._write(self.path, tensors, about)
         logging.info("RealCompo: the training waits at step %d in %s", run.steps, self.path)
 
+    def save_meanwhile(self, run: Optimisation) -> None:
+        """As ``save``, but a full disk does not end a training that is well: it is logged."""
+        try:
+            self.save(run)
+        except RealCompoError as error:
+            logging.error("RealCompo: the training goes on, but cannot be resumed yet: %s", error)
+
     def save_lora(self, run: Optimisation) -> None:
         """What was learned before a failure, as a LoRA file beside the checkpoint's place."""
         if run.steps:
