@@ -205,7 +205,10 @@ def test_a_folder_that_cannot_be_made_is_told_at_both_save_nodes(
     def fails(*args, **kwargs) -> None:
         raise OSError(number, os.strerror(number))
 
+    # hosts make folders in either way
     monkeypatch.setattr(os, "makedirs", fails)
+    monkeypatch.setattr(os, "mkdir", fails)
+    monkeypatch.setattr(Path, "mkdir", fails)
     save, keep = RealCompoSaveTrace().save, RealCompoSaveLoRA().save
     lora = {"a": torch.zeros(1)}
     for run, shown in (
