@@ -74,7 +74,9 @@ def _draw_losses(axis: Axes, records: list[StepRecord], sample: int) -> None:
         )  # fmt: skip
     if records:
         # room above the curves: a loss that hardly moves must still be seen against zero
-        axis.set_ylim(0, 1.15 * axis.dataLim.ymax + 1e-3)
+        drawn = [float(y) for line in axis.lines for y in np.asarray(line.get_ydata())]
+        # a run whose gradients were not finite has such losses: gaps in the curve
+        axis.set_ylim(0, 1.15 * max([y for y in drawn if np.isfinite(y)], default=0.0) + 1e-3)
         axis.legend(fontsize=8)
     else:
         axis.text(0.5, 0.5, "not balanced", ha="center", transform=axis.transAxes)

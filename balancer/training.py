@@ -14,7 +14,9 @@ from torch import Tensor
 
 from . import checked
 from .adapters import Adapters
+from .checked import shown
 from .errors import RealCompoError
+from .foreign_json import parse_json
 
 CHECKPOINTING = ("auto", "on", "off")
 MOST_STEPS, MOST_BATCH, MOST_RANK = 1_000_000, 256, 512
@@ -144,22 +146,56 @@ class Optimisation:
     def load(self, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
         """Go on where ``save`` was called; the same adapters and settings are expected.
 
-        Raises ValueError where they are not the same (the number of steps may differ).
+        Raises ValueError where they are not the same (the number of steps may differ), and where
+        something is missing or of another shape; then nothing was changed.
         """
-        known = json.loads(about["training"])
+        known = parse_json(about.get("training"))
         mine = asdict(self.settings)
-        if {**known["settings"], "steps": 0} != {**mine, "steps": 0}:
+        told = known.get("settings") if isinstance(known, dict) else None
+        if not isinstance(told, dict) or {**told, "steps": 0} != {**mine, "steps": 0}:
             raise ValueError("the stopped training had other settings")
+        steps: Any = known.get("steps")
+        losses: Any = known.get("losses")
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS or not _are_losses(losses):
+            raise ValueError("it does not say which steps were made, and their losses")
+        wanted = {f"adapter|{name}": p for name, p in self.adapters.named_parameters()}
+        wanted |= {f"average|{number}": p for number, p in enumerate(self._average or ())}
+        wanted["generator"] = self.generator.get_state()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser|"):
+                _, number, name = (*key.split("|"), "", "")[:3]
+                if not number.isdecimal() or not int(number[:9]) < len(self._parameters):
+                    raise ValueError(f"its entry '{shown(key)}' belongs to no adapter")
+                # Adam's count of steps is one number, its averages are shaped like the weights
+                like = self._parameters[int(number)] if name != "step" else torch.zeros(())
+                wanted[key] = like.float() if name == "step" else like
+                moments.setdefault(int(number), {})[name] = value
+        for key, like in wanted.items():
+            value = tensors.get(key)
+            if value is None:
+                raise ValueError(f"it has no '{shown(key)}'")
+            if value.shape != like.shape or value.dtype != like.dtype:
+                raise ValueError(f"its '{shown(key)}' has another shape or kind")
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"its '{shown(key)}' holds NaN or infinity")
+        if any(set(state) != {"step", "exp_avg", "exp_avg_sq"} for state in moments.values()):
+            raise ValueError("a part of what the optimiser keeps is missing")
         with torch.no_grad():
             for name, parameter in self.adapters.named_parameters():
                 parameter.copy_(tensors[f"adapter|{name}"])
             for number, average in enumerate(self._average or ()):
                 average.copy_(tensors[f"average|{number}"])
         state = self._optimiser.state_dict()
-        for key, value in tensors.items():
-            if key.startswith("optimiser|"):
-                _, number, name = key.split("|")
-                state["state"].setdefault(int(number), {})[name] = value
+        for number, moment in moments.items():
+            state["state"].setdefault(number, {}).update(moment)
         self._optimiser.load_state_dict(state)
         self.generator.set_state(tensors["generator"])
-        self.steps, self.losses = known["steps"], known["losses"]
+        self.steps, self.losses = steps, losses
+
+
+def _are_losses(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(losses, list) and all(type(loss) in (int, float) for loss in losses)
+        for losses in value.values()
+    )

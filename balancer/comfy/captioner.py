@@ -7,10 +7,11 @@ run. Pictures are prepared with torch, so that gradients reach them.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,23 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from ..checked import shown
 from ..errors import RealCompoError
 from .captioner_families import FAMILIES, Family
+from .model_folders import TOKENIZER_FILES, read_settings, require_tokenizer
 
 BATCH = 8
 SINGLE_UP_TO = 1_000_000_000
 IGNORED = -100
+LARGEST_EDGE = 4096
+"""Pixels that a captioner's picture may be high or wide."""
+LONGEST_CAUSE = 300
+"""Characters of the library's own words that a message repeats."""
+_SHAPES = re.compile(r"shape|size|dimension|out of range|number of", re.IGNORECASE)
+_MOST_MEAN, _LEAST_STD = 1000.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -124,11 +133,12 @@ class Captioner:
             ids = torch.tensor([begin], device=self.device).repeat(len(batch), 1)
             room = self.family.room(len(begin))
             # torch's own generator is used by nobody here: greedy decoding draws nothing
-            told = self.family.generate(
-                self.module, pixels, ids,
-                max_new_tokens=min(longest, room), do_sample=False, num_beams=1,
-                stopping_criteria=[Stop()],
-            )  # fmt: skip
+            with _fitting():
+                told = self.family.generate(
+                    self.module, pixels, ids,
+                    max_new_tokens=min(longest, room), do_sample=False, num_beams=1,
+                    stopping_criteria=[Stop()],
+                )  # fmt: skip
             captions += [self._text(row) for row in told.tolist()]
             if done is not None:
                 done(len(captions))
@@ -178,11 +188,40 @@ class Captioner:
             [line + [IGNORED] * (longest - len(line)) for line in lines], device=self.device
         )
         first = torch.tensor([begin], device=self.device).repeat(len(lines), 1)
-        logits = self.family.logits(self.module, self._pixels(pictures), first, labels)
+        with _fitting():
+            logits = self.family.logits(self.module, self._pixels(pictures), first, labels)
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
         )
         return -losses.sum(1) / (labels != IGNORED).sum(1)
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Errors of a model whose files do not fit each other, in one sentence; others pass."""
+    try:
+        yield
+    except (RealCompoError, comfy.model_management.InterruptProcessingException):
+        raise
+    except RuntimeError as error:
+        # memory that is full, and a device that fails, are no fault of the folder
+        if type(error) is not RuntimeError or not _SHAPES.search(str(error)):
+            raise
+        raise _unfitting(error) from error
+    except Exception as error:  # the library raises every kind for settings that cannot be
+        raise _unfitting(error) from error
+
+
+def _unfitting(error: Exception) -> RealCompoError:
+    return RealCompoError(
+        "captioner", f"the files of its folder do not fit each other ({_words_of(error)})",
+        "Download all of them from one place, then load it anew",
+    )  # fmt: skip
+
+
+def _words_of(error: Exception) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= LONGEST_CAUSE else f"{said[:LONGEST_CAUSE]}..."
 
 
 def require_captioner(value: Any) -> Captioner:
@@ -207,12 +246,13 @@ def load_captioner(folder: Path, where: str = "folder") -> Captioner:
 
     Known are BLIP, BLIP-2 and Florence-2 in the form that ``transformers`` loads itself.
     """
-    config = _read(folder / "config.json", where)
+    config = read_settings(folder / "config.json", where)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         known = "BLIP, BLIP-2 or Florence-2"
         raise RealCompoError(
-            where, f"'{folder.name}' is a '{config.get('model_type')}' model, not a captioner",
+            where,
+            f"'{folder.name}' is a '{shown(config.get('model_type'))}' model, not a captioner",
             f"Choose a folder with a {known} captioning model",
         )  # fmt: skip
     if not any(folder.glob("*.safetensors")):
@@ -220,12 +260,60 @@ def load_captioner(folder: Path, where: str = "folder") -> Captioner:
             where, f"'{folder.name}' holds no .safetensors weights",
             "Download the model's safetensors files too; pickled weights are never loaded",
         )  # fmt: skip
+    for name in ("text_config", "vision_config", "qformer_config"):
+        if not isinstance(config.get(name, {}), dict):
+            raise RealCompoError(
+                where, f"'{name}' in config.json of '{folder.name}' is not an object",
+                "Download config.json again",
+            )  # fmt: skip
+    require_tokenizer(folder, where)
     preparation = _preparation(folder, config, where)
     # what is made inside inference mode can never pass a gradient on
     with torch.inference_mode(False), torch.no_grad():
         model, tokenizer = _from_library(folder, family, where)
-    extra = _read_first(folder, ("preprocessor_config.json", "processor_config.json"))
-    return Captioner(model, tokenizer, family.of(model.config, extra, where), preparation)
+    try:
+        made = family.of(model.config, _read_first(folder, where), where)
+        captioner = Captioner(model, tokenizer, made, preparation)
+        _try_once(captioner, folder)
+    except RealCompoError as error:
+        raise error.at("", where) from None
+    except Exception as error:  # the library and its parts raise every kind, plain Exception too
+        raise _not_loaded(folder, where, error) from error
+    return captioner
+
+
+def _not_loaded(folder: Path, where: str, error: Exception) -> RealCompoError:
+    return RealCompoError(
+        where, f"'{folder.name}' cannot be loaded ({_words_of(error)})",
+        "Check that the download is whole and of the form that transformers loads itself",
+    )  # fmt: skip
+
+
+def _try_once(captioner: Captioner, folder: Path) -> None:
+    """Ask for a word's tokens and hold every token to what the model has: nothing is computed.
+
+    A tokenizer without its words gives no token for any text, or the unknown one for all.
+    """
+    tokenizer, family = captioner.tokenizer, captioner.family
+    words = tokenizer("a red circle and a blue square", add_special_tokens=False)["input_ids"]
+    known = [token for token in words if token not in {tokenizer.unk_token_id, None}]
+    if not known:
+        raise RealCompoError(
+            "folder", f"the tokenizer in '{folder.name}' knows no words",
+            f"Download its files too: {TOKENIZER_FILES}",
+        )  # fmt: skip
+    rows = captioner.module.get_input_embeddings().weight.shape[0]
+    tokens = [*family.begin(tokenizer, ""), *family.text(tokenizer, "a red circle")]
+    if any(not isinstance(token, int) or not 0 <= token < rows for token in tokens):
+        raise RealCompoError(
+            "folder", f"the tokenizer in '{folder.name}' has other tokens than the model, which"
+            f" has {rows}", "Download both from one place",
+        )  # fmt: skip
+    if not isinstance(family.longest, int) or len(family.begin(tokenizer, "")) >= family.longest:
+        raise RealCompoError(
+            "folder", f"'{folder.name}' leaves a caption no room: its model reads"
+            f" {shown(family.longest)} tokens", "Download config.json again",
+        )  # fmt: skip
 
 
 def _dtype(folder: Path) -> torch.dtype:
@@ -263,11 +351,8 @@ def _from_library(folder: Path, family: type[Family], where: str) -> tuple[Any, 
         model, told = kind.from_pretrained(
             str(folder), use_safetensors=True, output_loading_info=True, **{name: dtype}, **options
         )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise RealCompoError(
-            where, f"'{folder.name}' cannot be loaded ({error})",
-            "Check that the download is whole and of the form that transformers loads itself",
-        ) from error  # fmt: skip
+    except Exception as error:  # the library and its parts raise every kind, plain Exception too
+        raise _not_loaded(folder, where, error) from error
     missing = [key for key in told["missing_keys"] if "position_ids" not in key]
     if missing or told["mismatched_keys"]:
         raise RealCompoError(
@@ -280,42 +365,58 @@ def _from_library(folder: Path, family: type[Family], where: str) -> tuple[Any, 
 
 
 def _preparation(folder: Path, config: dict[str, Any], where: str) -> Preparation:
-    told = _read_first(folder, ("preprocessor_config.json", "processor_config.json"))
-    told = told.get("image_processor", told)
+    told = _read_first(folder, where)
+    inner = told.get("image_processor", told)
+    told = inner if isinstance(inner, dict) else {}
+    remedy = "Download preprocessor_config.json again, as the model's makers wrote it"
     size: Any = told.get("crop_size") if told.get("do_center_crop") else told.get("size")
-    size = size or (config.get("vision_config") or {}).get("image_size")
+    if not size:
+        vision = config.get("vision_config")
+        size = vision.get("image_size") if isinstance(vision, dict) else None
     if isinstance(size, dict):
         size = (size.get("height", size.get("shortest_edge")), size.get("width"))
     if isinstance(size, (int, float)):
         size = (size, size)
-    if not size or not size[0]:
+    if not isinstance(size, (list, tuple)) or not size or not size[0]:
         raise RealCompoError(
             where, f"'{folder.name}' does not say what size its pictures have",
             "Download preprocessor_config.json too",
         )  # fmt: skip
     whole = told.get("size")
     shortest = whole.get("shortest_edge") if isinstance(whole, dict) else None
-    return Preparation(
-        (int(size[0]), int(size[1] or size[0])),
-        int(shortest) if shortest else None,
-        tuple(told.get("image_mean", (0.48145466, 0.4578275, 0.40821073))),
-        tuple(told.get("image_std", (0.26862954, 0.26130258, 0.27577711))),
-    )
-
-
-def _read(path: Path, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if len(size) > 2:
+            raise ValueError("a size is a height and a width")
+        high, wide = (_edge(edge) for edge in (size[0], size[-1] or size[0]))
+        shortest = _edge(shortest) if shortest else None
+        mean = _colours(told.get("image_mean", (0.48145466, 0.4578275, 0.40821073)), -_MOST_MEAN)
+        std = _colours(told.get("image_std", (0.26862954, 0.26130258, 0.27577711)), _LEAST_STD)
+    except ValueError as error:
         raise RealCompoError(
-            where, f"'{path.parent.name}' has no readable {path.name}",
-            "Choose a folder that holds a whole Hugging Face model",
-        ) from error  # fmt: skip
-    return value if isinstance(value, dict) else {}
+            where, f"'{folder.name}' prepares pictures in a way that cannot be: {error}", remedy
+        ) from None
+    return Preparation((high, wide), shortest, mean, std)
 
 
-def _read_first(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    for name in names:
+def _edge(value: Any) -> int:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 1 <= value <= LARGEST_EDGE or value != int(value):
+        raise ValueError(f"an edge is {shown(value)}, not 1 to {LARGEST_EDGE} pixels")
+    return int(value)
+
+
+def _colours(value: Any, least: float) -> tuple[float, ...]:
+    ok = isinstance(value, (list, tuple)) and len(value) == 3
+    if not ok or not all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and least <= one <= _MOST_MEAN
+        for one in value
+    ):
+        raise ValueError("image_mean and image_std are three numbers each, the latter above 0")
+    return tuple(float(one) for one in value)
+
+
+def _read_first(folder: Path, where: str) -> dict[str, Any]:
+    for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            return _read(folder / name, "folder")
+            return read_settings(folder / name, where)
     return {}

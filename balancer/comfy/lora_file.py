@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 import safetensors.torch
 from torch import Tensor
 
 from .. import checked
 from ..errors import RealCompoError
+from ..whole_file import write_whole
+from .output_place import free_place
 
 MOST_LOSSES = 10_000
 """Steps of each loss that a file's metadata keeps."""
@@ -103,24 +102,12 @@ def file_notes(lora: dict[str, Tensor]) -> dict[str, str]:
 def save_lora(lora: dict[str, Tensor], prefix: str) -> str:
     """Write ``lora`` below the host's output folder under the next free number of ``prefix``.
 
-    Returns the file's name relative to that folder. Raises RealCompoError for a prefix that leads
-    out of it.
+    Returns the file's name relative to that folder. Raises RealCompoError as ``free_place``, and
+    when the file cannot be written; then nothing of it is left.
     """
-    output = folder_paths.get_output_directory()
-    base = os.path.abspath(output)
-    if not os.path.abspath(os.path.join(base, prefix)).startswith(base + os.sep):
-        raise RealCompoError(
-            "filename_prefix", f"'{prefix}' leads out of ComfyUI's output folder",
-            "Name a place below it, without '..' and without a drive or a leading slash",
-        )  # fmt: skip
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
-    # the host counts pictures only
-    while Path(folder, f"{name}_{counter:05}_.safetensors").exists():
-        counter += 1
-    path = Path(folder, f"{name}_{counter:05}_.safetensors")
-    part = path.with_suffix(".part")
+    path, shown = free_place(prefix, ".safetensors")
     # the format takes no two names for one memory
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in lora.items()}
-    safetensors.torch.save_file(tensors, str(part), file_notes(lora))
-    os.replace(part, path)
-    return "/".join(p for p in (subfolder.replace(os.sep, "/"), path.name) if p)
+    notes = file_notes(lora)
+    write_whole({path: lambda part: safetensors.torch.save_file(tensors, str(part), notes)})
+    return shown

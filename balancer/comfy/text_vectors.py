@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import checked
 from ..errors import RealCompoError
 from .encoded import checked_vectors
+from .model_folders import read_settings, require_tokenizer
 
 BATCH = 32
 
@@ -121,18 +120,19 @@ def load_sentence_encoder(folder: Path) -> SentenceEncoder:
             "encoder", f"'{folder.name}' holds no .safetensors weights",
             "Download the model's safetensors files too; pickled weights are never loaded",
         )  # fmt: skip
+    require_tokenizer(folder, "encoder")
     told = folder / "1_Pooling" / "config.json"
+    pooling = read_settings(told, "encoder") if told.is_file() else {}
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        pooling = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
         with torch.inference_mode(False), torch.no_grad():
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **options)
             model = transformers.AutoModel.from_pretrained(
                 str(folder), use_safetensors=True, **options
             )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # the library and its parts raise every kind, plain Exception too
         raise RealCompoError(
-            "encoder", f"'{folder.name}' cannot be loaded ({error})",
+            "encoder", f"'{folder.name}' cannot be loaded ({' '.join(str(error).split())[:300]})",
             "Choose a folder with a sentence encoder that transformers loads itself",
         ) from error  # fmt: skip
     return SentenceEncoder(model, tokenizer, bool(pooling.get("pooling_mode_cls_token")))

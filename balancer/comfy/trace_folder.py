@@ -7,10 +7,15 @@ from pathlib import Path
 
 import folder_paths
 
+from .. import checked
 from ..errors import RealCompoError
+from ..foreign_json import has_surrogates
 from ..trace_file import SUFFIX
+from .output_place import free_place, inside
 
 NEWEST = "newest in output"
+LONGEST_NAME = 4096
+"""Characters of a name that is looked for."""
 
 
 def _folders() -> dict[str, str]:
@@ -25,7 +30,10 @@ def _traces(folder: str) -> list[str]:
         os.path.relpath(os.path.join(where, name), folder).replace(os.sep, "/")
         for where, _, names in os.walk(folder)
         for name in names
+        # a name that is no text cannot be chosen, and a link may lead nowhere
         if name.endswith(SUFFIX)
+        and not has_surrogates(os.path.join(where, name))
+        and os.path.isfile(os.path.join(where, name))
     ]
     return sorted(found)
 
@@ -42,6 +50,12 @@ def find_trace(name: str) -> Path:
     Raises RealCompoError for names that lead out of the host's folders, and when there is none.
     """
     folders = _folders()
+    checked.text(name, "trace_file", LONGEST_NAME)
+    if "\0" in name:
+        raise RealCompoError(
+            "trace_file", "it holds a control character, which no file's name can",
+            "Take the name that RealCompo Save Trace gives",
+        )  # fmt: skip
     if name == NEWEST:
         traces = [Path(folders["output"], entry) for entry in _traces(folders["output"])]
         if not traces:
@@ -54,32 +68,16 @@ def find_trace(name: str) -> Path:
     kind = kind.removesuffix("]")
     if not relative or kind not in folders:
         raise RealCompoError(
-            "trace_file", f"'{name}' names no file and its folder",
+            "trace_file", f"'{checked.shown(name)}' names no file and its folder",
             "Write it as 'name.trace.safetensors [output]' or '... [input]'.",
         )  # fmt: skip
-    return _inside(folders[kind], relative, "trace_file")
+    return inside(folders[kind], relative, "trace_file")
 
 
 def next_file(prefix: str) -> tuple[Path, str]:
     """A free place for ``prefix`` below the output folder, and its name for ``find_trace``.
 
-    Raises RealCompoError for a prefix that leads out of the folder.
+    Raises RealCompoError as ``free_place``.
     """
-    output = folder_paths.get_output_directory()
-    _inside(output, prefix, "filename_prefix")
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
-    file = f"{name}_{counter:05}_{SUFFIX}"
-    shown = "/".join(part for part in (subfolder.replace(os.sep, "/"), file) if part)
-    return Path(folder, file), f"{shown} [output]"
-
-
-def _inside(folder: str, relative: str, where: str) -> Path:
-    # without following links: a user may have linked a folder of theirs into the host's
-    base = os.path.abspath(folder)
-    path = os.path.abspath(os.path.join(base, relative))
-    if not path.startswith(base + os.sep):
-        raise RealCompoError(
-            where, f"'{relative}' leads out of ComfyUI's folder",
-            "Name a place below it, without '..' and without a drive or a leading slash.",
-        )  # fmt: skip
-    return Path(path)
+    path, shown = free_place(prefix, SUFFIX)
+    return path, f"{shown} [output]"

@@ -135,7 +135,7 @@ def train(
                     told = run.step(session.take_values(), session.scale)
                     progress.step(told, run.losses)
                     if save_every and run.steps % save_every == 0 < settings.steps - run.steps:
-                        checkpoint.save(run)
+                        checkpoint.save_meanwhile(run)
             except comfy.model_management.InterruptProcessingException:
                 if not run.steps:
                     raise

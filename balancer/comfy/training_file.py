@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import folder_paths
-import safetensors
 import safetensors.torch
 
 from ..errors import RealCompoError
+from ..tensor_file import read_tensors
 from ..training import Optimisation
+from ..whole_file import write_whole
 
 FOLDER = "realcompo_training"
 
@@ -28,11 +28,9 @@ class Checkpoint:
         if not self.path.exists():
             return
         try:
-            with safetensors.safe_open(str(self.path), "pt") as file:
-                about = dict(file.metadata() or {})
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            about, tensors = read_tensors(self.path)
             run.load(tensors, about)
-        except (OSError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        except ValueError as error:
             raise RealCompoError(
                 "seed", f"the stopped training in {FOLDER}/{self.path.name} cannot be read"
                 f" ({error})", "Delete that file in ComfyUI's output folder to start anew",
@@ -45,11 +43,23 @@ class Checkpoint:
         self._write(self.path, tensors, about)
         logging.info("RealCompo: the training waits at step %d in %s", run.steps, self.path)
 
+    def save_meanwhile(self, run: Optimisation) -> None:
+        """As ``save``, but a full disk does not end a training that is well: it is logged."""
+        try:
+            self.save(run)
+        except RealCompoError as error:
+            logging.error("RealCompo: the training goes on, but cannot be resumed yet: %s", error)
+
     def save_lora(self, run: Optimisation) -> None:
         """What was learned before a failure, as a LoRA file beside the checkpoint's place."""
         if run.steps:
             path = self.path.with_name(f"{self.path.stem}_failed_at_{run.steps}.safetensors")
-            self._write(path, run.learned(), {"losses": json.dumps(run.losses)})
+            try:
+                self._write(path, run.learned(), {"losses": json.dumps(run.losses)})
+            except RealCompoError as error:
+                # what made the training fail is told; this stands beside it in the log
+                logging.error("RealCompo: what was learned before it is lost: %s", error)
+                return
             logging.warning("RealCompo: what was learned before the failure is in %s", path)
 
     def remove(self) -> None:
@@ -57,7 +67,7 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
     def _write(self, path: Path, tensors: dict, about: dict[str, str]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        safetensors.torch.save_file(tensors, str(part), about)
-        os.replace(part, path)
+        def write(part: Path) -> None:
+            safetensors.torch.save_file(tensors, str(part), about)
+
+        write_whole({path: write}, "save_every")

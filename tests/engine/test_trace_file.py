@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import random
+import struct
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,119 @@ def test_missing_and_misshapen_tensors_are_refused(saved: Path, tmp_path: Path) 
     without.write_bytes(half)
     with pytest.raises(RealCompoError, match="damaged"):
         load_trace(without)
+
+
+def _changed(path: Path, change: dict[str, torch.Tensor | None], **facts: object) -> Path:
+    """The file with other tensors (None: without one) and other facts."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = {k: v for k, v in {**load_file(str(path)), **change}.items() if v is not None}
+    metadata["trace"] = json.dumps({**json.loads(metadata["trace"]), **facts})
+    other = path.with_name("other" + SUFFIX)
+    save_file(tensors, str(other), metadata=metadata)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mix.0": torch.ones(2, 1, 8, 12, dtype=torch.bool)}, "not numbers"),
+        ({"mix.0": torch.ones(2, 1, 8, 12).to(torch.float8_e4m3fn)}, "not numbers"),
+        ({"mix.0": torch.ones(2, 1, 8, 12, dtype=torch.int64)}, "not numbers"),
+        ({"mix.0": torch.full((2, 1, 8, 12), float("nan"))}, "outside 0 to 1"),
+        ({"mix.0": torch.full((2, 1, 8, 12), 3.0)}, "outside 0 to 1"),
+        ({"mix.1": torch.rand(2, 1, 8, 11)}, "has the shape"),
+        ({"mix.1": torch.rand(3, 1, 8, 12)}, "has the shape"),
+        ({"mix.0": torch.rand(2, 4, 8, 12)}, "has the shape"),
+        ({"mix.0": torch.zeros(())}, "has the shape"),
+        ({"shares_realism.3": torch.rand(2, 5)}, "has the shape"),
+        ({"loss_realism.3": torch.rand(1)}, "has the shape"),
+        ({"maps_realism.1": torch.rand(1, 2, 4, 6)}, "has the shape"),
+        ({"maps_realism.1": torch.full((2, 2, 4, 6), float("inf"))}, "NaN or infinity"),
+    ],
+)  # fmt: skip
+def test_tensors_that_no_run_records_are_refused(saved: Path, change, said) -> None:
+    with pytest.raises(RealCompoError, match=said) as caught:
+        load_trace(_changed(saved, change))
+    assert caught.value.where == "trace_file"
+
+
+_STEP = {"step": 0, "sigma": 1.0, "phase": "mix"}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"phrases": "x"}, {"phrases": [1]}, {"settings": [1]}, {"cost": {"forwards": 1}},
+        {"steps": []}, {"steps": [7]}, {"steps": [{**_STEP, "step": -1}]},
+        {"steps": [{**_STEP, "step": True}]}, {"steps": [{**_STEP, "step": 10**400}]},
+        {"steps": [{**_STEP, "sigma": float("inf")}]},
+        {"steps": [{**_STEP, "sigma": float("nan")}]}, {"steps": [{**_STEP, "sigma": "1"}]},
+        {"steps": [{**_STEP, "phase": "x" * 5000}]}, {"steps": [_STEP] * 9},
+    ],
+)  # fmt: skip
+def test_facts_that_no_run_records_are_refused(saved: Path, facts) -> None:
+    with pytest.raises(RealCompoError, match="is incomplete") as caught:
+        load_trace(_changed(saved, {}, **facts))
+    assert len(str(caught.value)) < 400
+
+
+def test_every_cut_and_many_changed_bytes_load_or_are_refused(saved: Path) -> None:
+    from realcompo.balancer.mix_picture import draw_mix
+    from realcompo.balancer.plot import plot_trace
+
+    data = saved.read_bytes()
+    draw, drawn = random.Random(5), 0
+    for turn in range(240):
+        harmed = bytearray(data)
+        if turn % 2:
+            # the header holds everything but the numbers
+            place = draw.randrange(min(len(data), 3000))
+            harmed[place] = draw.randrange(256)
+        else:
+            del harmed[draw.randrange(len(data)) :]
+        other = saved.with_name("harmed" + SUFFIX)
+        other.write_bytes(harmed)
+        try:
+            trace = load_trace(other)
+        except RealCompoError:
+            continue
+        drawn += 1
+        draw_mix(trace, side=64)
+        if drawn < 4:
+            plot_trace(trace, 300, 300)
+    assert 0 < drawn < 120
+
+
+def test_a_header_that_is_too_long_is_not_read(saved: Path) -> None:
+    with open(saved, "wb") as file:
+        file.write(struct.pack("<Q", 20 << 20))
+        file.truncate((20 << 20) + 8)
+    with pytest.raises(RealCompoError, match="a header of 20971520 bytes, and up to 16777216"):
+        load_trace(saved)
+
+
+def test_a_run_whose_losses_were_no_numbers_comes_back_and_is_drawn(tmp_path: Path) -> None:
+    from realcompo.balancer.plot import plot_trace
+
+    trace = example()
+    for record in trace.steps[1::2]:
+        record.loss_realism = torch.tensor([float("nan"), float("inf")])
+        record.shares_realism = torch.full((2, 2), float("nan"))
+    trace.steps[3].loss_spatial = None
+    path, _ = save_trace(trace, tmp_path / f"run{SUFFIX}")
+    back = load_trace(path)
+    for sample in (0, 1):
+        assert plot_trace(back, 300, 300, sample).isfinite().all()
+
+
+def test_a_full_disk_leaves_no_half_of_a_trace(tmp_path: Path, monkeypatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RealCompoError, match="the disk is full") as caught:
+        save_trace(example(), tmp_path / f"run{SUFFIX}")
+    assert caught.value.where == "filename_prefix" and not list(tmp_path.iterdir())

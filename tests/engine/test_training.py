@@ -177,3 +177,38 @@ def test_settings_that_make_no_sense_are_refused(changes) -> None:
         TrainingSettings(**changes)
     name = next(iter(changes))
     assert caught.value.where == ("gradient_clip" if name == "clip" else name)
+
+
+@pytest.mark.parametrize(
+    "training",
+    ["[" * 100_000, "[]", "{}", '{"settings": {}}', "9" * 5000, '{"a": NaN}', '{"a": "\\ud800"}'],
+)
+def test_a_stopped_training_that_says_nonsense_changes_nothing(training: str) -> None:
+    from realcompo.balancer.adapters import Adapters
+    from realcompo.balancer.training import Optimisation, TrainingSettings
+
+    def fresh() -> Optimisation:
+        start = torch.Generator().manual_seed(1)
+        adapters = Adapters({"a": (4, 3)}, 2, 2.0, start, torch.device("cpu"))
+        return Optimisation(adapters, TrainingSettings(rank=2))
+
+    run = fresh()
+    tensors, about = run.save()
+    before = {key: value.clone() for key, value in tensors.items()}
+    fresh().load(tensors, about)
+    name = next(key for key in tensors if key.startswith("adapter|"))
+    odd = (
+        (tensors, {"training": training}), (tensors, {}), ({}, about),
+        ({**tensors, name: torch.zeros(1)}, about),
+        ({**tensors, name: torch.full_like(tensors[name], float("nan"))}, about),
+        ({**tensors, "generator": torch.zeros(3, dtype=torch.uint8)}, about),
+        ({**tensors, "optimiser|99|step": torch.zeros(())}, about),
+        ({**tensors, "optimiser|0|step": torch.zeros(())}, about),
+    )  # fmt: skip
+    for given, told in odd:
+        with pytest.raises(ValueError) as caught:
+            run.load(given, told)
+        assert type(caught.value).__module__.startswith("realcompo") or any(
+            part in str(caught.value) for part in ("its ", "it has", "other settings", "missing")
+        )
+    assert all(torch.equal(value, before[key]) for key, value in run.save()[0].items())

@@ -181,7 +181,7 @@ def test_folders_that_are_no_captioners_say_what_is_wrong(
             load_captioner(folder)
         assert str(tmp_path) not in str(told.value).split("cannot be loaded")[0]
 
-    refused(tmp_path / "nothing", "no readable config.json")
+    refused(tmp_path / "nothing", "config.json of 'nothing' cannot be read: No such file")
     other = _copy(folders["blip"], tmp_path / "other")
     (other / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
     refused(other, "is a 'llama' model, not a captioner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -181,13 +182,54 @@ def test_no_file_outside_the_hosts_folders_is_read(folders, trace, name) -> None
     assert "leads out of" in str(error) or "names no file" in str(error)
 
 
-@pytest.mark.parametrize("prefix", ["../run", "/elsewhere/run", "a/../../run"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["../run", "/elsewhere/run", "a/../../run", "a\0b", "\ud800", "x" * 300, "CON", "a:b", "run..",
+     "runs/", ""],
+)  # fmt: skip
 def test_no_file_outside_the_output_folder_is_written(folders, trace, prefix) -> None:
     from realcompo.nodes.trace_files import RealCompoSaveTrace
 
     save = RealCompoSaveTrace().save
     refused(lambda: save(trace, prefix), "RealCompo Save Trace", "filename_prefix")
     assert not list(folders.output.parent.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_cannot_be_made_is_told_at_both_save_nodes(
+    folders, trace, monkeypatch, number
+) -> None:
+    from realcompo.nodes.finetuning_tools import RealCompoSaveLoRA
+    from realcompo.nodes.trace_files import RealCompoSaveTrace
+
+    def fails(*args, **kwargs) -> None:
+        raise OSError(number, os.strerror(number))
+
+    # hosts make folders in either way
+    monkeypatch.setattr(os, "makedirs", fails)
+    monkeypatch.setattr(os, "mkdir", fails)
+    monkeypatch.setattr(Path, "mkdir", fails)
+    save, keep = RealCompoSaveTrace().save, RealCompoSaveLoRA().save
+    lora = {"a": torch.zeros(1)}
+    for run, shown in (
+        (lambda: save(trace, "new/run"), "RealCompo Save Trace"),
+        (lambda: keep(lora, "new/run"), "RealCompo Save LoRA"),
+        (lambda: keep(lora, "a\0b"), "RealCompo Save LoRA"),
+    ):
+        refused(run, shown, "filename_prefix")
+    assert not list(folders.output.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b [output]", "\ud800 [output]", "x" * 9000, "x" * 300 + " [input]"]
+)
+def test_odd_names_of_traces_are_refused(folders, name) -> None:
+    from realcompo.nodes.trace_files import RealCompoLoadTrace
+
+    assert RealCompoLoadTrace.IS_CHANGED("newest in output", name) == ""
+    load = RealCompoLoadTrace().load
+    error = refused(lambda: load("newest in output", name), "RealCompo Load Trace", "file")
+    assert len(str(error)) < 400
 
 
 def test_what_is_no_trace(folders) -> None:
