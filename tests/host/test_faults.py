@@ -232,7 +232,7 @@ def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
                 state.assert_same()
             except AssertionError as error:
                 raise AssertionError(f"{told}: {error}") from error
-    assert raised > COUNT // 2
+    assert raised >= max(1, COUNT // 2)
     assert not management.processing_interrupted()
     assert CALLBACK in quiet.seen or not name.startswith("dynamic")
 
