@@ -18,6 +18,9 @@ KINDS = (MODULE, BACKWARD, HOST, CALLBACK)
 """A module's forward, whichever model it is of; a gradient on its way through an activation; one of
 the host's functions that load, patch, cast or sample; the sampler's callback."""
 
+_NOTES = {"_v_signature", "comfy_patched_weights", "prev_comfy_cast_weights"}
+"""What the host notes on a layer of how far it has loaded it; a load that is cut short goes on."""
+
 
 class Faults:
     """Counts the calls of each kind, and raises ``error`` at call ``at`` (from 0) of ``kind``."""
@@ -153,7 +156,7 @@ class State:
     def assert_same(self) -> None:
         now = self._taken()
         for key, value in self.before.items():
-            assert now[key] == value, key
+            assert now[key] == value, f"{key}: {value} -> {now[key]}"
         assert now.keys() == self.before.keys()
         for module, values in zip(self.modules, self.values, strict=True):
             for name, value in module.state_dict().items():
@@ -197,7 +200,7 @@ class State:
                     for store in (part._parameters, part._buffers)
                     for name, value in store.items() if value is not None
                 }  # fmt: skip
-                names = sorted(name for name in vars(part) if name != "_v_signature")
+                names = sorted(vars(part).keys() - _NOTES)
                 page = _page(part)
                 pins = 0 if page is None else page.pins
                 taken[f"module {number} {path}"] = (hooks, own, tensors, names, pins)

@@ -1,6 +1,7 @@
 """Whatever fails in whatever run: nothing is left patched, and the next run is as if nothing had.
 
-``REALCOMPO_FAULTS=50`` lets so many faults happen in every kind of run instead of a few.
+A few kinds of run with a fault or two each; ``REALCOMPO_FAULTS=50`` lets so many happen in every
+kind there is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from . import pair, tiny, tiny_dit
 from .dynamic_vram import available, dynamic_vram
 from .faults import CALLBACK, HOST, KINDS, Faults, State, errors, injected
 
+ALL = "REALCOMPO_FAULTS" in os.environ
 COUNT = int(os.environ.get("REALCOMPO_FAULTS", "2"))
 STEPS = 2
 PAPER = preset("paper", spatial_only=0.0, rate=1e4, rate_end=1e4)
@@ -172,6 +174,12 @@ RUNS: dict[str, Callable[[], Run]] = {
 }
 
 
+SHORT = (
+    "dynamic", "lagged", "fixed", "one checkpoint, control", "maps", "finetune",
+    "one checkpoint, lora, paged", "lagged, paged",
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _outputs(tmp_path: Any, monkeypatch: Any) -> None:
     import folder_paths
@@ -179,17 +187,22 @@ def _outputs(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", RUNS if ALL else SHORT)
 def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
     import comfy.model_management as management
 
     from realcompo.balancer.comfy import turns
+    from realcompo.balancer.comfy.compat import has_attention_override
 
     if "lora, paged" in name:  # on the CPU the host makes no patcher that says so itself
         monkeypatch.setattr(turns, "is_dynamic", lambda _: True)
     chance = random.Random(name)  # noqa: S311 - the same faults in every run of the suite
     if "paged" in name and not available():
         pytest.skip("this ComfyUI has no dynamic VRAM")
+    if name == "hooks":
+        pytest.importorskip("comfy.hooks")
+    if name in ("flux", "sd3") and not has_attention_override():
+        pytest.skip("this ComfyUI lets nobody read joint attention")
     run = RUNS[name]()
     pages = dynamic_vram(*run.modules, pages=run.pages) if run.pages else nullcontext()
     with pages:
@@ -210,8 +223,7 @@ def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
                     run.once(faults.callback)
             except type(faults.error) as error:  # noqa: B030 - the very one that was made
                 assert error is faults.error or faults.raised, told
-            assert faults.raised, told
-            raised += 1
+            raised += faults.raised  # a run that loads nothing anew has fewer calls
             try:
                 if faults.kind == HOST and run.pages:
                     state.forgive_pages()
@@ -220,7 +232,7 @@ def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
                 state.assert_same()
             except AssertionError as error:
                 raise AssertionError(f"{told}: {error}") from error
-    assert raised > COUNT // 2
+    assert raised >= max(1, COUNT // 2)
     assert not management.processing_interrupted()
     assert CALLBACK in quiet.seen or not name.startswith("dynamic")
 

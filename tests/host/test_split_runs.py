@@ -117,6 +117,8 @@ def test_shares_of_even_schedules_are_shares_of_the_steps(
         pytest.skip("other levels for a flow")
     model = flux if flow else models[0]
     levels = NoiseSchedule(model.get_model_object("model_sampling"))
+    if flow and levels.sigma(0.5) == 0.5:
+        pytest.skip("shares of this ComfyUI's flows leave their shift out")
     settings = replace(FIXED, spatial_only=0.4, realism_only=0.4)
     clock = StepClock(schedule(model, scheduler, steps).tolist())
     # ddim_uniform may give one step more than it was asked for
