@@ -302,7 +302,8 @@ def _try_once(captioner: Captioner, folder: Path) -> None:
             "folder", f"the tokenizer in '{folder.name}' knows no words",
             f"Download its files too: {TOKENIZER_FILES}",
         )  # fmt: skip
-    rows = captioner.module.get_input_embeddings().weight.shape[0]
+    table: Any = captioner.module.get_input_embeddings  # of transformers' models
+    rows = table().weight.shape[0]
     tokens = [*family.begin(tokenizer, ""), *family.text(tokenizer, "a red circle")]
     if any(not isinstance(token, int) or not 0 <= token < rows for token in tokens):
         raise RealCompoError(
@@ -387,7 +388,8 @@ def _preparation(folder: Path, config: dict[str, Any], where: str) -> Preparatio
     try:
         if len(size) > 2:
             raise ValueError("a size is a height and a width")
-        high, wide = (_edge(edge) for edge in (size[0], size[-1] or size[0]))
+        edges: Any = size
+        high, wide = (_edge(edge) for edge in (edges[0], edges[-1] or edges[0]))
         shortest = _edge(shortest) if shortest else None
         mean = _colours(told.get("image_mean", (0.48145466, 0.4578275, 0.40821073)), -_MOST_MEAN)
         std = _colours(told.get("image_std", (0.26862954, 0.26130258, 0.27577711)), _LEAST_STD)

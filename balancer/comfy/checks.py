@@ -125,7 +125,7 @@ def _check_shape(patcher: ModelPatcher, noise: Tensor, where: str) -> None:
     known = getattr(latent_format, "latent_dimensions", None)
     if known is None and isinstance(patcher.get_model_object("diffusion_model"), UNetModel):
         known = 2
-    wanted = {2: "pictures (B, C, H, W)", 3: "frames (B, C, T, H, W)"}
+    wanted: dict[int | None, str] = {2: "pictures (B, C, H, W)", 3: "frames (B, C, T, H, W)"}
     if known not in (None, *wanted):
         raise RealCompoError(
             where, f"'{model_name(patcher)}' makes neither pictures nor videos",
