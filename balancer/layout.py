@@ -149,7 +149,7 @@ class Region:
         packed = None if mask is None else Mask.from_dict(mask)
         occurrence, weight = value.get("occurrence"), value.get("weight")
         return cls(
-            phrase=value.get("phrase") or "",
+            phrase="" if value.get("phrase") is None else value["phrase"],
             box=packed.bounds() if packed is not None else box,  # type: ignore[arg-type]
             mask=packed,
             occurrence=0 if occurrence is None else occurrence,
@@ -220,7 +220,7 @@ class Layout:
             )
         return cls(
             regions=tuple(Region.from_dict(region) for region in value["regions"]),
-            prompt=value.get("prompt") or "",
+            prompt="" if value.get("prompt") is None else value["prompt"],
             width=value.get("width"),
             height=value.get("height"),
         )
