@@ -186,13 +186,11 @@ def flat(value: object, where: str) -> list[Any]:
     return found
 
 
-def plain_tensor(
-    value: object, where: str, what: str, remedy: str, empty: bool = False
-) -> Tensor:
-    """``value`` if it is an ordinary tensor of real numbers: some of them, and all finite.
+def dense_tensor(value: object, where: str, what: str, remedy: str) -> Tensor:
+    """``value`` if it is an ordinary tensor of real numbers, whatever they are.
 
     ``what`` it should be is for the message. Raises RealCompoError for sparse, nested, quantised
-    and complex tensors, those without storage, empty ones (unless ``empty``), NaN and infinity.
+    and complex tensors, and for those without storage.
     """
     if not isinstance(value, Tensor):
         raise RealCompoError(where, f"got {kind(value)}, not {what}", remedy)
@@ -200,6 +198,17 @@ def plain_tensor(
         raise RealCompoError(where, f"got a tensor of another kind than {what}", remedy)
     if value.is_complex() or value.is_quantized:
         raise RealCompoError(where, f"its values are {value.dtype}, not real numbers", remedy)
+    return value
+
+
+def plain_tensor(
+    value: object, where: str, what: str, remedy: str, empty: bool = False
+) -> Tensor:
+    """As ``dense_tensor``, with some numbers, and all finite.
+
+    Raises RealCompoError for empty tensors, too (unless ``empty``), for NaN and infinity.
+    """
+    value = dense_tensor(value, where, what, remedy)
     if not value.numel() and not empty:
         raise RealCompoError(where, f"it is empty: its shape is {tuple(value.shape)}", remedy)
     # 8-bit floats know no arithmetic of their own

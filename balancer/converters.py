@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .box_lines import BoxEntry, phrases_alone, require_count
+from .checked import dense_tensor
 from .coverage import Mask
 from .errors import RealCompoError
 from .layout import Box, Layout, Region
@@ -56,6 +57,7 @@ def planes_of(masks: object) -> list[Tensor]:
             raise RealCompoError(
                 "masks", f"a mask is {shape}", "Connect MASK: (height, width) or a batch of them"
             )
+        value = dense_tensor(value, "masks", "a MASK", "Connect MASK: (height, width)")
         if value.ndim == 4 and value.shape[1] != 1:
             raise RealCompoError(
                 "masks", f"a mask has the shape {tuple(value.shape)}", "Convert images to masks"

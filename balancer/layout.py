@@ -200,7 +200,7 @@ class Region:
         place = (0.0, 0.0, 1.0, 1.0) if packed is not None else box
         occurrence, weight = value.get("occurrence"), value.get("weight")
         return cls(
-            phrase=value.get("phrase") or "",
+            phrase="" if value.get("phrase") is None else value["phrase"],
             box=place,  # type: ignore[arg-type]
             mask=packed,
             occurrence=0 if occurrence is None else occurrence,
@@ -287,7 +287,7 @@ class Layout:
             raise too_many_pixels(pixels)
         return cls(
             regions=tuple(Region.from_dict(region) for region in regions),
-            prompt=value.get("prompt") or "",
+            prompt="" if value.get("prompt") is None else value["prompt"],
             width=value.get("width"),
             height=value.get("height"),
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .box_lines import BoxEntry, Wordings, read_phrase, require_count, shown
+from .checked import plain_tensor
 from .converters import MASK, named_region
 from .coverage import Mask
 from .errors import RealCompoError
@@ -118,7 +119,8 @@ def _pixels(image: object) -> np.ndarray:
     ):
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise RealCompoError("image", f"it is {shape}", "Connect an IMAGE in colour")
-    first = (image[0] if image.ndim == 4 else image)[..., :3].detach().to("cpu", torch.float32)
+    found = plain_tensor(image, "image", "an IMAGE", "Connect an IMAGE in colour")
+    first = (found[0] if found.ndim == 4 else found)[..., :3].to("cpu", torch.float32)
     return (first.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
