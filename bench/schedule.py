@@ -45,7 +45,7 @@ class Scheduled(Balancer):
 
     def __init__(self, schedule: Schedule, batch: int, coverage: Tensor) -> None:
         settings = BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=0.0)
-        super().__init__(settings, len(schedule.inside), batch, coverage)
+        super().__init__(settings, batch, coverage)
         self._schedule, self._place, self._cover = schedule, 0, coverage
 
     def phase(self, step: int, sigma: float) -> Phase:

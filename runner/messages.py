@@ -51,7 +51,7 @@ def failed_node(kind: str, data: Any) -> str:
     place = f"node {tidy(about.get('node_id'), 60)} ({tidy(about.get('node_type'), 100)})"
     if kind == "execution_interrupted":
         return f"{place} was interrupted"
-    name = tidy(about.get("exception_type") or "", 100).rsplit(".", 1)[-1]
+    name = tidy(str(about.get("exception_type") or "").rsplit(".", 1)[-1], 100)
     said = one_line(about.get("exception_message") or "")
     # the class says nothing that a sentence of its own does not
     return f"{place}: {said}" if name == "RealCompoError" else f"{place}: {name}: {said}"
