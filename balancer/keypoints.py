@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .box_forms import plain
 from .box_lines import shown
 from .errors import RealCompoError
 from .foreign_json import read_json
@@ -114,25 +115,32 @@ def canvas_of(frame: Mapping[str, Any], largest: int) -> tuple[int, int] | None:
     return None
 
 
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as lists and numbers; RealCompoError for those that hold none."""
+    try:
+        return plain(value)
+    except RealCompoError as error:
+        raise refuse(error.problem, "Connect POSE_KEYPOINT of a pose estimator") from None
+
+
 def _rows(flat: Any, number: int) -> list[list[Any]]:
     """x, y, confidence (1 where a file has none) of every point; a missing point is three None."""
-    plain = flat.tolist() if hasattr(flat, "tolist") else flat
-    if not isinstance(plain, (list, tuple)):
-        what = f"person {number} has a {type(plain).__name__} as points"
+    if not isinstance(flat, (list, tuple)):
+        what = f"person {number} has a {type(flat).__name__} as points"
         raise refuse(what, f"Give a list: {_READ}")
-    nested = [_listed(one) for one in plain]
+    nested = [_listed(one) for one in flat]
     if any(one is not None for one in nested):
         rows = [[None] * 3 if one is None and given is None else one
-                for one, given in zip(nested, plain, strict=True)]  # fmt: skip
+                for one, given in zip(nested, flat, strict=True)]  # fmt: skip
         are_points = all(row is not None and len(row) in (2, 3) for row in rows)
         if len(rows) not in POINTS or not are_points:
             raise refuse(f"person {number} has {len(rows)} points", f"Connect a body pose: {_READ}")
         return [[*row, 1.0][:3] for row in rows if row is not None]
     for each in (3, 2):
-        if len(plain) % each == 0 and len(plain) // each in POINTS:
-            rows = [list(plain[at : at + each]) for at in range(0, len(plain), each)]
+        if len(flat) % each == 0 and len(flat) // each in POINTS:
+            rows = [list(flat[at : at + each]) for at in range(0, len(flat), each)]
             return [[*row, 1.0][:3] for row in rows]
-    count = f"{len(plain) // 3} points" if len(plain) % 3 == 0 else f"{len(plain)} numbers"
+    count = f"{len(flat) // 3} points" if len(flat) % 3 == 0 else f"{len(flat)} numbers"
     raise refuse(f"person {number} has {count}", f"Connect a body pose, not hands or face: {_READ}")
 
 
@@ -151,8 +159,8 @@ def points_of(person: object, number: int) -> np.ndarray | None:
     if not isinstance(person, Mapping):
         what = f"person {number} is a {type(person).__name__}"
         raise refuse(what, "Give each person's keypoints")
-    flat: Any = next((person[key] for key in _BODY if person.get(key) is not None), None)
-    if flat is None or (hasattr(flat, "__len__") and len(flat) == 0):
+    flat = _plain(next((person[key] for key in _BODY if person.get(key) is not None), None))
+    if flat is None or (isinstance(flat, (list, tuple)) and not flat):
         return None
     rows = _rows(flat, number)
     for row in rows:

@@ -24,7 +24,7 @@ from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.pose import openpose_frame, read_bodies, regions_from_pose
 from realcompo.balancer.segmentation import LEGEND, PALETTES, regions_from_segmentation
 
-CASES = 250
+CASES = 1000
 COUNT = int(os.environ.get("REALCOMPO_FUZZ", CASES))
 
 ODD: list[Callable[[], Any]] = [
