@@ -114,8 +114,10 @@ def _cut_at_verb(text: str, start: int, end: int, after: str) -> int | None:
         return None  # 'Pope Gregory the Great'
     if kept[-1].text in DETERMINERS:
         return start + last.end  # no verb: 'one phrase of the prompt a line'
-    while kept[-1].text in FUNCTION_WORDS:
+    while kept and kept[-1].text in FUNCTION_WORDS:
         kept = kept[:-1]  # 'a man starts to eat a cake'
+    if not kept:
+        return None  # 'of half a star': nothing before the verb is a thing
     return start + kept[-1].end
 
 

@@ -315,3 +315,8 @@ def test_the_axis_keeps_order_zones_and_shares() -> None:
     assert axis.room([(0, 1)]) == 0.0
     with pytest.raises(ValueError, match="circle"):
         Axis([1.0, 1.0], [None, None], [(0, 1), (1, 0)]).intervals()
+
+
+@pytest.mark.parametrize("prompt", ["of half a star", "of (big:1.2) a star"])
+def test_a_prompt_that_begins_with_a_function_word(prompt: str) -> None:
+    assert [region.phrase for region in plan_by_rules(prompt).regions]
