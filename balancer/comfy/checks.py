@@ -16,7 +16,7 @@ from ..regions import RegionSet
 from ..settings import BalancerSettings
 from .capture import choose_level
 from .compat import has_attention_override
-from .input_values import is_finite
+from .input_values import check_stretched, is_finite
 from .sites import find_sites, is_joint
 
 
@@ -109,8 +109,10 @@ def check_latent(
         raise RealCompoError(
             where, "the latent holds NaN or infinity", "Make it again; an earlier step failed."
         )
+    patch = getattr(patcher.get_model_object("diffusion_model"), "patch_size", None)
     for name, entries in conds.items():
         for entry in entries:
+            check_stretched(entry, name, patch, noise)
             embedding = entry.get("cross_attn")
             if embedding is not None and embedding.shape[0] not in (1, noise.shape[0]):
                 raise RealCompoError(

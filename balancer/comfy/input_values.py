@@ -6,6 +6,7 @@ fails deep inside the model, in words about matrices.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from ..errors import RealCompoError
 from .encoded import check_width
 
+_BIAS = "attention_mask"
+"""How the host's names of what is added to attention's logits begin."""
+
 
 def check_conditioning(conditioning: Any, where: str, patcher: ModelPatcher) -> None:
     """Raise RealCompoError for conditioning with NaN or infinity, or that is not as wide as
@@ -23,11 +27,33 @@ def check_conditioning(conditioning: Any, where: str, patcher: ModelPatcher) -> 
     for embedding, options in conditioning:
         named = [("the text", embedding), *options.items()]
         for name, value in named:
-            if isinstance(value, Tensor) and value.is_floating_point() and not is_finite(value):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+            # minus infinity keeps tokens out, see check_stretched
+            given = value.clamp_min(0.0) if name.startswith(_BIAS) else value
+            if not is_finite(given):
                 raise RealCompoError(
                     where, f"{name} in it holds NaN or infinity",
                     "Encode it again; a text encoder in half precision may overflow.",
                 )  # fmt: skip
+
+
+def check_stretched(entry: Mapping[str, Any], where: str, patch: Any, noise: Tensor) -> None:
+    """Raise RealCompoError for an attention mask with minus infinity that the host stretches to the
+    latent ``noise`` (B, C, H, W): that makes NaN of it.
+
+    ``entry`` is the host's converted conditioning, ``patch`` the side of the model's patches.
+    """
+    mask, made_for = entry.get(_BIAS), entry.get(f"{_BIAS}_img_shape")
+    if not isinstance(mask, Tensor) or made_for is None or not isinstance(patch, int):
+        return
+    grid = tuple(-(-side // patch) for side in noise.shape[-2:])
+    if tuple(made_for) != grid and bool(torch.isneginf(mask).any()):
+        raise RealCompoError(
+            where, "its attention mask keeps tokens out altogether, of which ComfyUI makes NaN at"
+            f" {grid[0]}x{grid[1]} patches",
+            "Set a style model's strength above 0, or take the style model out.",
+        )  # fmt: skip
 
 
 def check_present(conditioning: Any, where: str, cfg: float | None = None) -> None:

@@ -311,6 +311,57 @@ def test_conditioning_that_cannot_be_sampled_with(models, monkeypatch, where) ->
         assert error.where == where and "empty" in error.problem
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "lagged"])
+def test_attention_masks_that_keep_tokens_out(mode) -> None:
+    """By minus infinity: no fault where it is taken as it is, NaN where the host stretches it."""
+    import nodes
+    from realcompo.balancer.comfy.compat import has_attention_override
+
+    if "strength_type" not in nodes.StyleModelApply.INPUT_TYPES()["required"]:
+        pytest.skip("this ComfyUI's style models know no attention bias")
+    if not has_attention_override():
+        pytest.skip("this ComfyUI lets nobody read joint attention")
+
+    class Style:
+        def get_cond(self, seen: Any) -> torch.Tensor:
+            return torch.randn(1, 6, tiny_dit.CONTEXT, generator=torch.Generator().manual_seed(9))
+
+    def styled(strength: float) -> Any:
+        text = tiny_dit.conditioning(3)
+        apply = nodes.StyleModelApply().apply_stylemodel
+        return apply(text, Style(), None, strength, "attn_bias")[0]
+
+    models, noise = tiny_dit.models_of("flux"), tiny_dit.noise("flux")
+    settings = BalancerSettings(mode=mode, spatial_only=0.0)
+
+    def run(positive: Any) -> torch.Tensor:
+        guider = pair.guider(*models, settings, positive, tiny_dit.conditioning(4))
+        return pair.run(guider, noise, 2)
+
+    # the host's own sampler makes NaN of that, without a word
+    assert not torch.isfinite(pair.run_alone(models[0], noise, 2, positive=styled(0.0),
+        negative=tiny_dit.conditioning(4))).all()  # fmt: skip
+    with pytest.raises(RealCompoError, match="strength above 0") as caught:
+        run(styled(0.0))
+    assert caught.value.where == "positive"
+    assert torch.isfinite(run(styled(0.5))).all()
+
+    # a mask in the picture's own size is taken as it is
+    text, options = styled(0.0)[0]
+    patches = [side // 2 for side in noise.shape[-2:]]
+    rows = text.shape[1] + patches[0] * patches[1]
+    mask = torch.zeros(1, rows, rows)
+    mask[:, :, tiny_dit.LENGTH : text.shape[1]] = -INFINITY
+    sized = {**options, "attention_mask": mask, "attention_mask_img_shape": tuple(patches)}
+    torch.testing.assert_close(
+        run([[text, sized]]), run(tiny_dit.conditioning(3)), rtol=1e-2, atol=1e-2
+    )
+    for bad in (NAN, INFINITY):
+        spoilt = [[text, {**sized, "attention_mask": torch.full_like(mask, bad)}]]
+        with pytest.raises(RealCompoError, match="attention_mask in it holds NaN or infinity"):
+            run(spoilt)
+
+
 def test_a_negative_that_is_not_asked_may_be_empty(models) -> None:
     """At a guidance of 1 the host has no use for it either."""
     from realcompo.nodes.sampling import RealCompoDualSampler
