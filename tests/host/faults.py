@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules import module as global_hooks
 
-MODULE, BACKWARD, HOST, CALLBACK = "module", "backward", "host", "callback"
-KINDS = (MODULE, BACKWARD, HOST, CALLBACK)
-"""A module's forward, whichever model it is of; a gradient on its way through an activation; one of
-the host's functions that load, patch, cast or sample; the sampler's callback."""
+MODULE, BACKWARD, HOST, CALLBACK, AROUND = "module", "backward", "host", "callback", "around"
+KINDS = (MODULE, BACKWARD, HOST, CALLBACK, AROUND)
+"""A network's forward; a gradient on its way through an activation; one of the host's functions
+that load, patch, cast or sample; the sampler's callback; what is around a network: modules and
+functions of text encoder and VAE, previews, and what the page is shown."""
 
 _NOTES = {"_v_signature", "comfy_patched_weights", "prev_comfy_cast_weights"}
 """What the host notes on a layer of how far it has loaded it; a load that is cut short goes on."""
@@ -28,18 +29,22 @@ class Faults:
     def __init__(self, kind: str = "", at: int = -1, error: BaseException | None = None) -> None:
         self.kind, self.at, self.error = kind, at, error
         self.seen: Counter[str] = Counter()
-        self.raised = False
+        self.raised, self.where = False, "nowhere"
+        self.cleaning = self.in_cleaning = False
 
-    def hit(self, kind: str) -> None:
+    def __str__(self) -> str:
+        return f"{type(self.error).__name__} at {self.kind} {self.at} ({self.where})"
+
+    def hit(self, kind: str, where: str) -> None:
         number = self.seen[kind]
         self.seen[kind] += 1
         if kind == self.kind and number == self.at and self.error is not None:
-            self.raised = True
+            self.raised, self.where, self.in_cleaning = True, where, self.cleaning
             raise self.error
 
     def callback(self, *_: Any) -> None:
         """For the sampler."""
-        self.hit(CALLBACK)
+        self.hit(CALLBACK, "the sampler")
 
 
 def errors() -> list[Callable[[], BaseException]]:
@@ -59,23 +64,29 @@ def errors() -> list[Callable[[], BaseException]]:
 
 
 @contextmanager
-def injected(faults: Faults) -> Iterator[None]:
-    """Let ``faults`` see every call while this lasts."""
+def injected(faults: Faults, around: Sequence[torch.nn.Module] = ()) -> Iterator[None]:
+    """Let ``faults`` see every call while this lasts; ``around`` are modules of kind AROUND."""
+    from comfy.model_patcher import ModelPatcher
+
+    others = {id(part) for module in around for part in module.modules()}
 
     def before(module: torch.nn.Module, args: Any) -> None:
-        faults.hit(MODULE)
+        faults.hit(AROUND if id(module) in others else MODULE, type(module).__name__)
 
     def after(module: torch.nn.Module, args: Any, out: Any) -> None:
         if isinstance(out, Tensor) and out.requires_grad:
-            out.register_hook(lambda _: faults.hit(BACKWARD))
+            out.register_hook(lambda _: faults.hit(BACKWARD, type(module).__name__))
 
     handles = [
         global_hooks.register_module_forward_pre_hook(before),
         global_hooks.register_module_forward_hook(after),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        for place, name in _host_functions():
-            patch.setattr(place, name, _watched(getattr(place, name), faults))
+        for kind, places in ((HOST, _host_functions()), (AROUND, _around())):
+            for place, name in places:
+                patch.setattr(place, name, _watched(getattr(place, name), faults, kind))
+        if hasattr(ModelPatcher, "cleanup"):
+            patch.setattr(ModelPatcher, "cleanup", _marked(ModelPatcher.cleanup, faults))
         try:
             yield
         finally:
@@ -109,13 +120,38 @@ def _host_functions() -> list[tuple[Any, str]]:
     return [(place, name) for place, names in places for name in names if hasattr(place, name)]
 
 
-def _watched(function: Any, faults: Faults) -> Any:
+def _around() -> list[tuple[Any, str]]:
+    import comfy.sd
+    import latent_preview
+
+    from realcompo.balancer.comfy.live import Watch
+
+    return [
+        (comfy.sd.CLIP, "encode_from_tokens"), (comfy.sd.CLIP, "load_model"),
+        (comfy.sd.VAE, "decode"), (comfy.sd.VAE, "encode"), (Watch, "show"),
+        (latent_preview.Latent2RGBPreviewer, "decode_latent_to_preview"),
+    ]  # fmt: skip
+
+
+def _watched(function: Any, faults: Faults, kind: str) -> Any:
     @wraps(function)  # who asks whether it is the host's own is told so
     def watched(*args: Any, **kwargs: Any) -> Any:
-        faults.hit(HOST)
+        faults.hit(kind, function.__qualname__)
         return function(*args, **kwargs)
 
     return watched
+
+
+def _marked(cleanup: Any, faults: Faults) -> Any:
+    @wraps(cleanup)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        faults.cleaning = True
+        try:
+            return cleanup(*args, **kwargs)
+        finally:
+            faults.cleaning = False
+
+    return marked
 
 
 def outline(value: Any) -> Any:
@@ -152,6 +188,14 @@ class State:
                 part.__dict__.pop("_prefetch", None)
         for page in pages.values():
             page.pins = 0
+
+    def forgive_patcher(self) -> None:
+        """Take back what the host notes of a patcher whose own clean-up failed, of no other."""
+        models = {id(patcher.model): patcher.model for patcher in self.patchers}.values()
+        noted = [model for model in models if getattr(model, "current_patcher", None) is not None]
+        assert len(noted) <= 1
+        for model in noted:
+            model.current_patcher = None
 
     def assert_same(self) -> None:
         now = self._taken()
