@@ -186,6 +186,11 @@ def _scene(rng: random.Random, number: int) -> Scene:
     return Scene(tuple(objects), kind, relation)
 
 
+def _usual_number(rng: random.Random) -> int:
+    """How many objects a scene has where nobody says."""
+    return rng.choices((1, 2, 3, 4), (0.2, 0.4, 0.25, 0.15))[0]
+
+
 def make_scenes(
     count: int, generator: torch.Generator, objects: Sequence[int] | None = None
 ) -> list[Scene]:
@@ -198,10 +203,7 @@ def make_scenes(
     rng = _random(generator)
     scenes = []
     for _ in range(count):
-        if objects is None:
-            number = rng.choices((1, 2, 3, 4), (0.2, 0.4, 0.25, 0.15))[0]
-        else:
-            number = rng.choice(list(objects))
+        number = _usual_number(rng) if objects is None else rng.choice(list(objects))
         scenes.append(_scene(rng, number))
     return scenes
 

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 pytest.importorskip("comfy.samplers")
 
 import comfy.samplers  # noqa: E402
-
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.bench import alignment, alignment_draw, alignment_rewards, tuned  # noqa: E402
 from realcompo.bench import rows as quality_rows  # noqa: E402

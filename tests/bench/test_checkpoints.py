@@ -14,7 +14,6 @@ import torch
 
 pytest.importorskip("comfy.samplers")
 import comfy.sd  # noqa: E402
-
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
 from realcompo.tests.host import tiny  # noqa: E402
 
@@ -162,7 +161,6 @@ def test_pictures_table_and_sheet_are_there(finished: Path) -> None:
 def test_a_row_alone_is_the_hosts_own_sampling(finished: Path, loaders: Loaders) -> None:
     import numpy as np
     from PIL import Image
-
     from realcompo.tests.host import pair
 
     noise = tiny.latent_noise(1, height=SIDE // 8, width=SIDE // 8)
@@ -180,7 +178,6 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
     """The finished latent, noised to the middle, through the probe without any guider."""
     import comfy.sampler_helpers
     import comfy.samplers
-
     from realcompo.balancer.comfy.capture import choose_level, find_sites
     from realcompo.balancer.comfy.gligen import apply_gligen
     from realcompo.balancer.comfy.inputs import resolve
@@ -487,6 +484,7 @@ def test_real_classes_tell_boxes_in_the_picture_and_cosines(tmp_path: Path) -> N
     pytest.importorskip("transformers")
     import comfy
     from PIL import Image
+    from realcompo.bench.picture_judges import find_judges
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -498,8 +496,6 @@ def test_real_classes_tell_boxes_in_the_picture_and_cosines(tmp_path: Path) -> N
         Owlv2ImageProcessor,
         Owlv2Processor,
     )
-
-    from realcompo.bench.picture_judges import find_judges
 
     vocabulary = Path(comfy.sd.__file__).parent / "sd1_tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(str(vocabulary))

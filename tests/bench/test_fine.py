@@ -31,10 +31,11 @@ def given():
 
 def by_nodes(studio, one, picture, settings, start):
     """One scene through the nodes, from the picture on."""
-    import nodes
     from realcompo.nodes.demo_vision import RealCompoShapesDetector
     from realcompo.nodes.dense_captions import RealCompoDenseCaptions
     from realcompo.nodes.realignment_fine import RealCompoReweightedAttention
+
+    import nodes
 
     image = picture.movedim(0, -1)[None]
     labels, masks, _ = RealCompoShapesDetector().look(image, 0)

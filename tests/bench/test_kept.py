@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from realcompo.bench.kept import claimed, write_arrays
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.settings import BalancerSettings, preset
 from realcompo.bench import hollow
 from realcompo.bench import true_models as true
@@ -37,7 +36,6 @@ def looked(
     """What one look keeps, and what it was expected to."""
     import comfy.sampler_helpers
     import comfy.samplers
-
     from realcompo.balancer.comfy import activation_memory, capture, probe, sites
     from realcompo.balancer.regions import RegionSet
 

@@ -127,7 +127,6 @@ def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path) -> None:
 def test_the_table_of_one_model_on_the_folder(tmp_path, monkeypatch) -> None:
     """--realism and --layouts alone, rows that need no second model."""
     import comfy.sd
-
     from realcompo.bench.quality import main
     from realcompo.tests.host import tiny
 

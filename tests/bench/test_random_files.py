@@ -20,7 +20,6 @@ nodes = pytest.importorskip("nodes", reason="the loaders are the host's nodes")
 import comfy.ops  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
-
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
 from realcompo.balancer.settings import BalancerSettings  # noqa: E402
 from realcompo.bench import random_files  # noqa: E402

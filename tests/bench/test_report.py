@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.preview import PALETTE
 from realcompo.bench.figures import GAP, LABEL_WIDTH, contact_sheet, trade_off

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.bench.statistics import (
     DISTANCE,

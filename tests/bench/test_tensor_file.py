@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.bench import tensor_file
 from realcompo.bench.tensor_file import Entry
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 
 def _entry(tensor: torch.Tensor) -> Entry:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from realcompo.balancer import caption_answer, planner
 from realcompo.balancer.answer_json import MAX_TEXT
 from realcompo.balancer.answer_text import without_thoughts

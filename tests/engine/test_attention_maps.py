@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional
-
 from realcompo.balancer.attention_maps import (
     RegionMaps,
     attention_output,
@@ -16,6 +14,7 @@ from realcompo.balancer.attention_maps import (
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.losses import realcompo_loss
 from realcompo.balancer.masks import region_grid
+from torch.nn import functional
 
 
 def random_attention(dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,11 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from realcompo.balancer.background import match_background
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.settings import BalancerSettings
+from torch import Tensor
 
 
 def draw(seed: int, *shape: int) -> Tensor:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer.box_lines import phrase_line, read_lines
 from realcompo.balancer.boxes_io import parse_boxes
 from realcompo.balancer.errors import RealCompoError

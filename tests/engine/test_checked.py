@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from realcompo.balancer import checked
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.modulation import DenseSettings

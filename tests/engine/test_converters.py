@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from realcompo.balancer.converters import assign_phrases, regions_from_masks
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region

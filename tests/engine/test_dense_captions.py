@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer.assignment import assign
 from realcompo.balancer.coverage import Mask
 from realcompo.balancer.dense_captions import Caption, align, captions_by_rules, once

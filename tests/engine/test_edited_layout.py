@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from realcompo.balancer.edited_layout import edited_layout, fingerprint, to_adopt
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from realcompo.balancer.endpoint import read_endpoint, read_key
 from realcompo.balancer.errors import RealCompoError
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from realcompo.balancer.equilibrium import Balancer, Phase, logit_gradient, probe_latent, smooth
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.settings import PRESETS, BalancerSettings, preset
+from torch import Tensor
 
 PLAIN = {
     "normalize_rate": False, "memory": 1.0, "smoothing": 0, "initial_mix": 0.5,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.foreign_json import LARGEST, parse_json, read_json, read_json_file
 

@@ -11,7 +11,6 @@ import zlib
 
 import pytest
 from hypothesis import example, given
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.letters import EMBEDDED, atoms

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from realcompo.balancer.boxes_io import parse_boxes
 from realcompo.balancer.converters import regions_from_masks
 from realcompo.balancer.errors import RealCompoError

@@ -13,11 +13,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from yarl import URL
-
 from realcompo.balancer.endpoint import KEY_HOSTS, read_endpoint, read_key
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.hosts import is_local_address, is_local_name, one_spelling
+from yarl import URL
 
 SECRET = "sk-not-for-strangers"
 NAME = "OPENAI_API_KEY"

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from realcompo.balancer import layout as layouts
 from realcompo.balancer.boxes_io import parse_boxes
 from realcompo.balancer.caption_answer import read_captions

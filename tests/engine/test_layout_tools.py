@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region

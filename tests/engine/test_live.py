@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.coverage import Mask
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.live import MAP_SIDE, MIX_SIDE, region_messages, step_message, to_host
 from realcompo.balancer.trace import StepRecord
+from torch import Tensor
 
 
 def record(height: int = 16, width: int = 24, cells: int = 8, regions: int = 3) -> StepRecord:

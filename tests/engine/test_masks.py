@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer.layout import Layout, Mask, Region
 from realcompo.balancer.masks import region_grid
 

@@ -6,9 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.modulation import (
     DenseSettings,
@@ -19,6 +16,8 @@ from realcompo.balancer.modulation import (
 )
 from realcompo.balancer.modulation_range import row_range
 from realcompo.tests import dense_reference as literal
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 HEADS, DIM = 3, 40
 HEIGHT, WIDTH = 9, 13

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer import planner
 from realcompo.balancer.answer_json import MAX_TEXT
 from realcompo.balancer.errors import RealCompoError

@@ -7,7 +7,6 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Box, Region
 from realcompo.balancer.planner_axis import Axis

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.pose import PARTS, limb_masks, read_bodies, regions_from_pose
 from realcompo.nodes.layout_converters import RealCompoLayoutFromPose

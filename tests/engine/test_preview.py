@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Mask, Region
 from realcompo.balancer.preview import PALETTE, draw_layout, preview_size

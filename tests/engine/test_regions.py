@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from realcompo.balancer.attention_maps import inside_share, token_weights
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.masks import region_grid

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.rewards import (
     best_places,

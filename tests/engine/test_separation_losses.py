@@ -7,10 +7,9 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.attention_maps import HeadMaps, token_weights
 from realcompo.balancer.losses import enhance_loss, peak_of, separate_loss, smooth
+from torch import Tensor
 
 
 def some_maps(

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.pose import read_bodies
 from realcompo.balancer.skeleton import LIMBS, draw_skeletons, point_colours

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.trace import StepRecord, Trace
 from realcompo.balancer.trace_file import SUFFIX, load_trace, save_trace
+from safetensors.torch import load_file, save_file
 
 BEETLE = "ein gr\u00fcner K\u00e4fer"
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.adapters import Adapters
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.training import Optimisation, TrainingSettings
+from torch import Tensor
 
 SHAPES = {"a.to_k": (6, 4), "b.to_k": (5, 3)}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.training_prompts import TrainingPrompt, draw_pairs, parse_lines
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from realcompo.balancer import whole_file
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.whole_file import checked_name, write_whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from realcompo.balancer.words import find_phrase, nearest_wording, plain_text
 
 TEXT = "The red car, a Red-haired woman's dog and the red car"

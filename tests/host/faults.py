@@ -123,7 +123,6 @@ def _host_functions() -> list[tuple[Any, str]]:
 def _around() -> list[tuple[Any, str]]:
     import comfy.sd
     import latent_preview
-
     from realcompo.balancer.comfy.live import Watch
 
     return [

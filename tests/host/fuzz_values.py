@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
 from realcompo.balancer.coverage import Mask
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.trace import StepRecord, Trace

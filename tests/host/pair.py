@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import BalancerSettings
 
@@ -13,7 +12,6 @@ from . import tiny
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
     from realcompo.balancer.comfy.guider import RealCompoGuider
 
 BOXES = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.attention_maps import RegionMaps
 
 from . import tiny
@@ -21,7 +20,6 @@ def drawn(*size: int) -> torch.Tensor:
 @pytest.mark.parametrize("split", [False, True])
 def test_scale_and_grouped_heads_are_the_hosts(given, split) -> None:
     from comfy.ldm.modules import attention
-
     from realcompo.balancer.comfy.joint_capture import differentiable_attention
 
     if not hasattr(attention, "_reshape_qkv_to_heads"):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import BalancerSettings
@@ -38,7 +37,6 @@ def refuse(models, monkeypatch, **changes) -> RealCompoError:
     """The dual sampler's complaint; fails if any model was run or loaded."""
     import comfy.model_management as management
     import comfy.samplers
-
     from realcompo.nodes.sampling import RealCompoDualSampler
 
     def never(*args: Any, **kwargs: Any) -> None:
@@ -314,8 +312,9 @@ def test_conditioning_that_cannot_be_sampled_with(models, monkeypatch, where) ->
 @pytest.mark.parametrize("mode", ["dynamic", "lagged"])
 def test_attention_masks_that_keep_tokens_out(mode) -> None:
     """By minus infinity: no fault where it is taken as it is, NaN where the host stretches it."""
-    import nodes
     from realcompo.balancer.comfy.compat import has_attention_override
+
+    import nodes
 
     if "strength_type" not in nodes.StyleModelApply.INPUT_TYPES()["required"]:
         pytest.skip("this ComfyUI's style models know no attention bias")

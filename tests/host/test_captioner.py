@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 
 from . import tiny_captioners
@@ -21,9 +20,8 @@ TEXTS = ["a red circle and a blue square", "a circle", "blue"]
 
 
 def tiny_blip(folder: Path) -> Path:
-    from transformers import BlipForConditionalGeneration
-
     from realcompo.shapes.captioner import blip_config, write_folder
+    from transformers import BlipForConditionalGeneration
 
     torch.manual_seed(3)
     write_folder(folder, BlipForConditionalGeneration(blip_config()).state_dict(), {})
@@ -202,7 +200,6 @@ def test_model_folders_are_found_by_their_names_alone(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import folder_paths
-
     from realcompo.balancer.comfy import model_folders
 
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))

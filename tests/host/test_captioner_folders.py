@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 
 from . import tiny_captioners

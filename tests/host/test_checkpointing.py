@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.settings import preset
+from torch import Tensor
 
 from . import pair, tiny
 from .test_shared_work import _down, _freeu, steered
@@ -154,7 +153,6 @@ def test_what_is_kept() -> None:
 @pytest.mark.parametrize(("free", "expected"), [(1 << 40, False), (1 << 10, True)])
 def test_the_hosts_free_memory_decides(monkeypatch, model, free, expected) -> None:
     import comfy.model_management as management
-
     from realcompo.balancer.comfy import activation_memory, capture, checkpointing
 
     monkeypatch.setattr(management, "get_free_memory", lambda device: free)
@@ -169,7 +167,6 @@ def test_pages_of_models_that_had_their_turn_count_as_free(monkeypatch) -> None:
     from types import SimpleNamespace
 
     import comfy.model_management as management
-
     from realcompo.balancer.comfy.checkpointing import free_for_activations
 
     card, other = torch.device("cuda", 0), torch.device("cuda", 1)

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.modulation import DenseSettings
 from realcompo.balancer.settings import BalancerSettings, preset
 from realcompo.tests import dense_reference as literal
+from torch import Tensor
 
 from . import pair, tiny
 
@@ -49,7 +48,6 @@ def predictions(
     """The host's predictions of every conditioning in ``lists`` at one noise level."""
     import comfy.sampler_helpers
     import comfy.samplers
-
     from realcompo.balancer.comfy.compat import clone_model_options
 
     names = ["positive", "negative", *(f"more{n}" for n in range(len(lists) - 2))]
@@ -165,7 +163,6 @@ def test_nothing_to_do_changes_no_bit(models, noise) -> None:
 def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
     """By the model's own timestep: 981, 961 ... 701 are bent, 681 is not."""
     import comfy.samplers
-
     from realcompo.balancer.comfy import dense_patch
 
     calls: list[float] = []
@@ -194,7 +191,6 @@ def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
 
 def test_time_of_other_schedules() -> None:
     import comfy.model_sampling as sampling
-
     from realcompo.balancer.comfy.dense import time_of
 
     usual = sampling.ModelSamplingDiscrete()
@@ -459,7 +455,6 @@ def test_either_branch_of_the_pair(models, noise, branch) -> None:
 def looked_at(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
     import comfy.sampler_helpers
     import comfy.samplers
-
     from realcompo.balancer.comfy.capture import find_sites
     from realcompo.balancer.comfy.compat import clone_model_options
     from realcompo.balancer.comfy.probe import Probe

@@ -9,7 +9,6 @@ from typing import Any
 import comfy.model_management as management
 import pytest
 import torch
-
 from realcompo.balancer.comfy import chat, planning
 from realcompo.balancer.comfy.inputs import resolve
 from realcompo.balancer.errors import RealCompoError

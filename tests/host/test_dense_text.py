@@ -10,7 +10,6 @@ import torch
 pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
-
 from realcompo.balancer.comfy.phrase_text import with_phrases  # noqa: E402
 from realcompo.balancer.comfy.text import encode_prompt  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.settings import preset
+from torch import Tensor
 
 from . import pair, tiny, tiny_dit
 from .dynamic_vram import PAGES, available, dynamic_vram
@@ -302,7 +301,6 @@ def test_attention_maps(pair_of: Any, pages: str) -> None:
 
 def test_the_host_is_told_that_gradients_pass_and_only_then() -> None:
     import comfy.model_management as management
-
     from realcompo.balancer.comfy.gradients import gradient_mode
 
     assert management.in_training is False
@@ -318,7 +316,6 @@ def test_the_host_is_told_that_gradients_pass_and_only_then() -> None:
 
 def test_the_compiler_of_later_hosts_is_off_while_gradients_pass(monkeypatch: Any) -> None:
     import comfy.cli_args
-
     from realcompo.balancer.comfy.gradients import gradient_mode
 
     args = comfy.cli_args.args

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import preset
 from realcompo.nodes.sampling import RealCompoDualSampler

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.settings import preset
+from torch import Tensor
 
 from . import pair, tiny, tiny_dit
 from .dynamic_vram import available, dynamic_vram
@@ -153,11 +152,11 @@ def drawn(pages: str = "") -> Run:
     """From a prompt to a picture and on from that, by nodes, with previews."""
     import latent_preview
     from comfy.cli_args import LatentPreviewMethod
-
-    import nodes
     from realcompo.balancer.layout import Layout, Region
     from realcompo.nodes.demo import RealCompoShapesLoader
     from realcompo.nodes.sampling import RealCompoDualSampler
+
+    import nodes
 
     load = RealCompoShapesLoader().load
     with torch.inference_mode():
@@ -238,7 +237,6 @@ def _outputs(tmp_path: Any, monkeypatch: Any) -> None:
 @pytest.mark.parametrize("name", RUNS if ALL else SHORT)
 def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
     import comfy.model_management as management
-
     from realcompo.balancer.comfy import turns
     from realcompo.balancer.comfy.compat import has_attention_override
 

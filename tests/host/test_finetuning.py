@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.training import TrainingSettings
 from realcompo.balancer.training_prompts import TrainingPrompt, parse_lines
+from torch import Tensor
 
 from . import attention_reference, tiny
 
@@ -124,7 +123,6 @@ def test_layers_behind_the_last_map_get_no_gradient_without_the_norm_loss(model)
 @pytest.mark.parametrize("rank", [4, 0])
 def test_a_lora_by_the_hosts_loader_is_the_model_that_was_trained(model, rank) -> None:
     import comfy.sd
-
     from realcompo.balancer.comfy.capture import find_sites
     from realcompo.balancer.comfy.finetune import Where
     from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
@@ -217,7 +215,6 @@ def test_same_seed_same_lora_another_seed_another(model) -> None:
 def directions(model, **weights) -> tuple[float, float]:
     """Changes of L_sep and L_en over a training, measured afterwards on fixed noise."""
     import comfy.sd
-
     from realcompo.balancer.comfy.separation import prepare
     from realcompo.balancer.comfy.separation_look import look_at
 
@@ -302,7 +299,6 @@ class Stopping:
 
     def __init__(self, monkeypatch, at: int) -> None:
         import comfy.model_management as management
-
         from realcompo.balancer.comfy.progress import Progress
 
         original = Progress.step
@@ -455,7 +451,6 @@ def test_one_object_cannot_be_separated(model) -> None:
 def test_own_sampling_starts_from_what_the_host_would_draw(model) -> None:
     """The states are those of the host's Euler sampler with the prompt's own conditioning."""
     import comfy.samplers
-
     from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
     from realcompo.balancer.comfy.session import encode, in_session
 
@@ -538,7 +533,6 @@ def test_the_node_saves_what_the_host_loads(model, tmp_path) -> None:
     import comfy.sd
     import comfy.utils
     import safetensors
-
     from realcompo.balancer.layout import Layout, Region
     from realcompo.nodes.finetuning import RealCompoSeparateEnhance
     from realcompo.nodes.finetuning_tools import RealCompoSaveLoRA, RealCompoSeparationReport
@@ -595,7 +589,6 @@ def test_the_node_saves_what_the_host_loads(model, tmp_path) -> None:
 )  # fmt: skip
 def test_bad_input_is_told_before_anything_runs(model, monkeypatch, changes, where) -> None:
     import comfy.samplers
-
     from realcompo.nodes.finetuning import RealCompoSeparateEnhance
 
     def never(*args: Any, **kwargs: Any) -> None:

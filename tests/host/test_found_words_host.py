@@ -13,7 +13,6 @@ from hypothesis import assume, example, given
 
 pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
-
 from realcompo.balancer.comfy import text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402

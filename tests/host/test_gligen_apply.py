@@ -12,7 +12,6 @@ pytest.importorskip("comfy.samplers")
 import comfy.model_management  # noqa: E402
 import comfy.sampler_helpers  # noqa: E402
 import comfy.samplers  # noqa: E402
-
 from realcompo.balancer.comfy.gligen import (  # noqa: E402
     EMPTY,
     GROUNDED,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from realcompo.balancer.settings import BalancerSettings, preset
 
 from . import pair, tiny
@@ -89,8 +88,6 @@ def test_one_graph_at_a_time(models, monkeypatch) -> None:
 
 def test_partial_pass_is_at_most_half_of_sd15() -> None:
     """FLOPs of the probe's forward on the true SD1.5 shape at 64x64 latents, meta device."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
     from realcompo.balancer.comfy.capture import (
         StopProbe,
@@ -98,6 +95,7 @@ def test_partial_pass_is_at_most_half_of_sd15() -> None:
         find_sites,
         reading_options,
     )
+    from torch.utils.flop_counter import FlopCounterMode
 
     model = tiny.meta_sd15().diffusion_model
     sites = find_sites(model)

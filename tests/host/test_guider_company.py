@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.regions import RegionSet
@@ -107,7 +106,6 @@ def test_gradient_with_controlnet_is_the_true_passes(models, monkeypatch) -> Non
     """
     import comfy.sampler_helpers
     import comfy.samplers
-
     from realcompo.balancer.comfy.capture import find_sites
     from realcompo.balancer.comfy.probe import Probe
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 
 from . import pair, tiny

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import preset

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.settings import BalancerSettings
 

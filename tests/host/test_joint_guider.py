@@ -164,7 +164,6 @@ def state(model: Any) -> list[Any]:
 @pytest.mark.parametrize("where", ["step", "probe", "block"])
 def test_an_interrupted_run_leaves_the_models_as_they_were(family, where, monkeypatch) -> None:
     import comfy.model_management as management
-
     from realcompo.balancer.comfy import joint_capture, probe
 
     models = models_of(family)

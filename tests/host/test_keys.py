@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
-
 from realcompo.balancer.comfy import chat, planning
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.dense_captions import RealCompoDenseCaptions

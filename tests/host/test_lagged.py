@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent
 from realcompo.balancer.settings import preset
+from torch import Tensor
 
 from . import pair, tiny
 from .counting import counting

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.settings import preset
+from torch import Tensor
 
 from . import pair, tiny
 from .test_attention_look import read
@@ -180,7 +179,6 @@ def test_the_spatial_models_copies_are_not_taken_for_the_firsts(models) -> None:
 
 def test_attention_maps_and_training_stay_on_one_card(models, cards) -> None:
     import comfy.samplers
-
     from realcompo.balancer.comfy.session import Encoded, in_session
 
     read(spread(models[0]))

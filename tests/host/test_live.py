@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-
 from realcompo.balancer.settings import preset
+from torch.overrides import TorchFunctionMode
 
 from . import pair, tiny
 

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-
 from realcompo.balancer.comfy import routes, text
 from realcompo.balancer.layout import LONGEST_PHRASE, LONGEST_PROMPT, MOST_REGIONS
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-
 from realcompo.balancer.settings import BalancerSettings, preset
 
 from . import pair, tiny
@@ -113,7 +112,6 @@ def test_a_look_needs_little_more_than_a_static_mix_whatever_weights_are_kept_in
 def test_weights_are_lent_not_copied() -> None:
     """During the gradient pass the weights are other tensors on the very same memory."""
     import torch
-
     from realcompo.balancer.comfy.gradients import gradient_mode, ordinary_weights
 
     model = tiny.tiny_unet(1).model.diffusion_model

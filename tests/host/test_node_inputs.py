@@ -11,7 +11,6 @@ from typing import Any
 import hostpack
 import pytest
 import torch
-
 from realcompo.balancer.comfy.node_inputs import checked_inputs
 from realcompo.balancer.errors import RealCompoError
 

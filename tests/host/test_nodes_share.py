@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.settings import preset
 
 from . import pair, tiny

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.settings import preset
+from torch import Tensor
 
 from . import pair, tiny
 from .test_guider_company import ALONE, SETTINGS, new_host
@@ -454,7 +453,6 @@ def test_a_weight_is_what_the_host_would_have_loaded(kept, used) -> None:
     """To the last bit, the rounding of 8-bit weights included."""
     import comfy.model_patcher
     import comfy.ops
-
     from realcompo.balancer.comfy.layer_functions import Added
 
     with torch.inference_mode():

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.settings import BalancerSettings
+from torch import Tensor
+from torch.nn import functional
 
 from . import packs, pair, tiny
 from .test_packs import MODES, STEPS, only

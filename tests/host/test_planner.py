@@ -12,7 +12,6 @@ from typing import Any
 
 import comfy.model_management as management
 import pytest
-
 from realcompo.balancer.comfy import chat, planning
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent
 from realcompo.balancer.regions import RegionSet
+from torch import Tensor
 
 from . import pair, tiny
 

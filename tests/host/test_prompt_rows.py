@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.comfy import encoders
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region

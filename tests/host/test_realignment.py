@@ -11,7 +11,6 @@ from typing import Any
 import node_call
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.demo import RealCompoShapesLoader
 from realcompo.nodes.realignment_caption import RealCompoCaptionReward

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.tests.host import tiny
 from realcompo.tests.host.counting import counting
 from realcompo.tests.host.reference import (
@@ -25,6 +23,7 @@ from realcompo.tests.host.reference import (
     reference_run,
     run_unet,
 )
+from torch import Tensor
 
 pytestmark = pytest.mark.older_hosts
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.demo import RealCompoShapesLoader
 from realcompo.nodes.demo_vision import RealCompoShapesCaptioner

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.modulation import DenseSettings
 from realcompo.balancer.modulation_plan import MODULATE, NONE, SCALE, DensePlan
 from realcompo.balancer.regions import RegionSet
 from realcompo.tests import dense_reference as literal
+from torch import Tensor
 
 from . import pair, test_dense, tiny
 
@@ -271,7 +270,6 @@ def test_overlapping_regions_take_the_larger_weight_and_foreign_tokens_none() ->
 
 def node(**changes: Any) -> Any:
     from comfy.sd1_clip import SD1Tokenizer
-
     from realcompo.nodes.realignment_fine import RealCompoReweightedAttention
 
     from .test_dense_text import BOX, Clip

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from realcompo.balancer.settings import BalancerSettings, preset
+from torch import Tensor
 
 from . import pair, tiny
 

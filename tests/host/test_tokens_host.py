@@ -11,7 +11,6 @@ pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
-
 from realcompo.balancer.comfy import text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from live_server import ROOT
-
 from realcompo.balancer.edited_layout import edited_layout
 from realcompo.balancer.layout import Layout
 

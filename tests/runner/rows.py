@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-
 from realcompo.runner.job import DONE, FAILED, Outcome, Picture, Task
 from realcompo.runner.pictures import pixel_hash
 

@@ -19,7 +19,6 @@ pyarrow = pytest.importorskip("pyarrow", reason="the results table needs pyarrow
 import pyarrow.parquet as parquet  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-
 from realcompo.runner import cells, parquet_table  # noqa: E402
 from realcompo.runner import store as storing  # noqa: E402
 from realcompo.runner import table as tables  # noqa: E402

@@ -19,7 +19,6 @@ pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is 
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
 
 import pyarrow.parquet as parquet  # noqa: E402
-
 from realcompo.bench.runner_rows import bench_rows, demo_graph  # noqa: E402
 from realcompo.bench.workers import Piece  # noqa: E402
 from realcompo.runner.cluster import Cluster, Place, Workers  # noqa: E402

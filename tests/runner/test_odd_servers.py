@@ -17,7 +17,6 @@ from PIL import Image
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
-
 from realcompo.runner import answers, pictures  # noqa: E402
 from realcompo.runner import servers as serving  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402

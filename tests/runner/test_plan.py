@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from realcompo.runner.errors import RowError, RunnerError
 from realcompo.runner.host import files_of
 from realcompo.runner.job import Shelf, Task

@@ -14,7 +14,6 @@ import pytest
 pyarrow = pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
-
 from realcompo.runner import store as storing  # noqa: E402
 from realcompo.runner.best import best_of  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RowError, RunnerError  # noqa: E402

@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
-
 from realcompo.runner import servers as serving  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RunnerError  # noqa: E402
 from realcompo.runner.run import Summary, run  # noqa: E402

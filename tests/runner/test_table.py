@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from realcompo.runner.errors import RunnerError
 from realcompo.runner.table import read_table, table_of
 

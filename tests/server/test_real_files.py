@@ -78,9 +78,8 @@ def files(request: pytest.FixtureRequest, server: LiveServer) -> Iterator[None]:
 
 
 def _captioner(folder: Path) -> None:
-    from transformers import BlipForConditionalGeneration
-
     from realcompo.shapes.captioner import blip_config, write_folder
+    from transformers import BlipForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
     write_folder(folder, BlipForConditionalGeneration(blip_config()).state_dict(), {})

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.shapes import train_captioner as training
 from realcompo.shapes.captioner import (
     FOLDER,

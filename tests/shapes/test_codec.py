@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from realcompo.shapes.codec import LATENT_CHANNELS, ShapesCodec, fit_encoder
 from realcompo.shapes.oracle import judge_scenes, rates
 from realcompo.shapes.render import render

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.nodes.demo import RealCompoShapesHint
@@ -276,7 +275,6 @@ def test_training_learns_control_and_leaves_the_unet_alone(controlled: Any) -> N
 def test_control_in_training_is_control_in_the_host(controlled: Any) -> None:
     """The same weights behind the host's wrapper, applied by the host's model, guided batch too."""
     import comfy.controlnet
-
     from realcompo.shapes.host_models import build_model
 
     with torch.no_grad():

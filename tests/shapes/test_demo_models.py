@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.demo import NODE_CLASS_MAPPINGS, RealCompoShapesLoader
 from realcompo.shapes.control import KINDS, draw_hints, tells_apart

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.shapes.grounding import SITES, WIDTH, ShapesGrounding, box_coverage
 

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.shapes import score
 from realcompo.shapes.oracle import (

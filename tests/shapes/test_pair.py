@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import BalancerSettings, preset
 from realcompo.nodes.demo import RealCompoShapesLoader

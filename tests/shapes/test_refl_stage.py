@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.shapes import train_refl
 from realcompo.shapes.host_models import WEIGHTS
 from realcompo.shapes.pairs import held_out_pairs, training_pairs

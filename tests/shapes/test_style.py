@@ -11,14 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from realcompo.balancer.errors import RealCompoError
 from realcompo.shapes import style as judge
 from realcompo.shapes import train_style as training
 from realcompo.shapes.codec import ShapesCodec
 from realcompo.shapes.render import render
 from realcompo.shapes.world import STYLES, make_scenes
+from torch import Tensor
 
 COUNT = 16
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from realcompo.shapes.text import END, START
 from realcompo.shapes.world import (
     COLOURS,

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from realcompo.shapes.train_data import read_scene
 from realcompo.shapes.train_run import Run
 from realcompo.shapes.world import KINDS, Scene, ShapeObject, make_scenes
+from torch import nn
 
 
 def run(folder: Path, resume: bool, stop: int | None) -> tuple[dict[str, torch.Tensor], int]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from realcompo.shapes.render import render, signed_distance
 from realcompo.shapes.world import (
     COLOURS,
