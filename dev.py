@@ -41,6 +41,7 @@ COMMANDS = {
     "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
     "locales": "compare the translations with the nodes (--update: write the English texts)",
+    "golden": "compare thirteen workflows, bit for bit, with tests/golden.json (--update: write)",
     "train": "train the demo models; further arguments go to shapes.train",
     "bench": "run a bench: dev.py bench NAME ...",
     "run": "draw every row of a table with a workflow: dev.py run WORKFLOW.json --set TABLE ...",
@@ -201,6 +202,11 @@ def _locales(arguments: list[str]) -> int:
     return _run([str(python), str(TOOLS / "locales.py"), *arguments], host.environment())
 
 
+def _golden(arguments: list[str]) -> int:
+    python, host = environment.ensure(), _host()
+    return _run([str(python), str(TOOLS / "golden.py"), *arguments], host.environment())
+
+
 def _module(name: str, arguments: list[str]) -> int:
     python, host = environment.ensure(), _host()
     return _run([str(python), str(TOOLS / "run.py"), name, *arguments], host.environment())
@@ -265,6 +271,7 @@ def main(argv: list[str]) -> int:
         "page": _page,
         "nodes": _nodes,
         "locales": _locales,
+        "golden": _golden,
         "train": lambda arguments: _module("shapes.train", arguments),
         "bench": _bench,
         "run": _rows,
