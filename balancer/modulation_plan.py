@@ -13,7 +13,7 @@ from torch.nn import functional
 from .errors import RealCompoError
 from .masks import Area
 from .modulation import DenseSettings, Segments
-from .regions import RegionSet
+from .regions import LayoutBatch
 
 NONE, MODULATE, SCALE = "none", "modulate", "scale"
 DENSE_NODE = "Dense Attention (DenseDiffusion)"
@@ -47,7 +47,7 @@ class DensePlan:
     wherever it goes.
     """
 
-    regions: RegionSet
+    regions: LayoutBatch
     length: int
     settings: DenseSettings
     weighting: str = NONE

@@ -17,7 +17,7 @@ Tokens = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class RegionSet:
+class LayoutBatch:
     """Layouts with the token positions of their regions.
 
     One layout serves a whole batch, and tensors then have no batch dimension. Several are one per
@@ -29,7 +29,9 @@ class RegionSet:
     tokens: tuple[Tokens, ...]
 
     @classmethod
-    def of(cls, layout: Layout | Sequence[Layout], tokens: Tokens | Sequence[Tokens]) -> RegionSet:
+    def of(
+        cls, layout: Layout | Sequence[Layout], tokens: Tokens | Sequence[Tokens]
+    ) -> LayoutBatch:
         """From one layout and its tokens, or from equally long sequences of both.
 
         Raises ValueError if the sequences are empty or differ in length.

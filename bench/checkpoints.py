@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..balancer.settings import BalancerSettings
 from .checkpoint_plan import Plan, add_arguments, plan_of, wanted
 from .checkpoint_report import (
@@ -158,7 +158,7 @@ class Album:
 
 def measured(one: Prompted, shot: Shot, looked: Sequence[Tensor | None]) -> dict[str, Any]:
     """A picture's figures as JSON values: attention per region, mean shares per step, costs."""
-    schedule = mean_schedule([(shot.trace, RegionSet.of(one.layout, one.tokens))])
+    schedule = mean_schedule([(shot.trace, LayoutBatch.of(one.layout, one.tokens))])
     found: dict[str, Any] = {
         name: None if shares is None else shares.tolist()
         for name, shares in zip(LOOKED, looked, strict=True)

@@ -33,7 +33,7 @@ from ..balancer.layout import Layout, Region
 from ..balancer.masks import region_grid
 from ..balancer.modulation import DenseSettings
 from ..balancer.modulation_plan import DensePlan, View
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..shapes.host_models import load_demo
 from .report import Claim, commit, write_whole
 from .statistics import Estimate
@@ -61,7 +61,7 @@ SD15 = {
 
 
 def _plan(settings: DenseSettings) -> DensePlan:
-    return DensePlan(RegionSet.of(LAYOUT, [r.tokens or () for r in LAYOUT.regions]), 77, settings)
+    return DensePlan(LayoutBatch.of(LAYOUT, [r.tokens or () for r in LAYOUT.regions]), 77, settings)
 
 
 def _inputs() -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from ..balancer.comfy.text import encode_prompt
 from ..balancer.layout import Layout
 from ..balancer.modulation import DenseSettings
 from ..balancer.modulation_plan import DensePlan
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..balancer.tokens import phrase_spans
 from .pictures import MakeGuider
 
@@ -30,7 +30,7 @@ def modulated(positive: Any, clip: Any, layouts: Sequence[Layout], dense: DenseS
         with_phrases([[text[None], {}]], clip, layout, span)[0][0]
         for text, layout, span in zip(texts, layouts, spans, strict=True)
     ]
-    plan = DensePlan(RegionSet.of(list(layouts), spans), texts.shape[1], dense)
+    plan = DensePlan(LayoutBatch.of(list(layouts), spans), texts.shape[1], dense)
     return with_plan([[torch.cat(rows), options]], plan)
 
 

@@ -24,7 +24,7 @@ from ..balancer.errors import RealCompoError
 from ..balancer.layout import Layout
 from ..balancer.modulation import DenseSettings
 from ..balancer.modulation_plan import MODULATE, DensePlan
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..balancer.tokens import phrase_spans
 from ..shapes.oracle import detect_masks
 from .pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
@@ -116,7 +116,7 @@ def _conditioning(
             for text, layout, span in zip(texts, layouts, spans, strict=True)
         ]
         texts = torch.cat(rows)
-    regions = RegionSet.of(list(layouts), spans)
+    regions = LayoutBatch.of(list(layouts), spans)
     plan = DensePlan(regions, texts.shape[1], settings.attention, settings.mode)
     return with_plan([[texts, {}]], plan)
 

@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ..balancer.comfy.separation import Prepared, SeparateEnhance, SeparationSettings
 from ..balancer.comfy.session import Encoded, Session
 from ..balancer.comfy.training import train
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..balancer.training import TrainingSettings
 from ..balancer.training_prompts import TrainingPrompt
 from ..shapes.host_models import load_demo
@@ -69,7 +69,7 @@ class Subject:
     def prepared(self) -> list[Prepared]:
         """The same as the pack's loop has them: two objects of two tokens each."""
         plan = layout(2)
-        regions = RegionSet.of(plan, [region.tokens or () for region in plan.regions])
+        regions = LayoutBatch.of(plan, [region.tokens or () for region in plan.regions])
         names = tuple(region.phrase for region in plan.regions)
         return [
             Prepared(TrainingPrompt(" ".join(names), names), Encoded(t), regions, (Encoded(t),) * 2)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..runner.cluster import Place
 from ..runner.errors import RunnerError
 from ..shapes.control import draw_hints
@@ -118,7 +118,7 @@ class Studios:
             runs, start = [], 0
             for trace in drawn.traces:
                 some = asked[start : start + len(trace.steps[0].mix)]
-                regions = RegionSet.of([a.layout for a in some], [a.tokens for a in some])
+                regions = LayoutBatch.of([a.layout for a in some], [a.tokens for a in some])
                 runs.append((trace, regions))
                 start += len(some)
             self._schedules[name] = mean_schedule(runs)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..balancer.comfy.guider import RealCompoGuider
 from ..balancer.equilibrium import Balancer, Phase
-from ..balancer.regions import RegionSet
+from ..balancer.regions import LayoutBatch
 from ..balancer.settings import BalancerSettings
 from ..balancer.trace import Trace
 
@@ -28,7 +28,7 @@ class Schedule:
     outside: tuple[float, ...]
 
 
-def mean_schedule(runs: Sequence[tuple[Trace, RegionSet]]) -> Schedule:
+def mean_schedule(runs: Sequence[tuple[Trace, LayoutBatch]]) -> Schedule:
     """Shares of traced runs, averaged over all their positions by coverage."""
     inside, outside, covered, bare = 0.0, 0.0, 0.0, 0.0
     for trace, regions in runs:

@@ -22,7 +22,7 @@ from ..attention_maps import RegionMaps, attention_output
 from ..errors import RealCompoError
 from ..layout import Layout
 from ..reading import Reading, SiteMap, columns_of
-from ..regions import RegionSet, Tokens
+from ..regions import LayoutBatch, Tokens
 from .capture import MapReader, Site, choose_level, entry_area, find_sites, plain_map
 from .cards import on_one_card, without_copies
 from .checks import check_tokens, model_name, refuse_nested
@@ -62,7 +62,7 @@ def read_attention(
     sampling = patcher.get_model_object("model_sampling")
     low, high = float(sampling.sigma_min), float(sampling.sigma_max)
     sigmas = [min(max(float(sampling.percent_to_sigma(level)), low), high) for level in levels]
-    guider = _Looker(patcher, positive, sites, RegionSet.of(layout, tokens))
+    guider = _Looker(patcher, positive, sites, LayoutBatch.of(layout, tokens))
     bar = comfy.utils.ProgressBar(len(sigmas))
     guider.sample(
         noise, samples, _EachLevel(), torch.tensor([*sigmas, 0.0]),
@@ -125,7 +125,7 @@ class _Looker(comfy.samplers.CFGGuider):
     """Asks for the conditional prediction of the entry in force, and keeps what its sites saw."""
 
     def __init__(
-        self, patcher: ModelPatcher, positive: Any, sites: tuple[Site, ...], regions: RegionSet
+        self, patcher: ModelPatcher, positive: Any, sites: tuple[Site, ...], regions: LayoutBatch
     ) -> None:
         super().__init__(without_copies(patcher))
         self.inner_set_conds({"positive": positive})
@@ -197,7 +197,7 @@ class _SiteReader(MapReader):
     """
 
     site: Site | None = None
-    regions: RegionSet | None = None
+    regions: LayoutBatch | None = None
     found: dict[Site, Tensor] = field(default_factory=dict)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:

@@ -12,7 +12,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ..errors import RealCompoError
-from ..regions import RegionSet
+from ..regions import LayoutBatch
 from ..settings import BalancerSettings
 from .capture import choose_level
 from .compat import has_attention_override
@@ -156,7 +156,7 @@ def refuse_nested(samples: Any, where: str) -> None:
         )  # fmt: skip
 
 
-def check_layouts(regions: RegionSet, noise: Tensor) -> None:
+def check_layouts(regions: LayoutBatch, noise: Tensor) -> None:
     """Raise RealCompoError unless there is one layout, or one for every latent of the batch."""
     if len(regions.layouts) not in (1, noise.shape[0]):
         raise RealCompoError(

@@ -8,7 +8,7 @@ from ..errors import RealCompoError
 from ..layout import Layout
 from ..modulation import DenseSettings
 from ..modulation_plan import DENSE_NODE, NONE, DensePlan
-from ..regions import RegionSet
+from ..regions import LayoutBatch
 from ..tokens import phrase_spans
 from .capture import find_sites
 from .checks import model_name
@@ -98,7 +98,8 @@ def apply_dense(
             raise RealCompoError("clip", "no text encoder is connected", "Connect a CLIP")
         positive = with_phrases(positive, require_clip(clip, "clip"), layout, spans)
     result: Conditioning = []
+    batch = LayoutBatch.of(layout, spans)
     for entry in positive:
-        plan = DensePlan(RegionSet.of(layout, spans), entry[0].shape[1], settings, weighting, node)
+        plan = DensePlan(batch, entry[0].shape[1], settings, weighting, node)
         result += with_plan([entry], plan)
     return patched, result

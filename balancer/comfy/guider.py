@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
 from ..layout import Layout
-from ..regions import RegionSet, Tokens
+from ..regions import LayoutBatch, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement, same_options
@@ -95,10 +95,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         # the host may exchange the patcher for the sake of the conditioning
         self.set_conds(positive, negative)
         self.set_cfg(cfg)
-        self.settings, self.regions = settings, RegionSet.of(layout, tokens)
+        self.settings, self.regions = settings, LayoutBatch.of(layout, tokens)
         self.spatial_regions = self.regions
         if spatial_tokens is not None:
-            other = RegionSet.of(layout, spatial_tokens)
+            other = LayoutBatch.of(layout, spatial_tokens)
             # by value: who builds the guider tells both, and they are mostly the same
             self.spatial_regions = self.regions if other.tokens == self.regions.tokens else other
         self.trace = trace if trace is not None else Trace()

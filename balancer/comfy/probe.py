@@ -18,7 +18,7 @@ from torch import Tensor
 from ..attention_maps import RegionMaps, inside_share
 from ..errors import RealCompoError
 from ..losses import realcompo_loss
-from ..regions import RegionSet
+from ..regions import LayoutBatch
 from .activation_memory import Pass, last_site
 from .capture import Site, StopProbe, entry_area, grid_size, stop
 from .cards import on_one_card
@@ -136,7 +136,7 @@ class Probe:
     checkpointing.py); None lets the first look decide by the memory that is free.
     """
 
-    def __init__(self, regions: RegionSet, sites: Sites, factor: int) -> None:
+    def __init__(self, regions: LayoutBatch, sites: Sites, factor: int) -> None:
         self._regions = regions
         self.sites, self.factor = sites, factor
         self._cache: dict[tuple[Any, ...], Tensor] = {}

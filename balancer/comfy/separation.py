@@ -15,7 +15,7 @@ from ..attention_maps import HeadMaps
 from ..errors import RealCompoError
 from ..layout import Layout, Region
 from ..losses import PEAKS, SEPARATE_FORMS, enhance_loss, separate_loss
-from ..regions import RegionSet
+from ..regions import LayoutBatch
 from ..training_prompts import TrainingPrompt
 from .inputs import resolve
 from .session import Encoded, Session, encode
@@ -85,7 +85,7 @@ class Prepared:
 
     prompt: TrainingPrompt
     encoded: Encoded
-    regions: RegionSet
+    regions: LayoutBatch
     single: tuple[Encoded, ...]
 
     @property
@@ -111,7 +111,7 @@ def prepare(clip: Any, prompts: Sequence[TrainingPrompt], singles: bool) -> list
         box = (0.0, 0.0, 1.0, 1.0)
         layout = Layout(tuple(Region(thing, box) for thing in prompt.objects), prompt.text)
         try:
-            regions = RegionSet.of(layout, resolve(layout))
+            regions = LayoutBatch.of(layout, resolve(layout))
         except RealCompoError as error:
             raise error.at("", "prompts") from None
         alone = tuple(once(thing) for thing in prompt.objects) if singles else ()

@@ -182,7 +182,7 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
     from realcompo.balancer.comfy.gligen import apply_gligen
     from realcompo.balancer.comfy.inputs import resolve
     from realcompo.balancer.comfy.probe import Probe
-    from realcompo.balancer.regions import RegionSet
+    from realcompo.balancer.regions import LayoutBatch
     from realcompo.bench.checkpoint_studio import LOOK_SEED
     from realcompo.tests.host import pair
 
@@ -195,7 +195,7 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
         positive=plain, negative=empty, seed=seed,
     )  # fmt: skip
     grounded = apply_gligen(plain, Clip(), loaders.gligen, layout)
-    regions = RegionSet.of(layout, resolve(layout))
+    regions = LayoutBatch.of(layout, resolve(layout))
     noise = tiny.latent_noise(LOOK_SEED, height=SIDE // 8, width=SIDE // 8)
     seen = {}
     for name, patcher, positive in (("realism", look, plain), ("spatial", place, grounded)):

@@ -37,11 +37,11 @@ def looked(
     import comfy.sampler_helpers
     import comfy.samplers
     from realcompo.balancer.comfy import activation_memory, capture, probe, sites
-    from realcompo.balancer.regions import RegionSet
+    from realcompo.balancer.regions import LayoutBatch
 
     network = patcher.model.diffusion_model
     found = sites.find_sites(network)
-    regions = RegionSet.of(pair.LAYOUT, pair.TOKENS)
+    regions = LayoutBatch.of(pair.LAYOUT, pair.TOKENS)
     looking = probe.Probe(regions, found, capture.choose_level(found, "auto"))
     expected: list[int] = []
 

@@ -7,7 +7,7 @@ import torch
 from realcompo.balancer.attention_maps import inside_share, token_weights
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.masks import region_grid
-from realcompo.balancer.regions import RegionSet
+from realcompo.balancer.regions import LayoutBatch
 
 BOX = (0.25, 0.25, 0.75, 0.75)
 ONE = Layout((Region("a cat", BOX, weight=2.0),))
@@ -16,7 +16,7 @@ TOKENS = (((1, 2),), ((1,), (3, 4)))
 
 
 def test_one_layout_has_no_batch_dimension() -> None:
-    regions = RegionSet.of(TWO, TOKENS[1])
+    regions = LayoutBatch.of(TWO, TOKENS[1])
     assert torch.equal(regions.grid(4, 6), region_grid(TWO, 4, 6))
     assert torch.equal(regions.token_weights(7), token_weights(TOKENS[1], 7))
     assert regions.weights().tolist() == [1.0, 1.0]
@@ -24,7 +24,7 @@ def test_one_layout_has_no_batch_dimension() -> None:
 
 
 def test_several_layouts_are_filled_up_with_nothing() -> None:
-    regions = RegionSet.of([ONE, TWO], TOKENS)
+    regions = LayoutBatch.of([ONE, TWO], TOKENS)
     assert regions.count == 2
     grid = regions.grid(4, 4)
     assert grid.shape == (2, 2, 4, 4)
@@ -37,31 +37,31 @@ def test_several_layouts_are_filled_up_with_nothing() -> None:
 
 
 def test_coverage_is_the_largest_share_of_any_region() -> None:
-    cover = RegionSet.of([ONE, TWO], TOKENS).coverage(8, 8)
+    cover = LayoutBatch.of([ONE, TWO], TOKENS).coverage(8, 8)
     assert cover.shape == (2, 1, 8, 8)
     for sample, layout in enumerate((ONE, TWO)):
         expected = region_grid(layout, 8, 8, soft=True).amax(0)
         assert torch.equal(cover[sample, 0], expected)
-    assert not RegionSet.of(Layout(()), ()).coverage(4, 4).any()
+    assert not LayoutBatch.of(Layout(()), ()).coverage(4, 4).any()
 
 
 def test_what_fills_up_takes_no_share() -> None:
-    regions = RegionSet.of([ONE, TWO], TOKENS)
+    regions = LayoutBatch.of([ONE, TWO], TOKENS)
     attention = torch.rand(2, 16, 6)
     maps = (attention @ regions.token_weights(6)).transpose(1, 2).reshape(2, 2, 4, 4)
     shares = inside_share(maps, regions.grid(4, 4))
     assert shares[0, 1] == 0 and (shares[1] > 0).all()
-    alone = RegionSet.of(ONE, TOKENS[0])
+    alone = LayoutBatch.of(ONE, TOKENS[0])
     maps = (attention[:1] @ alone.token_weights(6)).transpose(1, 2).reshape(1, 1, 4, 4)
     torch.testing.assert_close(inside_share(maps, alone.grid(4, 4))[0, 0], shares[0, 0])
 
 
 def test_areas_show_a_part() -> None:
-    part = RegionSet.of([ONE, TWO], TOKENS).grid(4, 2, (4, 2, 0, 2), full=(4, 4))
-    assert torch.equal(part, RegionSet.of([ONE, TWO], TOKENS).grid(4, 4)[..., 2:])
+    part = LayoutBatch.of([ONE, TWO], TOKENS).grid(4, 2, (4, 2, 0, 2), full=(4, 4))
+    assert torch.equal(part, LayoutBatch.of([ONE, TWO], TOKENS).grid(4, 4)[..., 2:])
 
 
 @pytest.mark.parametrize(("layouts", "tokens"), [([], []), ([ONE, TWO], TOKENS[:1])])
 def test_sequences_must_fit(layouts: list[Layout], tokens: list) -> None:
     with pytest.raises(ValueError, match="layouts"):
-        RegionSet.of(layouts, tokens)
+        LayoutBatch.of(layouts, tokens)

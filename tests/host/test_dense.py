@@ -219,14 +219,14 @@ def test_batch_sizes_and_odd_sizes(models) -> None:
 def test_a_layout_for_every_latent(models) -> None:
     from realcompo.balancer.comfy.dense_apply import with_plan
     from realcompo.balancer.modulation_plan import DensePlan
-    from realcompo.balancer.regions import RegionSet
+    from realcompo.balancer.regions import LayoutBatch
 
     one = Layout((Region("alone", (0.25, 0.0, 0.75, 0.5), tokens=(4,)),))
     layouts = [pair.LAYOUT, one]
     tokens = [tuple(region.tokens for region in layout.regions) for layout in layouts]
     model, _ = dense(models[0])
     x = SIGMA * tiny.latent_noise(5, batch=2)
-    plan = DensePlan(RegionSet.of(layouts, tokens), 77, STRONG)
+    plan = DensePlan(LayoutBatch.of(layouts, tokens), 77, STRONG)
     batch = predictions(model, [with_plan(tiny.conditioning(3), plan)], x)[0]
     for n, layout in enumerate(layouts):
         _, positive = dense(models[0], layout=layout)
@@ -458,13 +458,13 @@ def looked_at(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
     from realcompo.balancer.comfy.capture import find_sites
     from realcompo.balancer.comfy.compat import clone_model_options
     from realcompo.balancer.comfy.probe import Probe
-    from realcompo.balancer.regions import RegionSet
+    from realcompo.balancer.regions import LayoutBatch
 
     conds = {"positive": positive, "negative": tiny.conditioning(4)}
     conds = {k: comfy.sampler_helpers.convert_cond(v) for k, v in conds.items()}
     options = clone_model_options(model.model_options)
     probe = Probe(
-        RegionSet.of(pair.LAYOUT, pair.TOKENS), find_sites(model.model.diffusion_model), factor
+        LayoutBatch.of(pair.LAYOUT, pair.TOKENS), find_sites(model.model.diffusion_model), factor
     )
     with torch.inference_mode():
         if new_host():

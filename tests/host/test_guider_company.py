@@ -6,7 +6,7 @@ import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.regions import RegionSet
+from realcompo.balancer.regions import LayoutBatch
 from realcompo.balancer.settings import BalancerSettings, preset
 
 from . import pair, tiny
@@ -127,7 +127,8 @@ def test_gradient_with_controlnet_is_the_true_passes(models, monkeypatch) -> Non
         if new_host():
             models[1].pre_run()
         conds = comfy.samplers.process_conds(model, x, conds, x.device)
-        probe = Probe(RegionSet.of(pair.LAYOUT, pair.TOKENS), find_sites(model.diffusion_model), 1)
+        regions = LayoutBatch.of(pair.LAYOUT, pair.TOKENS)
+        probe = Probe(regions, find_sites(model.diffusion_model), 1)
 
         def loss(latent: torch.Tensor):
             return probe.look(model, conds["positive"][0], latent, sigma, {})

@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("comfy.ldm.qwen_image.model")
 
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent  # noqa: E402
-from realcompo.balancer.regions import RegionSet  # noqa: E402
+from realcompo.balancer.regions import LayoutBatch  # noqa: E402
 
 from . import joint_reference, pair, tiny, tiny_dit  # noqa: E402
 from .counting import counting  # noqa: E402
@@ -44,7 +44,7 @@ def look(
     from realcompo.balancer.comfy.sites import find_sites
 
     model = patcher.model
-    probe = Probe(RegionSet.of(layout, tokens), find_sites(model.diffusion_model), 2)
+    probe = Probe(LayoutBatch.of(layout, tokens), find_sites(model.diffusion_model), 2)
     with ready(patcher, text or tiny_dit.conditioning(3), x) as conds:
         sigma = torch.full((x.shape[0],), SIGMA)
         return probe.look(model, conds["positive"][0], x, sigma, options or {})

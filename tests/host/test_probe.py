@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent
-from realcompo.balancer.regions import RegionSet
+from realcompo.balancer.regions import LayoutBatch
 from torch import Tensor
 
 from . import pair, tiny
@@ -39,7 +39,7 @@ def look(patcher: Any, x: Tensor, sigma: float = SIGMA) -> Any:
     from realcompo.balancer.comfy.probe import Probe
 
     model = patcher.model
-    probe = Probe(RegionSet.of(pair.LAYOUT, pair.TOKENS), find_sites(model.diffusion_model), 2)
+    probe = Probe(LayoutBatch.of(pair.LAYOUT, pair.TOKENS), find_sites(model.diffusion_model), 2)
     with ready(patcher, tiny.conditioning(3)) as conds:
         entry = conds["positive"][0]
         return probe.look(model, entry, x, torch.full((x.shape[0],), sigma), {})

@@ -11,7 +11,7 @@ from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.modulation import DenseSettings
 from realcompo.balancer.modulation_plan import MODULATE, NONE, SCALE, DensePlan
-from realcompo.balancer.regions import RegionSet
+from realcompo.balancer.regions import LayoutBatch
 from realcompo.tests import dense_reference as literal
 from torch import Tensor
 
@@ -164,7 +164,7 @@ def test_a_layout_for_every_latent(models, mode) -> None:
     tokens = [tuple(region.tokens for region in layout.regions) for layout in layouts]
     model, _ = reweighted(models[0], mode)
     x = SIGMA * tiny.latent_noise(5, batch=2)
-    plan = DensePlan(RegionSet.of(layouts, tokens), 77, STRONG, mode, NODE)
+    plan = DensePlan(LayoutBatch.of(layouts, tokens), 77, STRONG, mode, NODE)
     batch = one(model, with_plan(tiny.conditioning(3), plan), x)
     for n, layout in enumerate(layouts):
         _, positive = reweighted(models[0], mode, layout)
@@ -241,7 +241,7 @@ def test_maps_show_what_is_used(models) -> None:
     from realcompo.balancer.comfy.dense_patch import Bend, DensePatch, Rows
     from realcompo.balancer.modulation_plan import View
 
-    plan = DensePlan(RegionSet.of(WEIGHTED, pair.TOKENS), 77, STRONG, SCALE, NODE)
+    plan = DensePlan(LayoutBatch.of(WEIGHTED, pair.TOKENS), 77, STRONG, SCALE, NODE)
     bend = Bend(plan, View((4, 4)), 1.0, 0.0)
     patch = DensePatch("attn2", 1, Rows(((slice(0, 1), bend),), 1), None)
     q, k = torch.randn(1, 16, 8), torch.randn(1, 77, 8)
@@ -256,7 +256,7 @@ def test_maps_show_what_is_used(models) -> None:
 def test_overlapping_regions_take_the_larger_weight_and_foreign_tokens_none() -> None:
     layout = Layout((Region("a", (0, 0, 1, 1), tokens=(2,), weight=0.5),
                      Region("b", (0, 0, 1, 1), tokens=(2, 3), weight=0.3)))  # fmt: skip
-    regions = RegionSet.of(layout, [r.tokens for r in layout.regions])
+    regions = LayoutBatch.of(layout, [r.tokens for r in layout.regions])
     device = torch.device("cpu")
     for mode, words, others in ((MODULATE, "push down", 1.0), (MODULATE, "neutral", 0.0),
                                 (SCALE, "neutral", 1.0), (NONE, "neutral", 0.0)):  # fmt: skip
