@@ -21,9 +21,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 )
 from torch.nn import Conv2d
 
-from .capture import Site, grid_size
+from .attention.families import Sites
+from .attention.unet import Site, grid_size
 from .cast_layers import casts
-from .sites import Sites
 
 FULL = 4  # bytes of a float32, in which norms keep their statistics and maps are made
 OBJECTS = 30  # GLIGEN attends to this many boxes, of which unused ones are empty

@@ -23,13 +23,13 @@ from ..errors import RealCompoError
 from ..layout import Layout
 from ..reading import Reading, SiteMap, columns_of
 from ..regions import LayoutBatch, Tokens
-from .capture import MapReader, Site, choose_level, entry_area, find_sites, plain_map
+from .attention.map_rows import watching_rows
+from .attention.unet import MapReader, Site, choose_level, entry_area, find_sites, plain_map
 from .cards import on_one_card, without_copies
 from .checks import check_tokens, model_name, refuse_nested
 from .compat import attend
 from .input_values import check_conditioning
 from .latents import fitted_samples
-from .map_rows import watching_rows
 from .prediction import active_entry
 from .probe import in_whole
 

@@ -19,9 +19,9 @@ from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
 from .activation_memory import Pass, kept_bytes
-from .capture import Site
+from .attention.families import Sites
+from .attention.unet import Site
 from .forwards import other_forwards
-from .sites import Sites
 
 # the share of the free memory that one look may take before it becomes frugal
 _SHARE = 0.5

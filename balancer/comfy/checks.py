@@ -14,10 +14,10 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..regions import LayoutBatch
 from ..settings import BalancerSettings
-from .capture import choose_level
+from .attention.families import find_sites, is_joint
+from .attention.unet import choose_level
 from .compat import has_attention_override
 from .input_values import check_stretched, is_finite
-from .sites import find_sites, is_joint
 
 
 def model_name(patcher: ModelPatcher) -> str:

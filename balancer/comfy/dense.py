@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..masks import Area
 from ..modulation_plan import SCALE, DensePlan, View
-from .capture import entry_area
+from .attention.unet import entry_area
 from .dense_patch import Bend, Rows, bent_options
 
 KEY = "realcompo_dense"

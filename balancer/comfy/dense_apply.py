@@ -10,7 +10,7 @@ from ..modulation import DenseSettings
 from ..modulation_plan import DENSE_NODE, NONE, DensePlan
 from ..regions import LayoutBatch
 from ..tokens import phrase_spans
-from .capture import find_sites
+from .attention.unet import find_sites
 from .checks import model_name
 from .compat import has_wrappers
 from .dense import KEY, bend_forward, note_entries

@@ -13,7 +13,13 @@ from ..attention_maps import attention_probabilities
 from ..errors import RealCompoError
 from ..modulation import Segments, cross_attention, cross_probabilities, self_attention
 from ..modulation_plan import SCALE, DensePlan, View
-from .capture import AttentionPatch, MapReader, differentiable_attention, find_sites, map_size
+from .attention.unet import (
+    AttentionPatch,
+    MapReader,
+    differentiable_attention,
+    find_sites,
+    map_size,
+)
 from .compat import attend
 
 SMALL = 1024

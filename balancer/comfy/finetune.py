@@ -14,7 +14,7 @@ from ..errors import RealCompoError
 from ..layout import require_layout
 from ..training import TrainingSettings
 from ..training_prompts import TrainingPrompt
-from .capture import choose_level
+from .attention.unet import choose_level
 from .checks import model_name
 from .encoded import check_width
 from .lora_file import LoraModel

@@ -25,8 +25,9 @@ from ..regions import LayoutBatch, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement, same_options
+from .attention.families import find_sites
+from .attention.unet import choose_level
 from .branch import SpatialBranch
-from .capture import choose_level
 from .cards import on_one_card
 from .checks import check_latent, check_layouts, check_pair, check_tokens
 from .clock import StepClock
@@ -43,7 +44,6 @@ from .prediction import Prediction, active_entry, input_scale, over_frames
 from .probe import Look, Probe, Question
 from .schedule import NoiseSchedule
 from .shared_encoder import CommonWork
-from .sites import find_sites
 
 _FLAG, _MASK = "disable_cfg1_optimization", "denoise_mask_function"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attention_maps import RegionMaps
 from .activation_memory import last_site
-from .capture import StopProbe
+from .attention.unet import StopProbe
 from .gradients import gradient_mode, ordinary_weights
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
 from .shared_encoder import alters_encoder, encoder_length, recording, replaying

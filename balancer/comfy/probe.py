@@ -20,14 +20,14 @@ from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import LayoutBatch
 from .activation_memory import Pass, last_site
-from .capture import Site, StopProbe, entry_area, grid_size, stop
+from .attention.families import Sites, add_in_place, one_pass, reading_options
+from .attention.unet import Site, StopProbe, entry_area, grid_size, stop
 from .cards import on_one_card
 from .checkpointing import checkpointed, must_be_frugal
 from .compat import adds_in_place
 from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
 from .grounded_attention import differentiable_grounding
 from .shared_encoder import INSIDE_BLOCKS, alters_encoder, call_model
-from .sites import Sites, add_in_place, one_pass, reading_options
 
 # float16 cannot hold gradients below 6e-8; the loss is scaled up before and down after
 HALF_PRECISION_SCALE = 4096.0

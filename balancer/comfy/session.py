@@ -22,7 +22,7 @@ from ..adapters import Adapters
 from ..attention_maps import RegionMaps
 from ..errors import RealCompoError
 from .activation_memory import last_site
-from .capture import Site, StopProbe, differentiable_attention, find_sites, reading_options
+from .attention.unet import Site, StopProbe, differentiable_attention, find_sites, reading_options
 from .cards import on_one_card, without_copies
 from .checkpointing import checkpointed
 from .checks import model_name

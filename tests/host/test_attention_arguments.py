@@ -20,7 +20,7 @@ def drawn(*size: int) -> torch.Tensor:
 @pytest.mark.parametrize("split", [False, True])
 def test_scale_and_grouped_heads_are_the_hosts(given, split) -> None:
     from comfy.ldm.modules import attention
-    from realcompo.balancer.comfy.joint_capture import differentiable_attention
+    from realcompo.balancer.comfy.attention.joint import differentiable_attention
 
     if not hasattr(attention, "_reshape_qkv_to_heads"):
         pytest.skip("this ComfyUI's attention has neither argument")
@@ -38,7 +38,7 @@ def test_scale_and_grouped_heads_are_the_hosts(given, split) -> None:
 
 @pytest.mark.parametrize("own", [4, 2])
 def test_a_joint_map_is_read_with_the_calls_scale(own) -> None:
-    from realcompo.balancer.comfy.joint_capture import JointSite, _Mark, _read
+    from realcompo.balancer.comfy.attention.joint import JointSite, _Mark, _read
 
     image, text = 4, 3
     query, key = drawn(1, image + text, 32), drawn(1, image + text, 8 * own)

@@ -72,7 +72,7 @@ def predictions(
 
 def literal_model(model: Any, kind: str, layout: Layout, settings: DenseSettings, rows=slice(None)):
     """``model`` with the printed equation in every block, by the host's own replacement patches."""
-    from realcompo.balancer.comfy.capture import find_sites, map_size
+    from realcompo.balancer.comfy.attention.unet import find_sites, map_size
     from realcompo.balancer.masks import region_grid
 
     patched = model.clone()
@@ -455,7 +455,7 @@ def test_either_branch_of_the_pair(models, noise, branch) -> None:
 def looked_at(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.capture import find_sites
+    from realcompo.balancer.comfy.attention.unet import find_sites
     from realcompo.balancer.comfy.compat import clone_model_options
     from realcompo.balancer.comfy.probe import Probe
     from realcompo.balancer.regions import LayoutBatch

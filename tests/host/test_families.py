@@ -125,7 +125,7 @@ def test_other_sizes_in_the_vector_input_are_not_shared() -> None:
 def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) -> None:
     """On the true shapes: 16x16 maps at SD1.5's 512 px, 32x32 at SDXL's 1024 px, by factor."""
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy.capture import (
+    from realcompo.balancer.comfy.attention.unet import (
         StopProbe,
         choose_level,
         find_sites,

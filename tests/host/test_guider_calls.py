@@ -89,7 +89,7 @@ def test_one_graph_at_a_time(models, monkeypatch) -> None:
 def test_partial_pass_is_at_most_half_of_sd15() -> None:
     """FLOPs of the probe's forward on the true SD1.5 shape at 64x64 latents, meta device."""
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy.capture import (
+    from realcompo.balancer.comfy.attention.unet import (
         StopProbe,
         choose_level,
         find_sites,

@@ -40,8 +40,8 @@ def look(
     patcher: Any, x: Tensor, options: dict[str, Any] | None = None, text: Any = None,
     layout: Any = pair.LAYOUT, tokens: Any = pair.TOKENS,
 ) -> Any:  # fmt: skip
+    from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.probe import Probe
-    from realcompo.balancer.comfy.sites import find_sites
 
     model = patcher.model
     probe = Probe(LayoutBatch.of(layout, tokens), find_sites(model.diffusion_model), 2)
@@ -365,8 +365,8 @@ def test_an_area_is_compared_with_its_own_part_of_the_regions() -> None:
 
 def test_what_is_read_of_the_released_models() -> None:
     """All double blocks of Flux (a third of its depth), the first half of SD3's and Qwen's."""
-    from realcompo.balancer.comfy.capture import choose_level
-    from realcompo.balancer.comfy.sites import find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.attention.unet import choose_level
 
     for built, expected in (
         (tiny_dit.flux(1, double=19, single=38), 19), (tiny_dit.qwen_image(1, layers=60), 30),

@@ -35,7 +35,7 @@ def ready(patcher: Any, conditioning: Any) -> Iterator[dict[str, Any]]:
 
 
 def look(patcher: Any, x: Tensor, sigma: float = SIGMA) -> Any:
-    from realcompo.balancer.comfy.capture import find_sites
+    from realcompo.balancer.comfy.attention.unet import find_sites
     from realcompo.balancer.comfy.probe import Probe
 
     model = patcher.model

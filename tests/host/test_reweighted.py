@@ -47,7 +47,7 @@ def token_factors(layout: Layout, length: int, others: float) -> Tensor:
 
 def literal_model(model: Any, layout: Layout, mode: str, settings: DenseSettings = STRONG):
     """``model`` with the formulas in every block, as slow as they are printed."""
-    from realcompo.balancer.comfy.capture import find_sites, map_size
+    from realcompo.balancer.comfy.attention.unet import find_sites, map_size
     from realcompo.balancer.masks import region_grid
 
     patched = model.clone()

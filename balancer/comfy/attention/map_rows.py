@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RealCompoError
+from ...errors import RealCompoError
 
 # rows, height and width of what a network should be given
 Picture = tuple[int, int, int]

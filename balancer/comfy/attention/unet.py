@@ -17,14 +17,14 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from torch import Tensor
 from torch.nn import functional
 
-from ..attention_maps import RegionMaps, attention_output, attention_probabilities
-from ..errors import RealCompoError
+from ...attention_maps import RegionMaps, attention_output, attention_probabilities
+from ...errors import RealCompoError
 from .map_rows import Picture, RowMaps, rows_and_size, watching_rows
 from .map_rows import grid_size as grid_size
 from .map_rows import map_size as map_size
 
 if TYPE_CHECKING:
-    from .joint_capture import JointSite
+    from .joint import JointSite
 
 # (section, block id, index of the transformer block inside it): the host's patch key
 SiteKey = tuple[str, int, int]

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import torch
 
-from ..attention_maps import RegionMaps
-from . import capture
-from .capture import Site
-from .joint_capture import (
+from ...attention_maps import RegionMaps
+from . import unet
+from .joint import (
     JointSite,
     find_joint_sites,
     joint_reading_options,
     unchecked_blocks,
 )
+from .unet import Site
 
 Sites = tuple[Site, ...] | tuple[JointSite, ...]
 
@@ -26,7 +26,7 @@ def find_sites(diffusion_model: torch.nn.Module) -> Sites:
 
     A model's sites are all of one kind.
     """
-    return capture.find_sites(diffusion_model) or find_joint_sites(diffusion_model)
+    return unet.find_sites(diffusion_model) or find_joint_sites(diffusion_model)
 
 
 def is_joint(sites: Sites) -> bool:
@@ -50,7 +50,7 @@ def reading_options(
     factor: int,
     maps: RegionMaps,
     size: tuple[int, int],
-    at_last: Callable[[], None] = capture.stop,
+    at_last: Callable[[], None] = unet.stop,
     rows: int | None = None,
 ) -> dict[str, Any]:
     """A copy of ``transformer_options`` whose attention is read into ``maps``, differentiably.
@@ -65,4 +65,4 @@ def reading_options(
         return joint_reading_options(transformer_options, joint, maps, size, at_last)
     unet = cast(tuple[Site, ...], sites)
     picture = None if rows is None else (rows, *size)
-    return capture.reading_options(transformer_options, unet, factor, maps, at_last, picture)
+    return unet.reading_options(transformer_options, unet, factor, maps, at_last, picture)

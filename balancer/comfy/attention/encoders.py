@@ -19,14 +19,14 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..errors import RealCompoError
-from ..layout import Layout
-from ..regions import Tokens
-from ..spelling import NOWHERE, Piece, Unknown, Vectors, spell
-from ..tokens import CHUNK, EncodedPrompt, plain_prompt, resolve_tokens
-from ..weights import plain_text, read_escapes, read_weights
-from .prompt_rows import EXPLICIT, check_rows, prompt_rows, read_first, say_which
-from .text import character_bytes, embedding_folders, encode_prompt, readable
+from ...errors import RealCompoError
+from ...layout import Layout
+from ...regions import Tokens
+from ...spelling import NOWHERE, Piece, Unknown, Vectors, spell
+from ...tokens import CHUNK, EncodedPrompt, plain_prompt, resolve_tokens
+from ...weights import plain_text, read_escapes, read_weights
+from ..prompt_rows import EXPLICIT, check_rows, prompt_rows, read_first, say_which
+from ..text import character_bytes, embedding_folders, encode_prompt, readable
 
 T5_WIDTH, QWEN_WIDTH = 4096, 3584
 CLIP_WIDTH = 2048

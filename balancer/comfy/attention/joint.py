@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..attention_maps import RegionMaps
-from .capture import stop
+from ...attention_maps import RegionMaps
+from .unet import stop
 
 # (kind, number): the host's key for a transformer block's replacement patch
 JointKey = tuple[str, int]
