@@ -38,7 +38,7 @@ SCORES_AT_A_TIME = 1 << 22
 
 @dataclass(frozen=True)
 class DenseSettings:
-    """How strongly and how long attention is bent.
+    """How strongly and how long attention is modulated.
 
     cross_strength  w_c of the paper, 0..2; the released code has 1
     self_strength   w_s, 0..2; the released code has 0.3
@@ -65,8 +65,8 @@ class DenseSettings:
     def __post_init__(self) -> None:
         ranges = {"cross_strength": 2.0, "self_strength": 2.0, "end_fraction": 1.0, "power": 20.0,
                   "area": 1.0}  # fmt: skip
-        for name, high in ranges.items():
-            object.__setattr__(self, name, checked.number(getattr(self, name), name, 0.0, high))
+        for name, largest in ranges.items():
+            object.__setattr__(self, name, checked.number(getattr(self, name), name, 0.0, largest))
         for name, choices in (("outside", OUTSIDE), ("words", WORDS)):
             checked.choice(getattr(self, name), name, choices)
 
@@ -81,8 +81,8 @@ class Segments:
 
     ``masks`` (S, R, N) 0 or 1: the regions; ``strength`` (S, N) in 0..1 is 1 - area * S_i;
     ``queries`` and ``keys`` (S, N, U) factor the pairs of self-attention: R_ij is 1 or 0 and equals
-    queries_i . keys_j. ``ranged`` (M,) are the positions that have any positive key and are bent;
-    None for all.
+    queries_i . keys_j. ``ranged`` (M,) are the positions that have any positive key and are
+    modulated; None for all.
     """
 
     masks: Tensor
@@ -94,7 +94,7 @@ class Segments:
 
     @classmethod
     def of(cls, masks: Tensor, settings: DenseSettings) -> Segments:
-        """From binary ``masks`` (S, R, N); ``idle`` when no position would be bent at all."""
+        """From binary ``masks`` (S, R, N); ``idle`` when no position would be modulated at all."""
         masks = (masks > 0.5).to(masks.dtype)
         covered = masks.sum(dim=1) > 0
         parts = masks
@@ -114,10 +114,10 @@ class Segments:
             )
             for n in range(2)
         )
-        bent = ((strength > 0) & (queries.sum(dim=-1) > 0)).any(dim=0)
+        ranged = ((strength > 0) & (queries.sum(dim=-1) > 0)).any(dim=0)
         return cls(
             masks, strength, queries, keys,
-            None if bool(bent.all()) else bent.nonzero()[:, 0],
+            None if bool(ranged.all()) else ranged.nonzero()[:, 0],
             idle=not bool((strength > 0).any()),
         )  # fmt: skip
 
@@ -174,15 +174,15 @@ def self_attention(
     q, k, v = (_heads(tensor, heads) for tensor in (query, key, value))
     width = q.shape[-1]
     scale = width**-0.5
-    bend = (amount * segments.strength).clamp(0.0, 1.0)
+    share = (amount * segments.strength).clamp(0.0, 1.0)
     columns = segments.queries.shape[-1]
     # products in the coefficients' precision, rounded once
-    cool = (q * (1.0 - bend)[:, None, :, None]).to(q.dtype)
+    cool = (q * (1.0 - share)[:, None, :, None]).to(q.dtype)
     if columns:
         # what is added to a score is not scaled by the kernel, so it is given unscaled
         rows = segments.ranged
         at = slice(None) if rows is None else rows
-        push = row_range(q if rows is None else q[:, :, rows], k) * bend[:, None, at]
+        push = row_range(q if rows is None else q[:, :, rows], k) * share[:, None, at]
         extra = (push.unsqueeze(-1) * segments.queries[:, None, at]).to(q.dtype)
         if rows is not None:
             room = q.new_zeros(*q.shape[:3], columns)
@@ -196,21 +196,29 @@ def self_attention(
     return out.transpose(1, 2).reshape(query.shape).to(dtype)
 
 
-def cross_probabilities(
-    query: Tensor,
-    key: Tensor,
-    heads: int,
-    strength: Tensor,
-    positive: Tensor,
-    words: Tensor,
-    amount: float,
-) -> Tensor:
-    """The modulated map (B, heads, N, T) that cross-attention really uses, at least in float32.
+@dataclass(frozen=True)
+class CrossTerms:
+    """What modulates cross-attention from N positions to T tokens; S is 1, or the batch.
 
     ``strength`` (S, N) of the positions, ``positive`` (S, N, T) as ``Segments.positive`` gives it,
     ``words`` (S, T) each token's own factor >= 0 (1; 0 leaves it alone), ``amount`` = w_c *
-    lambda_t. A pair is moved by the product, 1 at most: all the way. Rows sum to 1.
-    Differentiable.
+    lambda_t. A pair is moved by the product, 1 at most: all the way.
+    """
+
+    strength: Tensor
+    positive: Tensor
+    words: Tensor
+    amount: float
+
+    def part(self, at: slice) -> CrossTerms:
+        """The same for some of the positions."""
+        return replace(self, strength=self.strength[:, at], positive=self.positive[:, at])
+
+
+def cross_probabilities(query: Tensor, key: Tensor, heads: int, terms: CrossTerms) -> Tensor:
+    """The modulated map (B, heads, N, T) that cross-attention really uses, at least in float32.
+
+    query (B, N, heads * dim), key (B, T, heads * dim). Rows sum to 1. Differentiable.
     """
     if query.dtype in (torch.float16, torch.bfloat16):
         query, key = query.float(), key.float()
@@ -218,35 +226,24 @@ def cross_probabilities(
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     lowest = scores.amin(dim=-1, keepdim=True)
     spread = scores.amax(dim=-1, keepdim=True) - lowest
-    bend = (amount * strength.unsqueeze(-1) * words.unsqueeze(1)).clamp(0.0, 1.0)
-    target = spread * positive.unsqueeze(1).to(scores)
+    share = terms.amount * terms.strength.unsqueeze(-1) * terms.words.unsqueeze(1)
+    share = share.clamp(0.0, 1.0).unsqueeze(1).to(scores)
+    target = spread * terms.positive.unsqueeze(1).to(scores)
     # measured from the row's minimum, which softmax does not see
-    return torch.lerp(scores - lowest, target, bend.unsqueeze(1).to(scores)).softmax(dim=-1)
+    return torch.lerp(scores - lowest, target, share).softmax(dim=-1)
 
 
 def cross_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    heads: int,
-    strength: Tensor,
-    positive: Tensor,
-    words: Tensor,
-    amount: float,
+    query: Tensor, key: Tensor, value: Tensor, heads: int, terms: CrossTerms
 ) -> Tensor:
     """Modulated cross-attention (B, N, heads * dim); arguments as of ``cross_probabilities``.
 
     Goes over the positions in parts, so that its memory does not grow with the picture.
     """
     step = max(1, SCORES_AT_A_TIME // (query.shape[0] * heads * key.shape[1]))
+    parts = [slice(start, start + step) for start in range(0, query.shape[1], step)]
     done = [
-        attention_output(
-            cross_probabilities(
-                query[:, at : at + step], key, heads, strength[:, at : at + step],
-                positive[:, at : at + step], words, amount,
-            ),
-            value,
-        )
-        for at in range(0, query.shape[1], step)
-    ]  # fmt: skip
+        attention_output(cross_probabilities(query[:, at], key, heads, terms.part(at)), value)
+        for at in parts
+    ]
     return done[0] if len(done) == 1 else torch.cat(done, dim=1)

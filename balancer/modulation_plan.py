@@ -37,7 +37,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class DensePlan:
-    """Regions, their tokens in a prompt of ``length`` tokens, and how they bend its attention.
+    """Regions, their tokens in a prompt of ``length`` tokens, and how they modulate its attention.
 
     ``weighting`` says what the regions' weights do: ``none`` nothing, as in DenseDiffusion;
     ``modulate`` each is a factor of how far its phrase's tokens are moved; ``scale`` nothing is

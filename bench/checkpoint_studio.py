@@ -18,6 +18,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..balancer.comfy.function_sampler import FunctionSampler
 from ..balancer.comfy.gligen import apply_gligen
 from ..balancer.comfy.guider import RealCompoGuider
 from ..balancer.comfy.inputs import resolve
@@ -67,31 +68,22 @@ class Shot:
     seconds: float
 
 
-class _Look(comfy.samplers.Sampler):
-    """A sampler that samples nothing: it noises the latent to the first sigma and probes there."""
+def _noised_look(shares: list[Tensor | None]) -> FunctionSampler:
+    """A sampler that samples nothing: it noises the latent to the first sigma, probes there, and
+    appends each branch's shares (B, R)."""
 
-    def __init__(self) -> None:
-        self.shares: list[Tensor | None] = []
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
+    def run(
+        guider: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
+        latent_image: Tensor,
     ) -> Tensor:
-        """The host's call; ``model_wrap`` is the guider. Returns the latent as it came."""
-        assert latent_image is not None
-        guider, sigma = model_wrap, float(sigmas[0])
+        sigma = float(sigmas[0])
         x = guider.inner_model.model_sampling.noise_scaling(sigmas[0], noise, latent_image, False)
         at = sigmas[:1].expand(x.shape[0])
         for look in guider.look_at(x, at, sigma, sigma, extra_args["model_options"]):
-            self.shares.append(None if look is None else look.shares)
+            shares.append(None if look is None else look.shares)
         return latent_image
+
+    return FunctionSampler(run)
 
 
 class CheckpointStudio:
@@ -181,9 +173,10 @@ class CheckpointStudio:
         sampling = self.realism.get_model_object("model_sampling")
         sigma = float(sampling.percent_to_sigma(LOOK_PERCENT))
         noise = comfy.sample.prepare_noise(latent, LOOK_SEED)
-        look = _Look()
-        guider.sample(noise, latent, look, torch.tensor([sigma, 0.0]), disable_pbar=True, seed=0)
-        realism, spatial = (None if s is None else s[0].float().cpu().clone() for s in look.shares)
+        shares: list[Tensor | None] = []
+        levels = torch.tensor([sigma, 0.0])
+        guider.sample(noise, latent, _noised_look(shares), levels, disable_pbar=True, seed=0)
+        realism, spatial = (None if s is None else s[0].float().cpu().clone() for s in shares)
         return realism, spatial
 
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..balancer.comfy.dense import bend_of
+from ..balancer.comfy.dense import modulation_at
 from ..balancer.comfy.dense_apply import apply_dense
-from ..balancer.comfy.dense_patch import Bend, DensePatch, Rows, bent_options
+from ..balancer.comfy.dense_patch import DensePatch, Modulation, Rows, modulated_options
 from ..balancer.layout import Layout, Region
 from ..balancer.masks import region_grid
 from ..balancer.modulation import DenseSettings
@@ -97,8 +97,8 @@ def rewritten() -> Callable[[], Tensor]:
     """The node's own attention patch, with torch's fused attention as the host's."""
     host_attention.optimized_attention = host_attention.attention_pytorch
     q, k, v = _inputs()
-    bend = Bend(_plan(DenseSettings()), View((SIDE, SIDE)), 0.0, AMOUNT)
-    rows = Rows.of([None, bend], 1, torch.empty(2, 4, SIDE, SIDE))
+    modulation = Modulation(_plan(DenseSettings()), View((SIDE, SIDE)), 0.0, AMOUNT)
+    rows = Rows.of([None, modulation], 1, torch.empty(2, 4, SIDE, SIDE))
     patch = DensePatch("attn1", 1, rows, None)
     extra = {"n_heads": HEADS, "activations_shape": [2, 1, SIDE, SIDE], "attn_precision": None}
     return lambda: patch(q, k, v, extra)
@@ -192,12 +192,13 @@ def run_flops() -> dict[str, float]:
     levels = [float(sampling.sigma(torch.tensor(float(t)))) for t in range(981, 0, -1000 // STEPS)]
     known: dict[bool, float] = {}
     for sigma in levels:
-        bend = bend_of(plan, sampling, sigma, (SIDE, SIDE), None)
-        for name, chosen in (("plain", None), ("dense", bend)):
+        modulation = modulation_at(plan, sampling, sigma, (SIDE, SIDE), None)
+        for name, chosen in (("plain", None), ("dense", modulation)):
             if (chosen is not None) not in known:
                 options: dict[str, Any] = {}
                 if chosen is not None:
-                    options = bent_options(network, options, Rows.of([None, chosen], 1, latent))
+                    rows = Rows.of([None, chosen], 1, latent)
+                    options = modulated_options(network, options, rows)
                 with FlopCounterMode(display=False) as counter, torch.no_grad():
                     time_ = torch.zeros(2, device="meta")
                     network(latent, time_, context=text, transformer_options=options)

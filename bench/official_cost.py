@@ -29,7 +29,9 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from torch import Tensor, nn
 
 from ..balancer.attention_maps import attention_output, attention_probabilities, inside_share
-from ..balancer.comfy.attention.unet import Site, differentiable_attention, find_sites
+from ..balancer.comfy.attention.families import find_sites
+from ..balancer.comfy.attention.family import Site
+from ..balancer.comfy.attention.readers import differentiable_attention
 from ..balancer.comfy.gradients import gradient_mode, ordinary_weights, saved_copies
 from ..balancer.masks import region_grid
 from .cost_networks import CFG, Pair

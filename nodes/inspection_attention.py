@@ -91,7 +91,7 @@ class RealCompoAttentionMaps:
         image: Any = None,
     ) -> tuple[Any, Any, str]:
         """Run the model once per noise level, and draw what it attended to."""
-        from ..balancer.comfy.attention.encoders import locate
+        from ..balancer.comfy.attention.families import locate
         from ..balancer.comfy.attention_look import chosen_sites, read_attention
         from ..balancer.preview import backdrop, preview_size
         from ..balancer.reading import parse_levels

@@ -66,7 +66,7 @@ def build_guider(
 
     ``unique_id`` is the node's id in the graph: its runs are shown there.
     """
-    from ..balancer.comfy.attention.encoders import locate
+    from ..balancer.comfy.attention.families import locate
     from ..balancer.comfy.checks import check_pair
     from ..balancer.comfy.guider import RealCompoGuider
     from ..balancer.comfy.inputs import require_conditioning, require_model, require_settings

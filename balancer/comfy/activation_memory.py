@@ -7,7 +7,7 @@ cast keep no input (cast_layers.py); torch's own convolutions keep theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 )
 from torch.nn import Conv2d
 
-from .attention.families import Sites
-from .attention.unet import Site, grid_size
+from .attention.family import Site, last_site
+from .attention.map_rows import grid_size
 from .cast_layers import casts
 
 FULL = 4  # bytes of a float32, in which norms keep their statistics and maps are made
@@ -42,13 +42,7 @@ class Pass:
     grounded: bool = False
 
 
-def last_site(sites: Sites, factor: int) -> Site | None:
-    """The U-Net site behind which a look ends; None for other models."""
-    wanted = [site for site in sites if isinstance(site, Site) and site.factor == factor]
-    return wanted[-1] if wanted else None
-
-
-def kept_bytes(network: Any, sites: Sites, what: Pass) -> int:
+def kept_bytes(network: Any, sites: Sequence[Site], what: Pass) -> int:
     """About how much autograd keeps of a pass without checkpoints; 0 for models that are no U-Nets.
 
     Within 15 % of what is kept for SD1.x and SDXL, with weights of any kind (see the tests).

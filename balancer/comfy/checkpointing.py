@@ -6,7 +6,7 @@ costs about one more partial forward per look and is used where memory is short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +19,14 @@ from torch.nn import Module
 from torch.utils.checkpoint import checkpoint
 
 from .activation_memory import Pass, kept_bytes
-from .attention.families import Sites
-from .attention.unet import Site
+from .attention.family import Site
 from .forwards import other_forwards
 
 # the share of the free memory that one look may take before it becomes frugal
 _SHARE = 0.5
 
 
-def must_be_frugal(network: Any, sites: Sites, what: Pass, device: torch.device) -> bool:
+def must_be_frugal(network: Any, sites: Sequence[Site], what: Pass, device: torch.device) -> bool:
     """Whether a look had better be checkpointed, by the memory that is there for it."""
     return kept_bytes(network, sites, what) > _SHARE * free_for_activations(device)
 

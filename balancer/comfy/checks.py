@@ -6,7 +6,6 @@ import logging
 from functools import cache
 from typing import Any
 
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from torch import Tensor
@@ -14,15 +13,28 @@ from torch import Tensor
 from ..errors import RealCompoError
 from ..regions import LayoutBatch
 from ..settings import BalancerSettings
-from .attention.families import find_sites, is_joint
-from .attention.unet import choose_level
-from .compat import has_attention_override
+from .attention.families import family_of
+from .attention.family import Ability, Site, choose_level
 from .input_values import check_stretched, is_finite
 
 
 def model_name(patcher: ModelPatcher) -> str:
     """The model's family as the host calls it: SD15, SDXL, Flux, ..."""
     return type(patcher.model.model_config).__name__
+
+
+def require_ability(
+    patcher: ModelPatcher, ability: Ability, where: str = "model"
+) -> tuple[Site, ...]:
+    """The sites of a model's attention; RealCompoError at input ``where``, in its family's own
+    words, for a model without the ability."""
+    network = patcher.get_model_object("diffusion_model")
+    family = family_of(network)
+    refused = family.refusal(ability, network)
+    if refused is not None:
+        problem, remedy = refused
+        raise RealCompoError(where, problem.format(name=model_name(patcher)), remedy)
+    return family.sites(network)
 
 
 def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerSettings) -> None:
@@ -48,20 +60,8 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
     if settings.mode == "fixed":
         return
     for where, patcher in (("realism_model", realism), ("spatial_model", spatial)):
-        sites = find_sites(patcher.get_model_object("diffusion_model"))
-        if not sites:
-            raise RealCompoError(
-                where, f"'{model_name(patcher)}' has no attention to its prompt that can be read",
-                "Set the balancer's mode to fixed, or use a U-Net model such as SD1.5 or SDXL,"
-                " or (experimental) SD3, Flux, Chroma or Qwen-Image.",
-            )  # fmt: skip
-        if is_joint(sites) and not has_attention_override():
-            raise RealCompoError(
-                where, f"this ComfyUI lets nobody read the attention of '{model_name(patcher)}'",
-                "Set the balancer's mode to fixed, or update ComfyUI.",
-            )  # fmt: skip
-        choose_level(sites, settings.map_level)
-        if is_joint(sites):
+        choose_level(require_ability(patcher, "balance", where), settings.map_level)
+        if family_of(patcher.get_model_object("diffusion_model")).is_experimental:
             _say_experimental(model_name(patcher))
 
 
@@ -125,8 +125,8 @@ def _check_shape(patcher: ModelPatcher, noise: Tensor, where: str) -> None:
     latent_format = patcher.get_model_object("latent_format")
     # hosts of 2024 do not say it
     known = getattr(latent_format, "latent_dimensions", None)
-    if known is None and isinstance(patcher.get_model_object("diffusion_model"), UNetModel):
-        known = 2
+    if known is None:
+        known = family_of(patcher.get_model_object("diffusion_model")).latent_dimensions
     wanted: dict[int | None, str] = {2: "pictures (B, C, H, W)", 3: "frames (B, C, T, H, W)"}
     if known not in (None, *wanted):
         raise RealCompoError(

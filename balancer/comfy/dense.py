@@ -2,9 +2,9 @@
 
 The plan travels in the conditioning entry that the node returned, the model carries two wrappers
 without state. Around the host's batching of entries the first notes which entries are in force and
-bent; around the model's forward the second finds their rows and lays its patches over whatever is
-there. Nothing stands in the model's attention patches between calls, so that other packs' patches
-may be set before or after.
+modulated; around the model's forward the second finds their rows and lays its patches over
+whatever is there. Nothing stands in the model's attention patches between calls, so that other
+packs' patches may be set before or after.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from torch import Tensor
 
 from ..masks import Area
 from ..modulation_plan import SCALE, DensePlan, View
-from .attention.unet import entry_area
-from .dense_patch import Bend, Rows, bent_options
+from .attention.entries import entry_area
+from .dense_patch import Modulation, Rows, modulated_options
 
 KEY = "realcompo_dense"
+# where transformer_options stands among the arguments of the host's apply_model
+_OPTIONS = 5
 
 
 class Noted:
-    """All bends of a model call, by the host's name for an entry's rows. Not a dictionary: the
-    host would merge it."""
+    """All modulations of a model call, by the host's name for an entry's rows. Not a dictionary:
+    the host would merge it."""
 
-    def __init__(self, bends: dict[Any, Bend], batch: int) -> None:
-        self.bends, self.batch = bends, batch
+    def __init__(self, modulations: dict[Any, Modulation], batch: int) -> None:
+        self.modulations, self.batch = modulations, batch
 
 
-def bend_of(
+def modulation_at(
     plan: DensePlan, sampling: Any, sigma: float, latent: tuple[int, int], area: Area | None
-) -> Bend | None:
+) -> Modulation | None:
     """The entry's modulation at noise level ``sigma``; None once the plan's part is over.
 
     ``latent`` is (height, width), ``area`` the entry's part of it.
@@ -43,12 +45,12 @@ def bend_of(
     if sigma < float(sampling.percent_to_sigma(settings.end_fraction)):
         return None
     if plan.weighting == SCALE:
-        return None if plan.is_idle_scale else Bend(plan, View(latent, area), 1.0, 0.0)
+        return None if plan.is_idle_scale else Modulation(plan, View(latent, area), 1.0, 0.0)
     fading = settings.fading(time_of(sampling, sigma))
-    cross, itself = settings.cross_strength * fading, settings.self_strength * fading
-    if cross == 0.0 and itself == 0.0:
+    cross, within = settings.cross_strength * fading, settings.self_strength * fading
+    if cross == 0.0 and within == 0.0:
         return None
-    return Bend(plan, View(latent, area), cross, itself)
+    return Modulation(plan, View(latent, area), cross, within)
 
 
 def time_of(sampling: Any, sigma: float) -> float:
@@ -88,40 +90,40 @@ def note_entries(
     timestep: Tensor,
     model_options: dict[str, Any],
 ) -> Any:
-    """Around the host's calc_cond_batch: say which entries are bent, and how much."""
+    """Around the host's calc_cond_batch: say which entries are modulated, and how
+    much."""
     plans = {
         (index, entry["uuid"]): (_plan_of(entry), entry_area(entry, *x_in.shape[-2:]))
         for index, entries in enumerate(conds)
         for entry in entries or ()
         if KEY in entry
     }
-    bends = {}
+    modulations = {}
     if plans:
         sigma, latent = float(timestep[0]), (x_in.shape[-2], x_in.shape[-1])
         for key, (plan, area) in plans.items():
             if plan is not None:
-                bend = bend_of(plan, model.model_sampling, sigma, latent, area)
-                if bend is not None:
-                    bends[key] = bend
-    if bends:
+                modulation = modulation_at(plan, model.model_sampling, sigma, latent, area)
+                if modulation is not None:
+                    modulations[key] = modulation
+    if modulations:
         inner = {**model_options.get("transformer_options", {})}
-        inner[KEY] = Noted(bends, x_in.shape[0])
+        inner[KEY] = Noted(modulations, x_in.shape[0])
         model_options = {**model_options, "transformer_options": inner}
     return executor(model, conds, x_in, timestep, model_options)
 
 
-def bend_forward(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around the model's apply_model: bend the noted entries' rows."""
-    place = 5
-    options = args[place] if len(args) > place else kwargs.get("transformer_options", {})
-    noted = options.get(KEY)
+def modulate_forward(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around the model's apply_model: modulate the noted entries' rows."""
+    given = args[_OPTIONS] if len(args) > _OPTIONS else kwargs.get("transformer_options", {})
+    noted = given.get(KEY)
     if noted is None:
         return executor(*args, **kwargs)
-    names = zip(options["cond_or_uncond"], options["uuids"], strict=True)
-    rows = Rows.of([noted.bends.get(name) for name in names], noted.batch, args[0])
-    bent = bent_options(executor.class_obj.diffusion_model, options, rows)
-    if len(args) > place:
-        args = (*args[:place], bent, *args[place + 1 :])
+    names = zip(given["cond_or_uncond"], given["uuids"], strict=True)
+    rows = Rows.of([noted.modulations.get(name) for name in names], noted.batch, args[0])
+    options = modulated_options(executor.class_obj.diffusion_model, given, rows)
+    if len(args) > _OPTIONS:
+        args = (*args[:_OPTIONS], options, *args[_OPTIONS + 1 :])
     else:
-        kwargs = {**kwargs, "transformer_options": bent}
+        kwargs = {**kwargs, "transformer_options": options}
     return executor(*args, **kwargs)

@@ -10,10 +10,9 @@ from ..modulation import DenseSettings
 from ..modulation_plan import DENSE_NODE, NONE, DensePlan
 from ..regions import LayoutBatch
 from ..tokens import phrase_spans
-from .attention.unet import find_sites
-from .checks import model_name
+from .checks import require_ability
 from .compat import has_wrappers
-from .dense import KEY, bend_forward, note_entries
+from .dense import KEY, modulate_forward, note_entries
 from .dense_older import PlanCond, function_wrapper
 from .inputs import require_clip
 from .phrase_text import Conditioning, with_phrases
@@ -26,17 +25,13 @@ def dense_model(model: Any) -> Any:
 
     Raises RealCompoError for a model whose attention is not a U-Net's.
     """
-    if not find_sites(model.model.diffusion_model):
-        raise RealCompoError(
-            "model", f"'{model_name(model)}' has no cross-attention blocks to modulate",
-            "Use a U-Net model such as SD1.5, SD2 or SDXL",
-        )  # fmt: skip
+    require_ability(model, "modulate")
     clone = model.clone()
     if has_wrappers():
         from comfy.patcher_extension import WrappersMP
 
         for kind, function in (
-            (WrappersMP.CALC_COND_BATCH, note_entries), (WrappersMP.APPLY_MODEL, bend_forward),
+            (WrappersMP.CALC_COND_BATCH, note_entries), (WrappersMP.APPLY_MODEL, modulate_forward),
         ):  # fmt: skip
             # a model that went through the node twice is modulated once, by what its entries say
             clone.remove_wrappers_with_key(kind, KEY)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import RealCompoError
 from ..modulation_plan import DensePlan
-from .dense import KEY, bend_of
-from .dense_patch import Rows, bent_options
+from .dense import KEY, modulation_at
+from .dense_patch import Rows, modulated_options
 
 
 class PlanCond:
@@ -43,7 +43,7 @@ class PlanCond:
 
 
 def function_wrapper(inner: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-    """A model function wrapper that bends the rows of entries with a plan, around ``inner``."""
+    """A model function wrapper that modulates the rows of entries with a plan, around ``inner``."""
 
     def wrapper(apply_model: Any, args: dict[str, Any]) -> Tensor:
         conditions = dict(args["c"])
@@ -51,10 +51,11 @@ def function_wrapper(inner: Callable[..., Tensor] | None) -> Callable[..., Tenso
         x, model = args["input"], getattr(apply_model, "__self__", None)
         if found is not None and model is not None:
             sigma, size = float(args["timestep"][0]), (x.shape[-2], x.shape[-1])
-            bends = [bend_of(plan, model.model_sampling, sigma, size, None) for plan in found.plans]
-            if any(bend is not None for bend in bends):
-                rows = Rows.of(bends, found.batch, x)
-                conditions["transformer_options"] = bent_options(
+            sampling = model.model_sampling
+            parts = [modulation_at(plan, sampling, sigma, size, None) for plan in found.plans]
+            if any(part is not None for part in parts):
+                rows = Rows.of(parts, found.batch, x)
+                conditions["transformer_options"] = modulated_options(
                     model.diffusion_model, conditions["transformer_options"], rows
                 )
         if inner is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,30 +11,32 @@ from torch import Tensor
 
 from ..attention_maps import attention_probabilities
 from ..errors import RealCompoError
-from ..modulation import Segments, cross_attention, cross_probabilities, self_attention
+from ..modulation import CrossTerms, Segments, cross_attention, cross_probabilities, self_attention
 from ..modulation_plan import SCALE, DensePlan, View
-from .attention.unet import (
-    AttentionPatch,
-    MapReader,
-    differentiable_attention,
-    find_sites,
-    map_size,
-)
+from .attention.families import family_of
+from .attention.family import AttentionKind, AttentionPatch, Site
+from .attention.map_rows import map_size
+from .attention.readers import differentiable_attention
 from .compat import attend
 
+_KINDS: tuple[AttentionKind, ...] = ("attn1", "attn2")
 SMALL = 1024
-"""Keys up to which doing the bent rows' plain attention in vain costs next to nothing."""
+"""Keys up to which doing the modulated rows' plain attention in vain costs next to nothing."""
 
 
 @dataclass(frozen=True)
-class Bend:
+class Modulation:
     """One entry's modulation at one noise level: of which part of the latent, and how much in
     cross- and self-attention (w * lambda_t)."""
 
     plan: DensePlan
     view: View
-    cross: float
-    itself: float
+    cross_attention: float
+    self_attention: float
+
+    def amount(self, kind: AttentionKind) -> float:
+        """w * lambda_t of that kind of attention."""
+        return self.self_attention if kind == "attn1" else self.cross_attention
 
     @property
     def is_placed(self) -> bool:
@@ -44,75 +46,73 @@ class Bend:
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a batch of ``batch`` rows are bent: a slice for every entry, in order."""
+    """Which rows of a batch of ``batch`` rows are modulated: a slice for every entry, in order."""
 
-    chunks: tuple[tuple[slice, Bend | None], ...]
+    chunks: tuple[tuple[slice, Modulation | None], ...]
     batch: int
 
     @classmethod
-    def of(cls, bends: Sequence[Bend | None], each: int, x: Tensor) -> Rows:
+    def of(cls, modulations: Sequence[Modulation | None], each: int, x: Tensor) -> Rows:
         """For entries of ``each`` rows in the model's input ``x`` (B, C, H, W).
 
         Raises RealCompoError where another pack has cut the latent up, or multiplied it.
         """
-        node = next((bend.plan.node for bend in bends if bend is not None), "")
-        sizes = {bend.view.size for bend in bends if bend is not None and bend.is_placed}
-        if x.shape[0] != each * len(bends) or any(size != tuple(x.shape[-2:]) for size in sizes):
+        given = [modulation for modulation in modulations if modulation is not None]
+        node = given[0].plan.node if given else ""
+        sizes = {one.view.size for one in given if one.is_placed}
+        if x.shape[0] != each * len(modulations) or not sizes <= {tuple(x.shape[-2:])}:
             raise RealCompoError(
                 "model", "another node cuts the latent into parts of its own (tiles, windows)",
                 "Remove it, or end the modulation before", node,
             )  # fmt: skip
-        for bend in bends:
-            layouts = 1 if bend is None else len(bend.plan.regions.layouts)
+        for layouts in (len(one.plan.regions.layouts) for one in given):
             if layouts not in (1, each):
                 raise RealCompoError(
                     "layout", f"{layouts} layouts for {each} latents",
                     "Make both the same number, or use one layout for all", node,
                 )  # fmt: skip
-        chunks = tuple(
-            (slice(number * each, (number + 1) * each), bend) for number, bend in enumerate(bends)
-        )
-        return cls(chunks, x.shape[0])
+        slices = (slice(start, start + each) for start in range(0, x.shape[0], each))
+        return cls(tuple(zip(slices, modulations, strict=True)), x.shape[0])
+
+    @property
+    def modulations(self) -> list[Modulation]:
+        """Those of the rows that have one."""
+        return [modulation for _, modulation in self.chunks if modulation is not None]
 
 
-def bent_options(network: torch.nn.Module, options: dict[str, Any], rows: Rows) -> dict[str, Any]:
-    """A copy of a call's ``transformer_options`` whose attention bends ``rows``.
+def modulated_options(
+    network: torch.nn.Module, options: dict[str, Any], rows: Rows
+) -> dict[str, Any]:
+    """A copy of a call's ``transformer_options`` whose attention modulates ``rows``.
 
-    Replacements that are there already stay in force (see ``DensePatch``), and readers of maps are
-    told what the map is now. The input dictionary is not changed.
+    Replacements that are there already stay in force (see ``DensePatch``), and readers of maps see
+    what the map is now. The input dictionary is not changed.
     """
-    replaced = dict(options.get("patches_replace", {}))
-    bends = [bend for _, bend in rows.chunks if bend is not None]
-    for kind in ("attn1", "attn2"):
-        if not any(bend.itself if kind == "attn1" else bend.cross for bend in bends):
-            continue
-        existing = replaced.get(kind, {})
-        patches = dict(existing)
-        for site in find_sites(network):
-            other = existing.get(site.key, existing.get(site.key[:2]))
-            if isinstance(other, MapReader):
-                patch = DensePatch(kind, site.factor, rows, other.other)
-                below = None if other.other is None else patch
-                patches[site.key] = replace(other, look=patch.probabilities, other=below)
-            elif not isinstance(other, DensePatch):
-                patches[site.key] = DensePatch(kind, site.factor, rows, other)
-        replaced[kind] = patches
-    return {**options, "patches_replace": replaced}
+    kinds = [kind for kind in _KINDS if any(one.amount(kind) for one in rows.modulations)]
+
+    def patch(kind: AttentionKind, site: Site, other: AttentionPatch | None) -> DensePatch:
+        # a call that is modulated already stays so
+        if isinstance(other, DensePatch):
+            return other
+        return DensePatch(kind, site.factor, rows, other)
+
+    return family_of(network).patched_options(options, network, kinds, patch)
 
 
 class DensePatch:
-    """Modulated attention of a site's bent rows, the host's own attention of all others.
+    """Modulated attention of a site's modulated rows, the host's own attention of all others.
 
     Where another pack has replaced the attention (``other``), its result stays, and what modulation
     changes in plain attention is added to it: exact for replacements that add to plain attention,
     as IPAdapter's do.
     """
 
-    def __init__(self, kind: str, factor: int, rows: Rows, other: AttentionPatch | None) -> None:
+    def __init__(
+        self, kind: AttentionKind, factor: int, rows: Rows, other: AttentionPatch | None
+    ) -> None:
         self._kind, self._factor, self._rows = kind, factor, rows
-        bends = [bend for _, bend in rows.chunks if bend is not None]
-        self._node = bends[0].plan.node if bends else ""
-        self._placed = any(bend.is_placed for bend in bends)
+        self._node = rows.modulations[0].plan.node if rows.modulations else ""
+        self._placed = any(one.is_placed for one in rows.modulations)
         # the probe's stand-in for plain attention is no other pack's
         self._other = None if other is differentiable_attention else other
 
@@ -120,37 +120,37 @@ class DensePatch:
         size = self._size(query, extra)
         other, plain = self._other, _plain
         whole = None if other is None else other(query, key, value, extra)
-        kept = [self._amount(bend, size, query.device) for _, bend in self._rows.chunks]
+        kept = [self._amount(modulation, size, query.device) for _, modulation in self._rows.chunks]
         if whole is None and (not any(kept) or not all(kept) and _small(key)):
             whole = plain(query, key, value, extra)
         if whole is not None and not any(kept):
             return whole
         parts = []
-        for (at, bend), amount in zip(self._rows.chunks, kept, strict=True):
+        for (at, modulation), amount in zip(self._rows.chunks, kept, strict=True):
             q, k, v = query[at], key[at], value[at]
-            if bend is None or not amount:
+            if modulation is None or not amount:
                 parts.append(plain(q, k, v, extra) if whole is None else whole[at])
                 continue
-            bent = self._bent(q, k, v, extra, bend, size)
+            modulated = self._modulated(q, k, v, extra, modulation, size)
             if other is not None and whole is not None:
-                bent = whole[at] + (bent - plain(q, k, v, extra))
-            parts.append(bent)
+                modulated = whole[at] + (modulated - plain(q, k, v, extra))
+            parts.append(modulated)
         return torch.cat(parts)
 
     def probabilities(self, query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor:
-        """The map (B, heads, N, T) that cross-attention uses, bent rows and others."""
+        """The map (B, heads, N, T) that cross-attention uses, modulated rows and others."""
         size, heads = self._size(query, extra), extra["n_heads"]
         parts = []
-        for at, bend in self._rows.chunks:
+        for at, modulation in self._rows.chunks:
             q, k = query[at], key[at]
-            if bend is None or not self._amount(bend, size, q.device):
+            if modulation is None or not self._amount(modulation, size, q.device):
                 parts.append(attention_probabilities(q, k, heads))
-            elif not bend.is_placed:
-                words = bend.plan.words(k.shape[1], k.device)[:, None, None, :]
+            elif not modulation.is_placed:
+                words = modulation.plan.words(k.shape[1], k.device)[:, None, None, :]
                 parts.append(attention_probabilities(q, k, heads) * words)
             else:
-                terms = self._cross(bend, size, k)
-                parts.append(cross_probabilities(q, k, heads, *terms, bend.cross))
+                terms = self._terms(modulation, size, k)
+                parts.append(cross_probabilities(q, k, heads, terms))
         return torch.cat(parts)
 
     def _size(self, query: Tensor, extra: dict[str, Any]) -> tuple[int, int]:
@@ -171,23 +171,25 @@ class DensePatch:
             )  # fmt: skip
         return height, width
 
-    def _amount(self, bend: Bend | None, size: tuple[int, int], device: torch.device) -> float:
-        """w * lambda_t of this kind of attention; 0 where nothing would be bent."""
-        if bend is None:
+    def _amount(
+        self, modulation: Modulation | None, size: tuple[int, int], device: torch.device
+    ) -> float:
+        """w * lambda_t of this kind of attention; 0 where nothing would be modulated."""
+        if modulation is None:
             return 0.0
-        amount = bend.itself if self._kind == "attn1" else bend.cross
-        if not bend.is_placed:
+        amount = modulation.amount(self._kind)
+        if not modulation.is_placed:
             return amount
-        idle = amount == 0.0 or bend.plan.segments(*size, bend.view, device).idle
+        idle = amount == 0.0 or modulation.plan.segments(*size, modulation.view, device).idle
         return 0.0 if idle else amount
 
-    def _bent(
+    def _modulated(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         extra: dict[str, Any],
-        bend: Bend,
+        modulation: Modulation,
         size: tuple[int, int],
     ) -> Tensor:
         heads = extra["n_heads"]
@@ -197,33 +199,31 @@ class DensePatch:
                     "model", "another node adds positions to self-attention (reference pictures)",
                     "Remove it, or set the strength of self-attention to 0", self._node,
                 )  # fmt: skip
-            segments: Segments = bend.plan.segments(*size, bend.view, query.device)
+            segments: Segments = modulation.plan.segments(*size, modulation.view, query.device)
             full = extra.get("attn_precision") == torch.float32
-            return self_attention(query, key, value, heads, segments, bend.itself, full)
-        if not bend.is_placed:
+            amount = modulation.self_attention
+            return self_attention(query, key, value, heads, segments, amount, full)
+        if not modulation.is_placed:
             # (A w) V = A (w V): any kernel that the host has does the rest
-            words = bend.plan.words(key.shape[1], value.device).to(value.dtype)
+            words = modulation.plan.words(key.shape[1], value.device).to(value.dtype)
             return _plain(query, key, value * words.unsqueeze(-1), extra)
-        terms = self._cross(bend, size, key)
-        return cross_attention(query, key, value, heads, *terms, bend.cross)
+        return cross_attention(query, key, value, heads, self._terms(modulation, size, key))
 
-    def _cross(
-        self, bend: Bend, size: tuple[int, int], key: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """strength, positive and words of ``cross_probabilities``."""
-        plan, tokens, device = bend.plan, key.shape[1], key.device
-        return (
-            plan.segments(*size, bend.view, device).strength,
-            plan.positive(*size, bend.view, device, tokens),
+    def _terms(self, modulation: Modulation, size: tuple[int, int], key: Tensor) -> CrossTerms:
+        plan, tokens, device = modulation.plan, key.shape[1], key.device
+        return CrossTerms(
+            plan.segments(*size, modulation.view, device).strength,
+            plan.positive(*size, modulation.view, device, tokens),
             plan.words(tokens, device),
+            modulation.cross_attention,
         )
 
 
 def _small(key: Tensor) -> bool:
-    """Whether rows that are not bent go through the host's attention together with those that are.
+    """Whether all rows go through the host's attention together, modulated ones and others.
 
     The last bit of a small matrix product can depend on how many there are in one call, and those
-    rows must come out as if nothing were bent. Kernels for large ones work block by block.
+    rows must come out as if nothing were modulated. Kernels for large ones work block by block.
     """
     return key.shape[1] <= SMALL
 

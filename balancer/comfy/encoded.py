@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .. import checked
 from ..errors import RealCompoError
+from .attention.families import text_family_of
 
-# where each family's own class takes the text in; later families have classes of their own
-_TEXT_LAYERS = {
-    "Flux": "txt_in", "Chroma": "txt_in", "QwenImage": "txt_in", "SD3": "context_embedder",
-}  # fmt: skip
 
 def checked_vectors(value: Any, where: str = "clip") -> Tensor:
     """``value`` if it is vectors of tokens (B, T, D), all finite; RealCompoError otherwise."""
@@ -52,11 +48,7 @@ def text_width(patcher: ModelPatcher) -> int | None:
     changed = changed or "model_function_wrapper" in patcher.model_options
     if changed or inside.get("patches", {}).get("attn2_patch") or "forward" in network.__dict__:
         return None
-    layer: Any = None
-    if type(network) is UNetModel:
-        keys = (m for name, m in network.named_modules() if name.endswith("attn2.to_k"))
-        layer = next(keys, None)
-    elif type(model).__module__ == "comfy.model_base":
-        layer = getattr(network, _TEXT_LAYERS.get(type(model).__name__, ""), None)
+    family = text_family_of(model)
+    layer = None if family is None else family.text_layer(network)
     width = getattr(layer, "in_features", None)
     return width if isinstance(width, int) else None

@@ -14,12 +14,13 @@ from ..errors import RealCompoError
 from ..layout import require_layout
 from ..training import TrainingSettings
 from ..training_prompts import TrainingPrompt
-from .attention.unet import choose_level
-from .checks import model_name
+from .attention.family import choose_level
+from .checks import model_name, require_ability
 from .encoded import check_width
+from .latents import check_pictures
 from .lora_file import LoraModel
 from .separation import NORM_FORMS, STATES, SeparateEnhance, SeparationSettings, prepare
-from .session import encode, require_trainable
+from .session import encode
 from .training import ON_CANCEL, Trained, train
 
 
@@ -48,7 +49,7 @@ def layout_prompt(layout: Any) -> TrainingPrompt:
 def level_of(patcher: Any, map_level: str) -> int:
     """Downsample factor of the maps, RealCompoError where the model has none such."""
     try:
-        return choose_level(require_trainable(patcher), map_level)
+        return choose_level(require_ability(patcher, "train"), map_level)
     except RealCompoError as error:
         raise error.at("", "map_level") if error.where == "balancer" else error from None
 
@@ -56,12 +57,7 @@ def level_of(patcher: Any, map_level: str) -> int:
 def clean_latents(patcher: Any, latents: Any) -> Tensor:
     """A LATENT's samples in the model's own scale: (N, C, H, W), ordinary float32."""
     samples = latents["samples"]
-    channels = patcher.get_model_object("latent_format").latent_channels
-    if samples.ndim != 4 or samples.shape[1] != channels:
-        raise RealCompoError(
-            "latents", f"they have the shape {tuple(samples.shape)}",
-            f"Connect pictures' latents of this model, with {channels} channels",
-        )  # fmt: skip
+    check_pictures(patcher, samples, "latents", "they have", "pictures' latents")
     with torch.inference_mode(False):
         return patcher.model.process_latent_in(samples.clone().float())
 

@@ -15,7 +15,7 @@ from comfy.ldm.modules.attention import CrossAttention
 from torch import Tensor
 from torch.nn import Module
 
-from .attention.unet import differentiable_attention
+from .attention.readers import differentiable_attention
 from .forwards import other_forwards
 
 

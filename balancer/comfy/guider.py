@@ -26,7 +26,7 @@ from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
 from .agreement import POSITIVE, agreement, same_options
 from .attention.families import find_sites
-from .attention.unet import choose_level
+from .attention.family import choose_level
 from .branch import SpatialBranch
 from .cards import on_one_card
 from .checks import check_latent, check_layouts, check_pair, check_tokens

@@ -9,6 +9,8 @@ import comfy.model_management
 import comfy.sample
 from torch import Tensor
 
+from ..errors import RealCompoError
+
 # what the host writes on an empty latent, and takes off once it has been sampled
 _MEANT_FOR = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
@@ -27,6 +29,19 @@ def fitted_samples(patcher: Any, latent: dict[str, Any]) -> Any:
     if not samples.is_floating_point():
         samples = samples.float()
     return fit(patcher, samples, **told)
+
+
+def check_pictures(patcher: Any, samples: Tensor, where: str, have: str, wanted: str) -> None:
+    """Raise RealCompoError unless ``samples`` are pictures' latents (N, C, H, W) of this model.
+
+    ``where`` is the input; ``have`` begins and ``wanted`` ends what is said of them.
+    """
+    channels = patcher.get_model_object("latent_format").latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise RealCompoError(
+            where, f"{have} the shape {tuple(samples.shape)}",
+            f"Connect {wanted} of this model, with {channels} channels",
+        )  # fmt: skip
 
 
 def sampled_latent(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..attention_maps import RegionMaps
-from .activation_memory import last_site
-from .attention.unet import StopProbe
+from .attention.family import StopProbe, last_site
 from .gradients import gradient_mode, ordinary_weights
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
 from .shared_encoder import alters_encoder, encoder_length, recording, replaying

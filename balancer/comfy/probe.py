@@ -19,9 +19,11 @@ from ..attention_maps import RegionMaps, inside_share
 from ..errors import RealCompoError
 from ..losses import realcompo_loss
 from ..regions import LayoutBatch
-from .activation_memory import Pass, last_site
-from .attention.families import Sites, add_in_place, one_pass, reading_options
-from .attention.unet import Site, StopProbe, entry_area, grid_size, stop
+from .activation_memory import Pass
+from .attention.entries import entry_area
+from .attention.families import family_of
+from .attention.family import Site, StopProbe, last_site, stop
+from .attention.map_rows import grid_size
 from .cards import on_one_card
 from .checkpointing import checkpointed, must_be_frugal
 from .compat import adds_in_place
@@ -136,7 +138,7 @@ class Probe:
     checkpointing.py); None lets the first look decide by the memory that is free.
     """
 
-    def __init__(self, regions: LayoutBatch, sites: Sites, factor: int) -> None:
+    def __init__(self, regions: LayoutBatch, sites: tuple[Site, ...], factor: int) -> None:
         self._regions = regions
         self.sites, self.factor = sites, factor
         self._cache: dict[tuple[Any, ...], Tensor] = {}
@@ -243,14 +245,15 @@ class Probe:
         modules = (model.diffusion_model, *_patch_modules(entry))
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
-            copies = adds_in_place() or add_in_place(self.sites)
+            family = family_of(model.diffusion_model)
+            copies = adds_in_place() or family.adds_in_place
             copies = copies or _others_add_in_place(args["c"], copies_skips)
             with (
                 gradient_mode(),
                 ordinary_weights(modules, self.aliases),
                 saved_copies(modules, copies),
                 differentiable_grounding(modules[1:]),
-                one_pass(model.diffusion_model, self.sites),
+                family.one_pass(model.diffusion_model),
                 checkpointed(
                     model.diffusion_model, self._frugal(model, args, len(modules) > 1), copies
                 ),
@@ -268,9 +271,9 @@ class Probe:
         self, call: ModelCall, maps: RegionMaps, at_last: Callable[[], None] = stop
     ) -> dict[str, Any]:
         """The call's options with readers that fill ``maps``, and ``at_last`` behind the last."""
-        rows, high, wide = (call.args["input"].shape[n] for n in (0, -2, -1))
-        return reading_options(
-            call.options, self.sites, self.factor, maps, (high, wide), at_last, rows
+        batch, height, width = (call.args["input"].shape[n] for n in (0, -2, -1))
+        return family_of(call.model.diffusion_model).reading_options(
+            call.options, self.sites, self.factor, maps, (batch, height, width), at_last
         )
 
     def _frugal(self, model: Any, args: dict[str, Any], grounded: bool) -> Site | None:

@@ -24,12 +24,13 @@ from .. import checked
 from ..errors import RealCompoError
 from ..training import TrainingSettings
 from .captioner import Captioner, require_captioner
+from .checks import require_ability
 from .encoded import check_width
 from .finetune import with_notes
 from .gradients import Aliases, ordinary_weights
 from .inputs import require_clip, require_model
 from .lora_file import LoraModel
-from .session import Encoded, Session, encode, require_trainable
+from .session import Encoded, Session, encode
 from .training import ON_CANCEL, train
 from .walk import noise_levels, predicted, walk, with_guidance
 
@@ -224,7 +225,7 @@ def train_by_reward(
     ``train``.
     """
     patcher, judge = require_model(model, "model"), require_captioner(captioner)
-    require_trainable(patcher)
+    require_ability(patcher, "train")
     require_clip(clip, "clip")
     objective = CaptionReward(clip, vae, judge, prompts, rewards, settings.batch_size)
     check_width(patcher, [encoded.text for encoded in objective.encoded])

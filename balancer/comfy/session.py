@@ -20,14 +20,14 @@ from torch import Tensor
 
 from ..adapters import Adapters
 from ..attention_maps import RegionMaps
-from ..errors import RealCompoError
-from .activation_memory import last_site
-from .attention.unet import Site, StopProbe, differentiable_attention, find_sites, reading_options
+from .attention.families import family_of
+from .attention.family import Site, StopProbe, last_site, stop
 from .cards import on_one_card, without_copies
 from .checkpointing import checkpointed
-from .checks import model_name
+from .checks import require_ability
 from .compat import adds_in_place
 from .encoded import checked_vectors
+from .function_sampler import FunctionSampler
 from .gradients import gradient_mode, ordinary_weights, saved_copies
 from .probe import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model
@@ -125,14 +125,15 @@ class Session:
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
             conditions = {**args["c"]}
             given = conditions["transformer_options"]
+            network = self.model.diffusion_model
+            family = family_of(network)
             if maps is None:
-                inside = _differentiable(given, self.sites)
+                inside = family.differentiable_options(given, self.sites)
             else:
-                then = _go_on if whole else _stop
-                inside = reading_options(given, self.sites, factor, maps, then)
+                then = _go_on if whole else stop
+                inside = family.reading_options(given, self.sites, factor, maps, at_last=then)
             conditions["transformer_options"] = inside
             call = {**args, "c": conditions}
-            network = self.model.diffusion_model
             last = None if whole or maps is None else last_site(self.sites, factor)
             frugal = self.frugal and torch.is_grad_enabled()
             with (
@@ -193,35 +194,6 @@ def _go_on() -> None:
     """The pass is wanted as a whole."""
 
 
-def _stop() -> None:
-    raise StopProbe
-
-
-def _differentiable(given: dict[str, Any], sites: tuple[Site, ...]) -> dict[str, Any]:
-    """Options with attention that autograd can go through, wherever nothing else stands."""
-    options = given.copy()
-    replaced = options["patches_replace"] = dict(options.get("patches_replace", {}))
-    for kind in ("attn1", "attn2"):
-        patches = dict(replaced.get(kind, {}))
-        for site in sites:
-            if site.key[:2] not in patches:
-                patches.setdefault(site.key, differentiable_attention)
-        replaced[kind] = patches
-    return options
-
-
-def require_trainable(patcher: ModelPatcher) -> tuple[Site, ...]:
-    """The model's cross-attention sites; RealCompoError for a model that is no U-Net."""
-    sites = find_sites(patcher.get_model_object("diffusion_model"))
-    if not sites:
-        raise RealCompoError(
-            "model", f"'{model_name(patcher)}' has no cross-attention blocks to train",
-            "Use a U-Net model such as SD1.5, SD2 or SDXL; SD3, Flux and their like have joint"
-            " attention",
-        )  # fmt: skip
-    return sites
-
-
 def in_session(
     patcher: ModelPatcher,
     size: tuple[int, int],
@@ -235,7 +207,7 @@ def in_session(
     ``size`` is the latent's height and width, ``memory`` bytes that are needed beside the model.
     The model is unpatched in every case.
     """
-    sites = require_trainable(patcher)
+    sites = require_ability(patcher, "train")
     channels = patcher.get_model_object("latent_format").latent_channels
     if memory:
         comfy.model_management.load_models_gpu([patcher], memory_required=memory)
@@ -245,24 +217,19 @@ def in_session(
     guider.inner_set_conds({})
     generator = torch.Generator().manual_seed(seed)
 
-    class Worker(comfy.samplers.Sampler):
-        def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
-            self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any,
-            noise: Tensor, latent_image: Any = None, denoise_mask: Any = None,
-            disable_pbar: bool = False,
-        ) -> Tensor:  # fmt: skip
-            model = model_wrap.inner_model
-            session = Session(
-                patcher, model, extra_args["model_options"], noise.device, generator, sites, size
-            )
-            modules = (model.diffusion_model,)
-            with (
-                gradient_mode(),
-                ordinary_weights(modules),
-                saved_copies(modules, adds_in_place()),
-            ):
-                work(session)
-            return noise
+    def run(
+        model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
+        latent_image: Any,
+    ) -> Tensor:
+        model = model_wrap.inner_model
+        session = Session(
+            patcher, model, extra_args["model_options"], noise.device, generator, sites, size
+        )
+        modules = (model.diffusion_model,)
+        with gradient_mode(), ordinary_weights(modules), saved_copies(modules, adds_in_place()):
+            work(session)
+        return noise
 
     blank = torch.zeros(batch, channels, *size)
-    guider.sample(blank, blank, Worker(), torch.ones(2), disable_pbar=True, seed=seed)
+    sampler = FunctionSampler(run)
+    guider.sample(blank, blank, sampler, torch.ones(2), disable_pbar=True, seed=seed)

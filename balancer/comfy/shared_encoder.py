@@ -14,11 +14,11 @@ from typing import Any
 
 import comfy.samplers
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from torch.nn import Module
 
 from .agreement import NEGATIVE, POSITIVE, Agreement
+from .attention.families import family_of
 from .forwards import other_forwards
 from .options import lent
 
@@ -28,15 +28,9 @@ INSIDE_BLOCKS = {"attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_outp
 _READING = INSIDE_BLOCKS | {"middle_patch"}
 
 
-def _encoder(network: Any) -> list[list[Module]]:
-    """The layers of every block of the first half, in the order of the forward."""
-    middle = [] if network.middle_block is None else [network.middle_block]
-    return [list(block) for block in [*network.input_blocks, *middle]]
-
-
-def encoder_length(network: Any) -> int:
-    """Number of blocks in the first half."""
-    return len(_encoder(network))
+def encoder_length(network: Module) -> int:
+    """Number of blocks in the first half; 0 for models without a common one."""
+    return len(family_of(network).first_half(network))
 
 
 @contextmanager
@@ -47,7 +41,7 @@ def recording(network: Any, copies: bool, stop: BaseException | None = None) -> 
     raised behind the last block.
     """
     kept: list[Tensor] = []
-    blocks = _encoder(network)
+    blocks = family_of(network).first_half(network)
 
     def keep(_module: Module, _args: Any, output: Tensor) -> None:
         kept.append(output.clone() if copies else output)
@@ -68,7 +62,7 @@ def replaying(network: Any, tensors: Sequence[Tensor]) -> AbstractContextManager
     The host's own forward stays in charge: it counts blocks, calls patches and adds ControlNets as
     in any pass. The tensors may be written to. Raises ValueError for another number of blocks.
     """
-    blocks = _encoder(network)
+    blocks = family_of(network).first_half(network)
     if len(blocks) != len(tensors):
         raise ValueError(f"{len(tensors)} tensors for {len(blocks)} blocks")
     pairs = zip(blocks, tensors, strict=True)
@@ -96,10 +90,10 @@ class CommonWork:
     """
 
     def __init__(self, network: Any, agreement: Agreement) -> None:
-        if not isinstance(network, UNetModel):
+        self._blocks = encoder_length(network)
+        if not self._blocks:
             agreement = replace(agreement, encoder=frozenset())
         self._network, self.agreement = network, agreement
-        self._blocks = len(_encoder(network)) if agreement.encoder else 0
         self.encoders = 0
         self.negatives = 0
         self.forget()

@@ -23,12 +23,12 @@ from ..errors import RealCompoError
 from ..training import Optimisation, TrainingSettings
 from .activation_memory import Pass, kept_bytes
 from .checkpointing import free_for_activations
-from .checks import model_name
+from .checks import model_name, require_ability
 from .compat import adds_in_place
 from .forwards import other_forwards
 from .probe import compute_dtype
 from .progress import Progress
-from .session import Session, in_session, require_trainable
+from .session import Session, in_session
 from .training_file import Checkpoint
 
 TARGETS = {
@@ -97,7 +97,7 @@ def train(
     Raises RealCompoError for models that cannot be trained and for trainings that diverge, and
     lets the host's cancelling through, unless ``on_cancel`` says to finish.
     """
-    sites = require_trainable(patcher)
+    sites = require_ability(patcher, "train")
     layers = layers_of(patcher, targets)
     shapes = {name: _shape(layer) for name, layer in layers.items()}
     network = patcher.model.diffusion_model

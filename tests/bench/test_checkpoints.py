@@ -178,7 +178,8 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
     """The finished latent, noised to the middle, through the probe without any guider."""
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.attention.unet import choose_level, find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.attention.family import choose_level
     from realcompo.balancer.comfy.gligen import apply_gligen
     from realcompo.balancer.comfy.inputs import resolve
     from realcompo.balancer.comfy.probe import Probe

@@ -55,12 +55,14 @@ def test_a_hollow_pass_of_true_sd15_has_the_known_number_of_operations() -> None
 
 def test_a_hollow_probe_of_true_sd15_stops_half_way_and_keeps_what_it_must() -> None:
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy.attention.unet import StopProbe, find_sites, reading_options
+    from realcompo.balancer.comfy.attention.families import family_of
+    from realcompo.balancer.comfy.attention.family import StopProbe
     from realcompo.balancer.comfy.gradients import gradient_mode, ordinary_weights
 
     network = true.unet(true.SD15, torch.float16).model.diffusion_model
     maps = RegionMaps(token_weights([[2]], 77))
-    options = reading_options({}, find_sites(network), 4, maps)
+    family = family_of(network)
+    options = family.reading_options({}, family.sites(network), 4, maps)
     with (
         true.fused_attention(), gradient_mode(), ordinary_weights([network]),
         hollow.counted() as count, hollow.kept_activations([network]) as kept,

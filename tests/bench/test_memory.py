@@ -36,13 +36,15 @@ def looked(
     """What one look keeps, and what it was expected to."""
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy import activation_memory, capture, probe, sites
+    from realcompo.balancer.comfy import activation_memory, probe
+    from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.attention.family import choose_level
     from realcompo.balancer.regions import LayoutBatch
 
     network = patcher.model.diffusion_model
-    found = sites.find_sites(network)
+    found = find_sites(network)
     regions = LayoutBatch.of(pair.LAYOUT, pair.TOKENS)
-    looking = probe.Probe(regions, found, capture.choose_level(found, "auto"))
+    looking = probe.Probe(regions, found, choose_level(found, "auto"))
     expected: list[int] = []
 
     def decide(network: Any, sites: Any, what: Any, device: Any) -> bool:

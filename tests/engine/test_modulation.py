@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.modulation import (
+    CrossTerms,
     DenseSettings,
     Segments,
     cross_attention,
@@ -93,11 +94,11 @@ def test_cross_attention_is_the_equation(kind, amount, dtype, limit) -> None:
     related = literal.pairs_with_tokens(masks, TOKENS, LENGTH)
     share = literal.area_share(masks)
     terms = cross_terms(masks.to(dtype), DenseSettings())
-    got = cross_attention(q.to(dtype), k.to(dtype), v.to(dtype), HEADS, *terms, amount)
+    got = cross_attention(q.to(dtype), k.to(dtype), v.to(dtype), HEADS, CrossTerms(*terms, amount))
     wanted = literal.attention(q, k, v, HEADS, related, share, amount)
     assert got.dtype == dtype
     assert float((got - wanted).abs().max()) < limit
-    maps = cross_probabilities(q.to(dtype), k.to(dtype), HEADS, *terms, amount)
+    maps = cross_probabilities(q.to(dtype), k.to(dtype), HEADS, CrossTerms(*terms, amount))
     expected = literal.probabilities(q, k, HEADS, related, share, amount)
     assert float((maps - expected).abs().max()) < limit
 
@@ -127,7 +128,8 @@ def test_half_precision_is_closer_than_the_printed_form(dtype) -> None:
         about = related, literal.area_share(masks), 0.9
         exact = literal.attention(q.double(), k.double(), v.double(), HEADS, *about)
         printed = literal.attention(q, k, v, HEADS, *about)
-        got = cross_attention(q, k, v, HEADS, *cross_terms(masks.float(), DenseSettings()), 0.9)
+        terms = CrossTerms(*cross_terms(masks.float(), DenseSettings()), 0.9)
+        got = cross_attention(q, k, v, HEADS, terms)
         mine, theirs = ((out - exact).abs() for out in (got, printed))
         assert float(mine.mean()) < float(theirs.mean())
     assert worse < 1.0
@@ -190,7 +192,8 @@ def test_gradients_are_the_equations(kind) -> None:
             got = self_attention(q, k, v, HEADS, segments, 0.4)
         else:
             related = literal.pairs_with_tokens(masks, TOKENS, LENGTH)
-            got = cross_attention(q, k, v, HEADS, *cross_terms(masks, DenseSettings()), 0.4)
+            terms = CrossTerms(*cross_terms(masks, DenseSettings()), 0.4)
+            got = cross_attention(q, k, v, HEADS, terms)
         wanted = literal.attention(q, k, v, HEADS, related, literal.area_share(masks), 0.4)
         weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(6)).double()
         mine = torch.autograd.grad((got * weights).sum(), (q, k, v))
@@ -219,8 +222,8 @@ def test_segments_that_overlap_never_turn_it_round() -> None:
     q, k, _ = inputs(7, HEIGHT * WIDTH, LENGTH)
     apart = masks_of("apart")
     strength, positive, words = cross_terms(apart, DenseSettings())
-    before = cross_probabilities(q, k, HEADS, strength, positive, words, 0.0)
-    after = cross_probabilities(q, k, HEADS, strength, positive, words, 2.0 * 0.999)
+    before = cross_probabilities(q, k, HEADS, CrossTerms(strength, positive, words, 0.0))
+    after = cross_probabilities(q, k, HEADS, CrossTerms(strength, positive, words, 2.0 * 0.999))
     for inside in (True, False):
         chosen = (positive > 0.5) if inside else (positive < 0.5)
         a, b = (m.masked_fill(~chosen[:, None], -1.0) for m in (before, after))
@@ -274,7 +277,7 @@ def test_a_background_segment_has_no_words() -> None:
     related = literal.pairs_with_tokens(filled, [[], *TOKENS], LENGTH)
     wanted = literal.attention(q, k, v, HEADS, related, literal.area_share(filled), 0.8)
     terms = cross_terms(masks, DenseSettings(outside="background"))
-    got = cross_attention(q, k, v, HEADS, *terms, 0.8)
+    got = cross_attention(q, k, v, HEADS, CrossTerms(*terms, 0.8))
     assert float((got - wanted).abs().max()) < 1e-12
 
 
@@ -286,7 +289,8 @@ def test_tokens_of_no_segment_may_be_left_alone() -> None:
     factor[sorted({token for tokens in TOKENS for token in tokens})] = 0.7
     wanted = literal.attention(q, k, v, HEADS, related, literal.area_share(masks), factor)
     strength, positive, _ = cross_terms(masks, DenseSettings())
-    got = cross_attention(q, k, v, HEADS, strength, positive, (factor > 0).double()[None], 0.7)
+    terms = CrossTerms(strength, positive, (factor > 0).double()[None], 0.7)
+    got = cross_attention(q, k, v, HEADS, terms)
     assert float((got - wanted).abs().max()) < 1e-12
 
 
@@ -297,12 +301,10 @@ def test_area_and_repeated_prompts() -> None:
     for area in (0.0, 0.5):
         wanted = literal.attention(q, k, v, HEADS, related, area * literal.area_share(masks), 0.6)
         strength, positive, words = cross_terms(masks, DenseSettings(area=area))
-        got = cross_attention(q, k, v, HEADS, strength, positive, words, 0.6)
+        got = cross_attention(q, k, v, HEADS, CrossTerms(strength, positive, words, 0.6))
         assert float((got - wanted).abs().max()) < 1e-12
-        tiled = cross_attention(
-            q, k.repeat(1, 3, 1), v.repeat(1, 3, 1), HEADS, strength,
-            positive.repeat(1, 1, 3), words.repeat(1, 3), 0.6,
-        )  # fmt: skip
+        terms = CrossTerms(strength, positive.repeat(1, 1, 3), words.repeat(1, 3), 0.6)
+        tiled = cross_attention(q, k.repeat(1, 3, 1), v.repeat(1, 3, 1), HEADS, terms)
         assert float((tiled - wanted).abs().max()) < 1e-12
 
 
@@ -325,10 +327,10 @@ def test_long_pictures_are_gone_over_in_parts(monkeypatch) -> None:
 
     masks = masks_of("apart")
     q, k, v = inputs(13, HEIGHT * WIDTH, LENGTH, 1)
-    terms = cross_terms(masks, DenseSettings())
-    whole = cross_attention(q, k, v, HEADS, *terms, 0.6)
+    terms = CrossTerms(*cross_terms(masks, DenseSettings()), 0.6)
+    whole = cross_attention(q, k, v, HEADS, terms)
     monkeypatch.setattr(modulation, "SCORES_AT_A_TIME", HEADS * LENGTH * 10)
-    assert float((cross_attention(q, k, v, HEADS, *terms, 0.6) - whole).abs().max()) < 1e-14
+    assert float((cross_attention(q, k, v, HEADS, terms) - whole).abs().max()) < 1e-14
 
 
 def test_fading_is_the_released_codes() -> None:

@@ -139,7 +139,7 @@ def _attn1(model: Any) -> None:
 
 @foreign("attn2 replace")
 def _attn2(model: Any) -> None:
-    from realcompo.balancer.comfy.attention.unet import differentiable_attention
+    from realcompo.balancer.comfy.attention.readers import differentiable_attention
 
     def adapter(q: Tensor, k: Tensor, v: Tensor, extra: Any) -> Tensor:
         return 1.5 * differentiable_attention(q, k, v, extra)

@@ -20,7 +20,7 @@ def drawn(*size: int) -> torch.Tensor:
 @pytest.mark.parametrize("split", [False, True])
 def test_scale_and_grouped_heads_are_the_hosts(given, split) -> None:
     from comfy.ldm.modules import attention
-    from realcompo.balancer.comfy.attention.joint import differentiable_attention
+    from realcompo.balancer.comfy.attention.host_attention import joint_attention
 
     if not hasattr(attention, "_reshape_qkv_to_heads"):
         pytest.skip("this ComfyUI's attention has neither argument")
@@ -32,12 +32,13 @@ def test_scale_and_grouped_heads_are_the_hosts(given, split) -> None:
             t.reshape(2, t.shape[1], -1, 8).transpose(1, 2) for t in (query, key, value)
         )
     expected = attention.attention_pytorch(query, key, value, 4, skip_reshape=split, **given)
-    result = differentiable_attention(query, key, value, 4, skip_reshape=split, **given)
+    result = joint_attention(query, key, value, 4, skip_reshape=split, **given)
     torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.parametrize("own", [4, 2])
 def test_a_joint_map_is_read_with_the_calls_scale(own) -> None:
+    from realcompo.balancer.comfy.attention.host_attention import AttentionCall
     from realcompo.balancer.comfy.attention.joint import JointSite, _Mark, _read
 
     image, text = 4, 3
@@ -46,8 +47,9 @@ def test_a_joint_map_is_read_with_the_calls_scale(own) -> None:
     heads[1] = heads[1].repeat_interleave(4 // own, dim=1)
     weights = torch.eye(text)
     maps = RegionMaps(weights)
-    mark = _Mark(JointSite(("double_block", 0), 1, True, False), image, text, True)
-    assert _read(maps, (2, 2), mark, query, key, key, 4, scale=0.7, enable_gqa=own != 4)
+    mark = _Mark(JointSite(("double_block", 0), 1, True), image, text, True)
+    call = AttentionCall.of(query, key, key, 4, scale=0.7, enable_gqa=own != 4)
+    assert _read(maps, (2, 2), mark, call)
     chances = (0.7 * heads[0] @ heads[1].transpose(-2, -1)).softmax(dim=-1)
     expected = chances[:, :, :image, image:].mean(dim=1).transpose(1, 2).reshape(1, text, 2, 2)
     torch.testing.assert_close(maps.mean(), expected, rtol=1e-5, atol=1e-6)

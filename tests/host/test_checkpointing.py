@@ -109,22 +109,24 @@ def kept_bytes(look: Any, weights: set[int]) -> int:
 
 def look_at(network: Any, frugal: bool, side: int) -> int:
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy import activation_memory, capture, checkpointing
+    from realcompo.balancer.comfy import checkpointing
+    from realcompo.balancer.comfy.attention.families import family_of, find_sites
+    from realcompo.balancer.comfy.attention.family import StopProbe, last_site
     from realcompo.balancer.comfy.gradients import ordinary_weights
 
-    sites = capture.find_sites(network)
-    last = activation_memory.last_site(sites, 4)
+    sites = find_sites(network)
+    last = last_site(sites, 4)
     kept = 0
     # outside of inference mode tensors live as long as the graph needs them
     with torch.enable_grad(), ordinary_weights([network]):
         weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
         x = tiny.latent_noise(3, height=side, width=side).requires_grad_(True)
         maps = RegionMaps(token_weights([[2]], 77))
-        options = capture.reading_options({}, sites, 4, maps)
+        options = family_of(network).reading_options({}, sites, 4, maps)
 
         def forward() -> None:
             saving = checkpointing.checkpointed(network, last if frugal else None, False)
-            with saving, pytest.raises(capture.StopProbe):
+            with saving, pytest.raises(StopProbe):
                 network(x, torch.ones(1), context=CONTEXT, transformer_options=options)
 
         kept = kept_bytes(forward, weights)
@@ -138,13 +140,14 @@ CONTEXT = torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(2))
 
 def test_what_is_kept() -> None:
     """SD1.5's topology; and the estimate that decides is what autograd really keeps."""
-    from realcompo.balancer.comfy import activation_memory, capture
+    from realcompo.balancer.comfy import activation_memory
+    from realcompo.balancer.comfy.attention.families import find_sites
 
     with tiny.fused_attention():
         network = tiny.family_unet(1, "SD15", channels=64).model.diffusion_model
         plain, frugal = look_at(network, False, 32), look_at(network, True, 32)
     what = activation_memory.Pass((1, 4, 32, 32), torch.float32, 4)
-    guess = activation_memory.kept_bytes(network, capture.find_sites(network), what)
+    guess = activation_memory.kept_bytes(network, find_sites(network), what)
     print(f"kept {plain / 2**20:.1f} MiB, frugal {frugal / 2**20:.1f}, guess {guess / 2**20:.1f}")
     assert frugal < 0.35 * plain
     assert guess == pytest.approx(plain, rel=0.15)
@@ -153,10 +156,11 @@ def test_what_is_kept() -> None:
 @pytest.mark.parametrize(("free", "expected"), [(1 << 40, False), (1 << 10, True)])
 def test_the_hosts_free_memory_decides(monkeypatch, model, free, expected) -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy import activation_memory, capture, checkpointing
+    from realcompo.balancer.comfy import activation_memory, checkpointing
+    from realcompo.balancer.comfy.attention.families import find_sites
 
     monkeypatch.setattr(management, "get_free_memory", lambda device: free)
-    sites = capture.find_sites(model.model.diffusion_model)
+    sites = find_sites(model.model.diffusion_model)
     network = model.model.diffusion_model
     what = activation_memory.Pass((1, 4, 16, 16), torch.float32, 4)
     device = torch.device("cpu")

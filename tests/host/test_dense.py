@@ -72,7 +72,8 @@ def predictions(
 
 def literal_model(model: Any, kind: str, layout: Layout, settings: DenseSettings, rows=slice(None)):
     """``model`` with the printed equation in every block, by the host's own replacement patches."""
-    from realcompo.balancer.comfy.attention.unet import find_sites, map_size
+    from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.attention.map_rows import map_size
     from realcompo.balancer.masks import region_grid
 
     patched = model.clone()
@@ -166,15 +167,15 @@ def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
     from realcompo.balancer.comfy import dense_patch
 
     calls: list[float] = []
-    real = dense_patch.bent_options
+    real = dense_patch.modulated_options
 
     def noted(network, options, rows):
         calls.append(float(options["sigmas"][0]))
         return real(network, options, rows)
 
     for name in ("dense", "dense_older"):
-        module = __import__(f"realcompo.balancer.comfy.{name}", fromlist=["bent_options"])
-        monkeypatch.setattr(module, "bent_options", noted)
+        module = __import__(f"realcompo.balancer.comfy.{name}", fromlist=["modulated_options"])
+        monkeypatch.setattr(module, "modulated_options", noted)
     model, positive = dense(models[0], settings=DenseSettings())
     sampling = model.get_model_object("model_sampling")
     sigmas = sampling.sigma(torch.arange(981, 0, -20))
@@ -455,7 +456,7 @@ def test_either_branch_of_the_pair(models, noise, branch) -> None:
 def looked_at(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.attention.unet import find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.compat import clone_model_options
     from realcompo.balancer.comfy.probe import Probe
     from realcompo.balancer.regions import LayoutBatch

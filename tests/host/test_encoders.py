@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("comfy.text_encoders.qwen_image")
 
-from realcompo.balancer.comfy import encoders  # noqa: E402
+from realcompo.balancer.comfy.attention import families, qwen_image, t5  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
 
@@ -80,9 +80,9 @@ def spelt(conditioning: Any, positions: tuple[int, ...]) -> list[str]:
 
     out = []
     for row in conditioning[0][0][0, list(positions)]:
-        t5 = bool(row[2048:].any())
-        vocabulary = (encoders._t5() if t5 else clip_tokenizer()).inv_vocab
-        out.append(("t5:" if t5 else "clip:") + vocabulary[int(row[0])])
+        by_t5 = bool(row[2048:].any())
+        vocabulary = (t5._tokenizer() if by_t5 else clip_tokenizer()).inv_vocab
+        out.append(("t5:" if by_t5 else "clip:") + vocabulary[int(row[0])])
     return out
 
 
@@ -91,7 +91,7 @@ def layout_of(prompt: str, *phrases: str) -> Layout:
 
 
 def located(model: Any, conditioning: Any, prompt: str, *phrases: str) -> Any:
-    return encoders.locate(layout_of(prompt, *phrases), model.model, conditioning, "positive")
+    return families.locate(layout_of(prompt, *phrases), model.model, conditioning, "positive")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def qwen_conditioning(prompt: str) -> Any:
 def test_qwen_rows_at_the_positions_spell_the_phrase(qwen, prompt, phrase, pieces) -> None:
     conditioning = qwen_conditioning(prompt)
     (positions,) = located(qwen, conditioning, prompt, phrase)
-    tokenizer = encoders._qwen().qwen25_7b.tokenizer
+    tokenizer = qwen_image._tokenizer().qwen25_7b.tokenizer
     ids = conditioning[0][0][0, list(positions), 0].long().tolist()
     assert tokenizer.decode(ids).strip().casefold().endswith(phrase.casefold().split()[-1])
     if pieces is not None:
@@ -210,7 +210,7 @@ def test_qwens_language_model_changes_from_the_phrase_on(monkeypatch) -> None:
 
         prompt = "a painting of a house, (a red car:1.2) and a dog"
         moved = (rows(prompt) - rows(prompt.replace("red", "blue"))).abs().sum(-1)
-    found = encoders.qwen_words(prompt)
+    found = qwen_image.qwen_words(prompt)
     assert found is not None
     words, length = found
     assert length == rows(prompt).shape[0]
@@ -229,7 +229,7 @@ def test_occurrences_and_suggestions_work_as_with_clip(flux) -> None:
     with pytest.raises(RealCompoError, match="Did you mean 'corgi'"):
         located(flux, conditioning, prompt, "corgis")
     explicit = Layout((Region("x", BOX, tokens=(4, 9)), Region("two cats", BOX)), prompt)
-    found = encoders.locate(explicit, flux.model, conditioning, "positive")
+    found = families.locate(explicit, flux.model, conditioning, "positive")
     assert found == ((4, 9), spans[2])
 
 
@@ -239,7 +239,7 @@ def refused(model: Any, conditioning: Any, prompt: str = "a red star") -> None:
     assert caught.value.where == "positive"
     assert "token positions" in caught.value.remedy
     explicit = Layout((Region("red star", BOX, tokens=(3,)),), prompt)
-    assert encoders.locate(explicit, model.model, conditioning, "positive") == ((3,),)
+    assert families.locate(explicit, model.model, conditioning, "positive") == ((3,),)
 
 
 def test_conditioning_that_is_something_else_is_refused(flux, sd3, qwen) -> None:
@@ -283,7 +283,7 @@ def test_the_layout_editor_passes_explicit_positions_on(flux) -> None:
     out = RealCompoLayout().build(layout_json=drawn, prompt="", width=512, height=512)
     layout = out["result"][0]
     odd = [[torch.ones(1, 3, 3072), {}]]
-    assert encoders.locate(layout, flux.model, odd, "positive") == ((4, 9),)
+    assert families.locate(layout, flux.model, odd, "positive") == ((4, 9),)
 
 
 def test_an_unknown_family_is_refused(flux) -> None:
@@ -303,5 +303,5 @@ def test_unets_are_told_by_clip_as_before() -> None:
 
     layout = layout_of("a red star and a (blue circle:1.2)", "a red star", "blue circle")
     model = tiny.tiny_unet(1)
-    found = encoders.locate(layout, model.model, tiny.conditioning(3), "positive")
+    found = families.locate(layout, model.model, tiny.conditioning(3), "positive")
     assert found == resolve(layout)

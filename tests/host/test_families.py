@@ -125,12 +125,8 @@ def test_other_sizes_in_the_vector_input_are_not_shared() -> None:
 def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) -> None:
     """On the true shapes: 16x16 maps at SD1.5's 512 px, 32x32 at SDXL's 1024 px, by factor."""
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy.attention.unet import (
-        StopProbe,
-        choose_level,
-        find_sites,
-        reading_options,
-    )
+    from realcompo.balancer.comfy.attention.families import family_of, find_sites
+    from realcompo.balancer.comfy.attention.family import StopProbe, choose_level
 
     network = tiny.meta_family(family).diffusion_model
     sites = find_sites(network)
@@ -142,7 +138,7 @@ def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) 
     width = tiny.FAMILIES[family]["context_dim"]
     vector = {"y": torch.empty(1, 2816, device="meta")} if family == "SDXL" else {}
     maps = RegionMaps(token_weights(SPANS, 77).to("meta"))
-    options = reading_options({}, sites, factor, maps)
+    options = family_of(network).reading_options({}, sites, factor, maps)
     with torch.no_grad(), tiny.fused_attention(), pytest.raises(StopProbe):
         network(
             torch.empty(1, 4, side, side, device="meta"), torch.empty(1, device="meta"),

@@ -108,7 +108,7 @@ def test_layers_behind_the_last_map_get_no_gradient_without_the_norm_loss(model)
     still = {k.split(".attn2")[0] for k, v in lora.items() if "lora_up" in k and not bool(v.any())}
     names = [n for n, _ in model.model.diffusion_model.named_modules() if n.endswith("attn2")]
     order = ["diffusion_model." + name.split(".attn2")[0] for name in names]
-    from realcompo.balancer.comfy.attention.unet import find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
 
     sites = find_sites(model.model.diffusion_model)
     last = max(n for n, site in enumerate(sites) if site.factor == 4)
@@ -123,7 +123,7 @@ def test_layers_behind_the_last_map_get_no_gradient_without_the_norm_loss(model)
 @pytest.mark.parametrize("rank", [4, 0])
 def test_a_lora_by_the_hosts_loader_is_the_model_that_was_trained(model, rank) -> None:
     import comfy.sd
-    from realcompo.balancer.comfy.attention.unet import find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.finetune import Where
     from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
     from realcompo.balancer.comfy.training import train

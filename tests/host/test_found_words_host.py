@@ -51,10 +51,10 @@ def test_clip_finds_what_is_given(case: tuple[str, str, str]) -> None:
 @pytest.mark.skipif(not HAS_T5, reason="this host has no Flux")
 @given(wordings())
 def test_t5_finds_what_is_given(case: tuple[str, str, str]) -> None:
-    from realcompo.balancer.comfy import encoders
+    from realcompo.balancer.comfy.attention import t5
 
     def encode(prompt: str) -> EncodedPrompt:
-        words, _ = encoders.t5_words(prompt)
+        words, _ = t5.t5_words(prompt)
         assert all(words.tokens) and len(words.tokens) == len(words.prompt)
         return words.prompt
 
@@ -64,10 +64,10 @@ def test_t5_finds_what_is_given(case: tuple[str, str, str]) -> None:
 @pytest.mark.skipif(not HAS_QWEN, reason="this host has no Qwen-Image")
 @given(wordings())
 def test_qwen_finds_what_is_given(case: tuple[str, str, str]) -> None:
-    from realcompo.balancer.comfy import encoders
+    from realcompo.balancer.comfy.attention import qwen_image
     from realcompo.balancer.tokens import plain_prompt
 
-    found = encoders.qwen_words(case[0])
+    found = qwen_image.qwen_words(case[0])
     # a line break in front becomes one token with the template's
     assert found is not None or case[0][:1].isspace()
     if found is None:
@@ -137,12 +137,12 @@ def test_a_phrase_within_a_word_of_the_tokenizers_has_its_own_pieces() -> None:
     ],
 )
 def test_t5_takes_the_pieces_that_overlap(prompt: str, phrase: str, pieces) -> None:
-    from realcompo.balancer.comfy import encoders
+    from realcompo.balancer.comfy.attention import phrases, t5
 
-    words, _ = encoders.t5_words(prompt)
+    words, _ = t5.t5_words(prompt)
     layout = Layout((Region(phrase, BOX),), prompt)
-    (found,) = encoders.find_phrases(layout, words, lambda p: encoders.t5_words(p)[0].prompt)
-    tokenizer = encoders._t5()
+    (found,) = phrases.find_phrases(layout, words, lambda p: t5.t5_words(p)[0].prompt)
+    tokenizer = t5._tokenizer()
     (chunk,) = tokenizer.tokenize_with_weights(prompt)
     spelt = [tokenizer.inv_vocab[chunk[position][0]].lstrip("\u2581") for position in found]
     assert spelt and pieces in (None, [piece for piece in spelt if piece])

@@ -89,12 +89,8 @@ def test_one_graph_at_a_time(models, monkeypatch) -> None:
 def test_partial_pass_is_at_most_half_of_sd15() -> None:
     """FLOPs of the probe's forward on the true SD1.5 shape at 64x64 latents, meta device."""
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy.attention.unet import (
-        StopProbe,
-        choose_level,
-        find_sites,
-        reading_options,
-    )
+    from realcompo.balancer.comfy.attention.families import family_of, find_sites
+    from realcompo.balancer.comfy.attention.family import StopProbe, choose_level
     from torch.utils.flop_counter import FlopCounterMode
 
     model = tiny.meta_sd15().diffusion_model
@@ -109,7 +105,7 @@ def test_partial_pass_is_at_most_half_of_sd15() -> None:
         with FlopCounterMode(display=False) as full:
             model(latent, time, context=text, transformer_options={})
         maps = RegionMaps(token_weights([[2]], 77).to("meta"))
-        options = reading_options({}, sites, factor, maps)
+        options = family_of(model).reading_options({}, sites, factor, maps)
         with FlopCounterMode(display=False) as part, pytest.raises(StopProbe):
             model(latent, time, context=text, transformer_options=options)
     assert maps.mean().shape == (1, 1, 16, 16)

@@ -106,7 +106,7 @@ def test_gradient_with_controlnet_is_the_true_passes(models, monkeypatch) -> Non
     """
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.attention.unet import find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.probe import Probe
 
     model = models[1].model
@@ -149,7 +149,7 @@ def test_an_attention_patch_of_another_pack_stays_in_force(models, noise) -> Non
 
     def adapter(query, key, value, extra):
         seen["probe" if torch.is_grad_enabled() else "prediction"] += 1
-        from realcompo.balancer.comfy.attention.unet import differentiable_attention
+        from realcompo.balancer.comfy.attention.readers import differentiable_attention
 
         return 1.5 * differentiable_attention(query, key, value, extra)
 

@@ -91,7 +91,7 @@ def test_another_packs_patch_fails_in_the_probe(models, noise, where) -> None:
         calls += 1
         if torch.is_grad_enabled() and calls > 2:
             raise ValueError("third pack")
-        from realcompo.balancer.comfy.attention.unet import differentiable_attention
+        from realcompo.balancer.comfy.attention.readers import differentiable_attention
 
         return differentiable_attention(query, key, value, extra)
 
@@ -125,7 +125,7 @@ def test_a_gradient_that_blows_up_is_left_out_and_said(models, noise, caplog) ->
     broken = models[0].clone()
 
     def huge(query, key, value, extra):
-        from realcompo.balancer.comfy.attention.unet import differentiable_attention
+        from realcompo.balancer.comfy.attention.readers import differentiable_attention
 
         out = differentiable_attention(query, key, value, extra)
         return out * float("inf") if torch.is_grad_enabled() else out

@@ -164,7 +164,8 @@ def state(model: Any) -> list[Any]:
 @pytest.mark.parametrize("where", ["step", "probe", "block"])
 def test_an_interrupted_run_leaves_the_models_as_they_were(family, where, monkeypatch) -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy import joint_capture, probe
+    from realcompo.balancer.comfy import probe
+    from realcompo.balancer.comfy.attention import joint
 
     models = models_of(family)
     noise = tiny_dit.noise(family)
@@ -181,7 +182,7 @@ def test_an_interrupted_run_leaves_the_models_as_they_were(family, where, monkey
         if where == "probe":
             patch.setattr(probe, "inside_share", interrupted)
         if where == "block":
-            patch.setattr(joint_capture, "region_attention", interrupted)
+            patch.setattr(joint, "region_attention", interrupted)
         with pytest.raises(management.InterruptProcessingException):
             pair.run(guider, noise, 2, callback=callback)
     assert [state(model) for model in models] == before

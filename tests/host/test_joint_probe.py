@@ -87,7 +87,7 @@ def test_maps_and_gradient_are_the_literal_ones(family, size) -> None:
 
 @EVERY
 def test_the_early_stop_is_partial_and_changes_nothing(family, monkeypatch) -> None:
-    from realcompo.balancer.comfy import joint_capture
+    from realcompo.balancer.comfy.attention import joint
 
     model = FAMILIES[family].build(1)
     x = tiny_dit.noise(family, batch=2)
@@ -109,9 +109,9 @@ def test_the_early_stop_is_partial_and_changes_nothing(family, monkeypatch) -> N
     assert ran == [name for name, _ in blocks[: FAMILIES[family].read]]
     assert len(ran) <= len(blocks) // 2
 
-    marked = joint_capture._marked
+    marked = joint._marked
     monkeypatch.setattr(
-        joint_capture, "_marked", lambda site, other, last: marked(site, other, False)
+        joint, "_marked", lambda site, other, last: marked(site, other, False)
     )
     entered.clear()
     with counting(model=model) as counts:
@@ -366,7 +366,7 @@ def test_an_area_is_compared_with_its_own_part_of_the_regions() -> None:
 def test_what_is_read_of_the_released_models() -> None:
     """All double blocks of Flux (a third of its depth), the first half of SD3's and Qwen's."""
     from realcompo.balancer.comfy.attention.families import find_sites
-    from realcompo.balancer.comfy.attention.unet import choose_level
+    from realcompo.balancer.comfy.attention.family import choose_level
 
     for built, expected in (
         (tiny_dit.flux(1, double=19, single=38), 19), (tiny_dit.qwen_image(1, layers=60), 30),

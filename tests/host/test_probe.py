@@ -35,7 +35,7 @@ def ready(patcher: Any, conditioning: Any) -> Iterator[dict[str, Any]]:
 
 
 def look(patcher: Any, x: Tensor, sigma: float = SIGMA) -> Any:
-    from realcompo.balancer.comfy.attention.unet import find_sites
+    from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.probe import Probe
 
     model = patcher.model
@@ -46,16 +46,16 @@ def look(patcher: Any, x: Tensor, sigma: float = SIGMA) -> Any:
 
 
 def test_the_early_stop_changes_neither_maps_nor_gradient(models, monkeypatch) -> None:
-    from realcompo.balancer.comfy import capture
+    from realcompo.balancer.comfy.attention import unet
 
     x = SIGMA * tiny.latent_noise(5, batch=2)
     stopped = look(models[0], x)
-    reader = capture.MapReader
+    reader = unet.MapReader
 
     def without_stop(maps: Any, factor: int, other: Any, then: Any) -> Any:
         return reader(maps, factor, other, None)
 
-    monkeypatch.setattr(capture, "MapReader", without_stop)
+    monkeypatch.setattr(unet, "MapReader", without_stop)
     whole = look(models[0], x)
     assert torch.equal(stopped.shares, whole.shares)
     torch.testing.assert_close(stopped.gradient, whole.gradient, rtol=1e-6, atol=1e-12)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.comfy import encoders
+from realcompo.balancer.comfy.attention import families
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 
@@ -29,7 +29,7 @@ def concat(first: Any, second: Any) -> Any:
 
 
 def located(model: Any, conditioning: Any, layout: Layout = LAYOUT) -> Any:
-    return encoders.locate(layout, model.model, conditioning, "positive")
+    return families.locate(layout, model.model, conditioning, "positive")
 
 
 def refused(model: Any, conditioning: Any, layout: Layout = LAYOUT) -> RealCompoError:

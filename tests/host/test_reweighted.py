@@ -47,7 +47,8 @@ def token_factors(layout: Layout, length: int, others: float) -> Tensor:
 
 def literal_model(model: Any, layout: Layout, mode: str, settings: DenseSettings = STRONG):
     """``model`` with the formulas in every block, as slow as they are printed."""
-    from realcompo.balancer.comfy.attention.unet import find_sites, map_size
+    from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.attention.map_rows import map_size
     from realcompo.balancer.masks import region_grid
 
     patched = model.clone()
@@ -238,12 +239,12 @@ def test_maps_show_what_is_used(models) -> None:
         for layout in (weak, pair.LAYOUT)
     ]
     assert bool((shares[1] > shares[0]).all())
-    from realcompo.balancer.comfy.dense_patch import Bend, DensePatch, Rows
+    from realcompo.balancer.comfy.dense_patch import DensePatch, Modulation, Rows
     from realcompo.balancer.modulation_plan import View
 
     plan = DensePlan(LayoutBatch.of(WEIGHTED, pair.TOKENS), 77, STRONG, SCALE, NODE)
-    bend = Bend(plan, View((4, 4)), 1.0, 0.0)
-    patch = DensePatch("attn2", 1, Rows(((slice(0, 1), bend),), 1), None)
+    modulation = Modulation(plan, View((4, 4)), 1.0, 0.0)
+    patch = DensePatch("attn2", 1, Rows(((slice(0, 1), modulation),), 1), None)
     q, k = torch.randn(1, 16, 8), torch.randn(1, 77, 8)
     maps = patch.probabilities(q, k, {"n_heads": 2})
     even = literal.probabilities(

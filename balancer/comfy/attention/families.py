@@ -1,68 +1,67 @@
-"""Where a model's attention to its prompt is read: U-Nets and joint-attention models alike."""
+"""The families of models that are known: every file of this folder that has ``FAMILIES``.
+
+A new family is a new file, or a line in a file of its kind; nothing else names them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
 
-import torch
+from torch.nn import Module
 
-from ...attention_maps import RegionMaps
-from . import unet
-from .joint import (
-    JointSite,
-    find_joint_sites,
-    joint_reading_options,
-    unchecked_blocks,
-)
-from .unet import Site
+from ...errors import RealCompoError
+from ...layout import Layout
+from ...regions import Tokens
+from ..prompt_rows import EXPLICIT
+from .family import Family, Site
+from .phrases import clip_phrases
 
-Sites = tuple[Site, ...] | tuple[JointSite, ...]
+_FOLDER = __name__.rpartition(".")[0]
+KNOWN: list[Family] = [
+    family
+    for module in iter_modules(import_module(_FOLDER).__path__)
+    for family in getattr(import_module(f"{_FOLDER}.{module.name}"), "FAMILIES", ())
+]
+_UNKNOWN = Family()
 
 
-def find_sites(diffusion_model: torch.nn.Module) -> Sites:
+def family_of(network: Module) -> Family:
+    """The family of the host's ``diffusion_model``; one that can do nothing if nobody knows it."""
+    return next((family for family in KNOWN if family.includes(network)), _UNKNOWN)
+
+
+def find_sites(network: Module) -> tuple[Site, ...]:
     """All sites whose attention can be read, in the order of the forward; empty if there are none.
 
     A model's sites are all of one kind.
     """
-    return unet.find_sites(diffusion_model) or find_joint_sites(diffusion_model)
+    return family_of(network).sites(network)
 
 
-def is_joint(sites: Sites) -> bool:
-    """Whether these are blocks of joint attention."""
-    return any(isinstance(site, JointSite) for site in sites)
+def text_family_of(model: Any) -> Family | None:
+    """The family whose text the host's model object is given; None if nobody knows it."""
+    return next((family for family in KNOWN if family.encodes(model)), None)
 
 
-def add_in_place(sites: Sites) -> bool:
-    """Whether the model's own blocks add to tensors that autograd has saved."""
-    return any(isinstance(site, JointSite) and site.in_place for site in sites)
+def locate(layout: Layout, model: Any, conditioning: Any, where: str) -> Tokens:
+    """Token positions of the layout's regions in ``conditioning``, encoded for ``model``.
 
-
-def one_pass(diffusion_model: torch.nn.Module, sites: Sites) -> AbstractContextManager[None]:
-    """Context in which the model's forward may be left by an exception, and runs just once."""
-    return unchecked_blocks(diffusion_model) if is_joint(sites) else nullcontext()
-
-
-def reading_options(
-    transformer_options: dict[str, Any],
-    sites: Sites,
-    factor: int,
-    maps: RegionMaps,
-    size: tuple[int, int],
-    at_last: Callable[[], None] = unet.stop,
-    rows: int | None = None,
-) -> dict[str, Any]:
-    """A copy of ``transformer_options`` whose attention is read into ``maps``, differentiably.
-
-    Read are the sites of level ``factor``; after the last of them ``at_last`` is called, which ends
-    the forward with StopProbe unless told otherwise.
-    ``size`` is the height and width of the latent that will be given to the model, ``rows`` how
-    many of it there are.
+    ``model`` is the host's model object and ``where`` the name of the conditioning's input.
+    Raises RealCompoError for phrases that the prompt does not hold, and where the positions are
+    not certain: an unknown family, or conditioning that is not the encoded prompt. Regions with
+    explicit tokens need no certainty.
     """
-    if is_joint(sites):
-        joint = cast(tuple[JointSite, ...], sites)
-        return joint_reading_options(transformer_options, joint, maps, size, at_last)
-    unet = cast(tuple[Site, ...], sites)
-    picture = None if rows is None else (rows, *size)
-    return unet.reading_options(transformer_options, unet, factor, maps, at_last, picture)
+    layout.require_regions()
+    if all(region.tokens is not None for region in layout.regions):
+        return tuple(region.tokens or () for region in layout.regions)
+    if not layout.prompt.strip():
+        return clip_phrases(layout, conditioning, where)  # says that there is no prompt
+    family = text_family_of(model)
+    if family is None:
+        raise RealCompoError(
+            where, f"nobody knows how a '{type(model).__name__}' model is told its prompt",
+            f"{EXPLICIT[0].upper() + EXPLICIT[1:]}, or set the balancer's mode to fixed.",
+        )  # fmt: skip
+    return family.tokens(layout, conditioning, where)
