@@ -95,6 +95,10 @@ class ReadablePatch(Protocol):
     def probabilities(self, query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor: ...
 
 
+PatchMaker = Callable[[AttentionKind, Site, AttentionPatch | None], ReadablePatch]
+"""Makes the patch of a site's attention, given what is there already."""
+
+
 class Family:
     """The base of all families. As it stands: one that nobody knows, and that can do nothing.
 
@@ -136,14 +140,9 @@ class Family:
         return nullcontext()
 
     def reading_options(
-        self,
-        options: Options,
-        sites: Sequence[Site],
-        factor: int,
-        maps: RegionMaps,
-        picture: Picture | None = None,
-        at_last: Callable[[], None] = stop,
-    ) -> Options:
+        self, options: Options, sites: Sequence[Site], factor: int, maps: RegionMaps,
+        picture: Picture | None = None, at_last: Callable[[], None] = stop,
+    ) -> Options:  # fmt: skip
         """A copy of ``options`` whose attention is read into ``maps``, differentiably.
 
         Read are the sites of level ``factor``; after the last of them ``at_last`` is called, which
@@ -158,12 +157,9 @@ class Family:
         raise NotImplementedError
 
     def observing_options(
-        self,
-        options: Options,
-        sites: Sequence[Site],
-        weights: Callable[[int], Tensor],
+        self, options: Options, sites: Sequence[Site], weights: Callable[[int], Tensor],
         found: dict[Site, Tensor],
-    ) -> Options:
+    ) -> Options:  # fmt: skip
         """A copy of ``options`` in which every site's maps (B, R, h, w) come into ``found``.
 
         The model's result stays as it was, and needs no gradient. ``weights`` gives the matrix
@@ -172,16 +168,11 @@ class Family:
         raise NotImplementedError
 
     def patched_options(
-        self,
-        options: Options,
-        network: Module,
-        kinds: Sequence[AttentionKind],
-        make: Callable[[AttentionKind, Site, AttentionPatch | None], ReadablePatch],
+        self, options: Options, network: Module, kinds: Sequence[AttentionKind], make: PatchMaker
     ) -> Options:
         """A copy of ``options`` with a patch on every site's attention of ``kinds``.
 
-        ``make`` gets what is there already and decides what becomes of it; readers of maps go on
-        reading, and see the patch's own map.
+        Readers of maps go on reading, and see the patch's own map.
         """
         raise NotImplementedError
 

@@ -124,14 +124,9 @@ class JointFamily(Family):
         return _without_checkpoints(getattr(network, self.blocks))
 
     def reading_options(
-        self,
-        options: Options,
-        sites: Sequence[Site],
-        factor: int,
-        maps: RegionMaps,
-        picture: Picture | None = None,
-        at_last: Callable[[], None] = stop,
-    ) -> Options:
+        self, options: Options, sites: Sequence[Site], factor: int, maps: RegionMaps,
+        picture: Picture | None = None, at_last: Callable[[], None] = stop,
+    ) -> Options:  # fmt: skip
         """See ``Family``; needs ``picture``. Block patches and an attention override that are there
         already are called as before."""
         if picture is None:

@@ -20,7 +20,7 @@ from .family import (
     AttentionPatch,
     Family,
     Options,
-    ReadablePatch,
+    PatchMaker,
     Site,
     last_site,
     stop,
@@ -69,14 +69,9 @@ class UNet(Family):
         return [list(block) for block in [*before, *middle]]
 
     def reading_options(
-        self,
-        options: Options,
-        sites: Sequence[Site],
-        factor: int,
-        maps: RegionMaps,
-        picture: Picture | None = None,
-        at_last: Callable[[], None] = stop,
-    ) -> Options:
+        self, options: Options, sites: Sequence[Site], factor: int, maps: RegionMaps,
+        picture: Picture | None = None, at_last: Callable[[], None] = stop,
+    ) -> Options:  # fmt: skip
         """See ``Family``. Replacement patches that are there already are called for the result,
         and the map is read beside them; a picture that is not ``picture`` raises RealCompoError
         in the forward."""
@@ -98,12 +93,9 @@ class UNet(Family):
         )
 
     def observing_options(
-        self,
-        options: Options,
-        sites: Sequence[Site],
-        weights: Callable[[int], Tensor],
+        self, options: Options, sites: Sequence[Site], weights: Callable[[int], Tensor],
         found: dict[Site, Tensor],
-    ) -> Options:
+    ) -> Options:  # fmt: skip
         """See ``Family``."""
 
         def patch(kind: str, site: Site, other: AttentionPatch | None) -> AttentionPatch:
@@ -114,17 +106,11 @@ class UNet(Family):
         return _replaced(watching_rows(options), sites, ("attn2",), patch)
 
     def patched_options(
-        self,
-        options: Options,
-        network: Module,
-        kinds: Sequence[AttentionKind],
-        make: Callable[[AttentionKind, Site, AttentionPatch | None], ReadablePatch],
+        self, options: Options, network: Module, kinds: Sequence[AttentionKind], make: PatchMaker
     ) -> Options:
         """See ``Family``."""
 
-        def patch(
-            kind: AttentionKind, site: Site, other: AttentionPatch | None
-        ) -> AttentionPatch:  # fmt: skip
+        def patch(kind: AttentionKind, site: Site, other: AttentionPatch | None) -> AttentionPatch:
             if isinstance(other, MapReader):
                 return other.over(make(kind, site, other.other))
             return make(kind, site, other)
