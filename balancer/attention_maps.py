@@ -114,7 +114,7 @@ class RegionMaps:
 class HeadMaps(RegionMaps):
     """The same, head by head: the sum over sites of (B, heads, R, height, width).
 
-    Heads that learned different things are told apart where a loss looks for peaks.
+    Heads that learned different things are kept apart where a loss looks for peaks.
     """
 
     def add(self, probabilities: Tensor, height: int, width: int) -> None:

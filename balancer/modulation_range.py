@@ -29,11 +29,11 @@ class _RowRange(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         query, key, high, low = ctx.saved_tensors
         grad = grads[0].unsqueeze(-1)
-        places = [index.unsqueeze(-1).expand_as(query) for index in (high, low)]
-        grad_query = grad * (key.gather(2, places[0]) - key.gather(2, places[1]))
+        indices = [index.unsqueeze(-1).expand_as(query) for index in (high, low)]
+        grad_query = grad * (key.gather(2, indices[0]) - key.gather(2, indices[1]))
         share = grad * query
-        grad_key = torch.zeros_like(key).scatter_add(2, places[0], share)
-        return grad_query, grad_key.scatter_add(2, places[1], -share)
+        grad_key = torch.zeros_like(key).scatter_add(2, indices[0], share)
+        return grad_query, grad_key.scatter_add(2, indices[1], -share)
 
 
 def row_range(query: Tensor, key: Tensor) -> Tensor:

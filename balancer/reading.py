@@ -23,7 +23,7 @@ MOST_LEVELS = 16
 class SiteMap:
     """One transformer layer's maps (B, R, h, w), mean over heads and a phrase's tokens, >= 0.
 
-    ``block`` and ``layer`` name the place: ``input 7`` and the number of the layer in it.
+    ``block`` and ``layer`` name it: ``input 7`` and the number of the layer in it.
     """
 
     block: str

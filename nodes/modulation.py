@@ -20,9 +20,9 @@ class RealCompoDenseAttention:
 
         base = DenseSettings()
 
-        def number(name: str, high: float, step: float, tip: str) -> tuple[str, dict[str, Any]]:
+        def number(name: str, largest: float, step: float, tip: str) -> tuple[str, dict[str, Any]]:
             return ("FLOAT", {
-                "default": getattr(base, name), "min": 0.0, "max": high, "step": step,
+                "default": getattr(base, name), "min": 0.0, "max": largest, "step": step,
                 "round": step / 10, "tooltip": tip,
             })  # fmt: skip
 

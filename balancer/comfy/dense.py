@@ -61,12 +61,12 @@ def time_of(sampling: Any, sigma: float) -> float:
     counted = isinstance(sampling, ModelSamplingDiscrete)
     if counted and not isinstance(sampling, ModelSamplingDiscreteEDM):
         return float(sampling.timestep(torch.tensor([sigma]))[0]) / 1000.0
-    low, high = 0.0, 1.0
+    start, end = 0.0, 1.0
     for _ in range(40):
-        middle = (low + high) / 2
+        middle = (start + end) / 2
         above = float(sampling.percent_to_sigma(middle)) > sigma
-        low, high = (middle, high) if above else (low, middle)
-    return 1.0 - (low + high) / 2
+        start, end = (middle, end) if above else (start, middle)
+    return 1.0 - (start + end) / 2
 
 
 def _plan_of(entry: dict[str, Any]) -> DensePlan | None:

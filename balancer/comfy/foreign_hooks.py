@@ -19,7 +19,7 @@ def check_hooks(
     """Raise RealCompoError where a pack that has exchanged functions of the host's sampler is on
     one model, and would take the other model's ControlNet for that one's.
 
-    ``conds`` are each model's conditionings. What such functions are told is the run's, not one
+    ``conds`` are each model's conditionings. What such functions get is the run's, not one
     model's; tiles with ControlNets of their own are made so.
     """
     hooking = {_package(function) for function in _exchanged()}

@@ -24,11 +24,11 @@ def fitted_samples(patcher: Any, latent: dict[str, Any]) -> Any:
     """
     fit = comfy.sample.fix_empty_latent_channels
     known = inspect.signature(fit).parameters
-    told = {name: latent.get(name) for name in _MEANT_FOR if name in known}
+    meant_for = {name: latent.get(name) for name in _MEANT_FOR if name in known}
     samples = latent["samples"]
     if not samples.is_floating_point():
         samples = samples.float()
-    return fit(patcher, samples, **told)
+    return fit(patcher, samples, **meant_for)
 
 
 def check_pictures(patcher: Any, samples: Tensor, where: str, have: str, wanted: str) -> None:

@@ -84,11 +84,11 @@ def attach(layer: Any, attribute: str, function: Any) -> None:
     if present is None or callable(present):
         _attach_one(layer, attribute, function)
     elif not any(other is function for other in present):
-        place = len(present)
+        index = len(present)
         if isinstance(function, Added):
             # after the patches that the host has not put into the weight, before wrappers
-            place = sum(getattr(type(f), "__name__", "") == "LowVramPatch" for f in present)
-        setattr(layer, attribute, [*present[:place], function, *present[place:]])
+            index = sum(getattr(type(f), "__name__", "") == "LowVramPatch" for f in present)
+        setattr(layer, attribute, [*present[:index], function, *present[index:]])
 
 
 def detach(layer: Any, attribute: str, function: Any) -> None:

@@ -98,7 +98,7 @@ def _report(
         separate.append(float(separate_loss(maps)[0]))
         enhance.append(float(enhance_loss(maps)[0]))
         mean = SiteMap("level", factor, maps.mean(dim=1).cpu())
-        # no regions here to lie inside of: what is told beside each map is its peak
+        # no regions here to lie inside of: the number beside each map is its peak
         columns.append(
             tuple(
                 replace(column, shares=column.maps.amax(dim=(-2, -1)))

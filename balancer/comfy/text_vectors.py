@@ -121,8 +121,8 @@ def load_sentence_encoder(folder: Path) -> SentenceEncoder:
             "Download the model's safetensors files too; pickled weights are never loaded",
         )  # fmt: skip
     require_tokenizer(folder, "encoder")
-    told = folder / "1_Pooling" / "config.json"
-    pooling = read_settings(told, "encoder") if told.is_file() else {}
+    config = folder / "1_Pooling" / "config.json"
+    pooling = read_settings(config, "encoder") if config.is_file() else {}
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with torch.inference_mode(False), torch.no_grad():

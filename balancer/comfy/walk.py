@@ -19,7 +19,7 @@ def noise_levels(session: Session, scheduler: str, steps: int) -> Tensor:
 
 def walk(
     session: Session,
-    asked: Sequence[Encoded],
+    prompts: Sequence[Encoded],
     levels: Tensor,
     cfg: float = 1.0,
     empty: Encoded | None = None,
@@ -31,45 +31,51 @@ def walk(
     unconditional prediction is encoded from. ``stop``: the number of the last level wanted.
     """
     channels = session.model.latent_format.latent_channels
-    noise = session.randn(len(asked), channels, *session.size)
+    noise = session.randn(len(prompts), channels, *session.size)
     x = session.sampling.noise_scaling(levels[0], noise, torch.zeros_like(noise), True)
     last = len(levels) - 2 if stop is None else stop
-    for place in range(last + 1):
+    for index in range(last + 1):
         yield x
-        if place < last:
+        if index < last:
             with torch.no_grad():
-                clean = guided(session, x, levels[place].expand(len(x)), asked, cfg, empty)
-                x = clean + (x - clean) * (levels[place + 1] / levels[place])
+                clean = guided(session, x, levels[index].expand(len(x)), prompts, cfg, empty)
+                x = clean + (x - clean) * (levels[index + 1] / levels[index])
 
 
 def guided(
     session: Session,
     x: Tensor,
     sigma: Tensor,
-    asked: Sequence[Encoded],
+    prompts: Sequence[Encoded],
     cfg: float,
     empty: Encoded | None,
 ) -> Tensor:
     """The prediction of the clean latent with classifier-free guidance, in autograd's graph."""
-    return with_guidance(session, x, sigma, predicted(session, x, sigma, asked), cfg, empty)
+    return with_guidance(session, x, sigma, predicted(session, x, sigma, prompts), cfg, empty)
 
 
 def with_guidance(
-    session: Session, x: Tensor, sigma: Tensor, told: Tensor, cfg: float, empty: Encoded | None
+    session: Session,
+    x: Tensor,
+    sigma: Tensor,
+    conditional: Tensor,
+    cfg: float,
+    empty: Encoded | None,
 ) -> Tensor:
-    """``told``, the prompts' prediction at ``x``, with classifier-free guidance.
+    """``conditional``, the prompts' prediction at ``x`` (both (B, C, H, W)) and noise levels
+    ``sigma`` (B,), with classifier-free guidance.
 
-    The unconditional prediction is outside autograd's graph. ``told`` itself at ``cfg`` 1.
+    The unconditional prediction is outside autograd's graph. ``conditional`` itself at ``cfg`` 1.
     """
     if cfg <= 1.0 or empty is None:
-        return told
+        return conditional
     with torch.no_grad():
-        free = predicted(session, x, sigma, [empty] * len(x))
-    return free + cfg * (told - free)
+        unconditional = predicted(session, x, sigma, [empty] * len(x))
+    return unconditional + cfg * (conditional - unconditional)
 
 
-def predicted(session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded]) -> Tensor:
+def predicted(session: Session, x: Tensor, sigma: Tensor, prompts: Sequence[Encoded]) -> Tensor:
     """The prediction of the clean latent by a whole pass; one prompt per sample."""
-    told = session.predict(x, sigma, asked)
-    assert told is not None
-    return told
+    prediction = session.predict(x, sigma, prompts)
+    assert prediction is not None
+    return prediction

@@ -105,12 +105,12 @@ def rows_and_size(
             raise _refused("gives the model other rows than one for each picture")
     positions = probabilities.shape[2]
     try:
-        high, wide = map_size(extra, positions, factor)
+        height, width = map_size(extra, positions, factor)
     except RuntimeError:
-        high = wide = 0
-    if high * wide != positions:
+        height = width = 0
+    if height * width != positions:
         raise _refused("merges or cuts up the positions that cross-attention sees")
-    return probabilities, high, wide
+    return probabilities, height, width
 
 
 def _refused(what: str) -> RealCompoError:
