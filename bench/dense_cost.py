@@ -61,7 +61,8 @@ SD15 = {
 
 
 def _plan(settings: DenseSettings) -> DensePlan:
-    return DensePlan(LayoutBatch.of(LAYOUT, [r.tokens or () for r in LAYOUT.regions]), 77, settings)
+    tokens = tuple(region.tokens or () for region in LAYOUT.regions)
+    return DensePlan(LayoutBatch.of(LAYOUT, tokens), 77, settings)
 
 
 def _inputs() -> tuple[Tensor, Tensor, Tensor]:

@@ -88,7 +88,9 @@ def modulated_options(
     Replacements that are there already stay in force (see ``DensePatch``), and readers of maps see
     what the map is now. The input dictionary is not changed.
     """
-    kinds = [kind for kind in _KINDS if any(one.amount(kind) for one in rows.modulations)]
+    kinds: list[AttentionKind] = [
+        kind for kind in _KINDS if any(one.amount(kind) for one in rows.modulations)
+    ]
 
     def patch(kind: AttentionKind, site: Site, other: AttentionPatch | None) -> DensePatch:
         # a call that is modulated already stays so
@@ -110,7 +112,8 @@ class DensePatch:
     def __init__(
         self, kind: AttentionKind, factor: int, rows: Rows, other: AttentionPatch | None
     ) -> None:
-        self._kind, self._factor, self._rows = kind, factor, rows
+        self._kind: AttentionKind = kind
+        self._factor, self._rows = factor, rows
         self._node = rows.modulations[0].plan.node if rows.modulations else ""
         self._placed = any(one.is_placed for one in rows.modulations)
         # the probe's stand-in for plain attention is no other pack's
