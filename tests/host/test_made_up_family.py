@@ -5,7 +5,9 @@ Its blocks attend to the text in a way of their own, through readers under a key
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,3 +202,14 @@ def test_without_the_object_nobody_knows_it(models, monkeypatch) -> None:
     monkeypatch.setattr(families, "KNOWN", families.KNOWN[:-1])
     with pytest.raises(RealCompoError, match="no attention to its prompt that can be read"):
         RealCompoDualSampler().sample(**inputs(models))
+
+
+def test_only_the_families_name_networks() -> None:
+    """The two files beside them count and checkpoint the blocks of U-Nets, of which they speak."""
+    folder = Path(families.__file__).parents[1]
+    naming = {
+        path.name for path in folder.rglob("*.py")
+        if path.parent.name != "attention"
+        and re.search(r"\bUNetModel\b|comfy\.ldm\.(flux|chroma|qwen_image)|mmdit", path.read_text("utf-8"))
+    }  # fmt: skip
+    assert naming == {"activation_memory.py", "checkpointing.py"}
