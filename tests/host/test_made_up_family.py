@@ -207,9 +207,9 @@ def test_without_the_object_nobody_knows_it(models, monkeypatch) -> None:
 def test_only_the_families_name_networks() -> None:
     """The two files beside them count and checkpoint the blocks of U-Nets, of which they speak."""
     folder = Path(families.__file__).parents[1]
+    network = re.compile(r"\bUNetModel\b|comfy\.ldm\.(flux|chroma|qwen_image)|mmdit")
     naming = {
         path.name for path in folder.rglob("*.py")
-        if path.parent.name != "attention"
-        and re.search(r"\bUNetModel\b|comfy\.ldm\.(flux|chroma|qwen_image)|mmdit", path.read_text("utf-8"))
+        if path.parent.name != "attention" and network.search(path.read_text("utf-8"))
     }  # fmt: skip
     assert naming == {"activation_memory.py", "checkpointing.py"}
