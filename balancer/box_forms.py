@@ -137,18 +137,18 @@ def named_form(name: object) -> Form | None:
     return _FORMS.get(name.casefold()) if isinstance(name, str) else None
 
 
-def told_form(value: Mapping[str, Any], where: str) -> Form | None:
+def stated_form(value: Mapping[str, Any], where: str) -> Form | None:
     """The form that an object names for its boxes, or None; RealCompoError for an unknown one."""
     for key in _FORM_KEYS:
-        told = value.get(key)
-        if told is None:
+        stated = value.get(key)
+        if stated is None:
             continue
-        form = named_form(told)
+        form = named_form(stated)
         if form is not None:
             return form
         if key != "format":  # which also names files
             raise RealCompoError(
-                "boxes", f"{where} has the {key} '{shown(told)}'",
+                "boxes", f"{where} has the {key} '{shown(stated)}'",
                 "Known are xyxy, xywh and cxcywh (also pascal_voc, coco, yolo)",
             )  # fmt: skip
     return None
@@ -183,9 +183,9 @@ def _by_area(value: Mapping[str, Any], box: Four, where: str) -> Form:
 
 def _unsaid(value: Mapping[str, Any], box: Four, where: str) -> tuple[Form, str]:
     """The form of a bare 'bbox' by the keys beside it, and the key that says x, y, w, h."""
-    told = told_form(value, where)
-    if told is not None:
-        return told, ""
+    stated = stated_form(value, where)
+    if stated is not None:
+        return stated, ""
     coco = [key for key in _COCO_KEYS if key in value]
     if coco == ["area"]:
         form = _by_area(value, box, where)

@@ -16,7 +16,7 @@ from .box_forms import (
     named_form,
     numbers,
     plain,
-    told_form,
+    stated_form,
 )
 from .box_lines import BoxEntry, Wordings, read_lines, read_phrase, require_count, shown
 from .errors import RealCompoError
@@ -226,32 +226,21 @@ def _detections(value: Any, prompt: str, depth: int) -> list[BoxEntry] | Layout:
     return _object(found if names is None else {**found, "labels": names}, prompt, depth)
 
 
-def _object(value: Mapping[str, Any], prompt: str, depth: int) -> list[BoxEntry] | Layout:
-    """One JSON object: a layout, a caption with elements, a COCO file, boxes beside labels, or one
-    box."""
-    if "regions" in value:
-        return Layout.from_dict(value)
-    if coco.is_file(value):
-        return coco.boxes_of(value)
+def _elements(value: Mapping[str, Any]) -> list[BoxEntry] | None:
+    """The boxes of a caption's elements, its own or its parts', or None for another object."""
     inner = value.get("compositional_deconstruction")
     elements = (inner if isinstance(inner, Mapping) else value).get("elements")
-    if isinstance(elements, (list, tuple)):
-        boxed = [e for e in elements if isinstance(e, Mapping) and e.get("bbox") is not None]
-        require_count(len(boxed), "elements", "boxes")
-        return [entry_of(element, f"element {n}") for n, element in enumerate(boxed, 1)]
-    key = _many_key(value)
-    if key is None:
-        return [entry_of(value, "box 1")]
-    if key in ("quad_boxes", "polygons"):
-        entries: list[BoxEntry] | Layout = [
-            BoxEntry(f"box {n}", values=tuple(box))
-            for n, box in enumerate(_outlines(value[key], key), 1)
-        ]
-    else:
-        told = None if key == "xyxy" else told_form(value, f"'{key}'")
-        entries = read_value(value[key], prompt, depth + 1, told)
+    if not isinstance(elements, (list, tuple)):
+        return None
+    boxed = [e for e in elements if isinstance(e, Mapping) and e.get("bbox") is not None]
+    require_count(len(boxed), "elements", "boxes")
+    return [entry_of(element, f"element {n}") for n, element in enumerate(boxed, 1)]
+
+
+def _labelled(value: Mapping[str, Any], entries: list[BoxEntry]) -> list[BoxEntry]:
+    """The boxes of an object with the labels that stand beside them, if any do."""
     labels = next((plain(value[k]) for k in _LABELS if value.get(k) is not None), None)
-    if isinstance(entries, Layout) or not isinstance(labels, (list, tuple)) or not labels:
+    if not isinstance(labels, (list, tuple)) or not labels:
         return entries
     if len(labels) != len(entries):
         raise RealCompoError(
@@ -263,3 +252,25 @@ def _object(value: Mapping[str, Any], prompt: str, depth: int) -> list[BoxEntry]
         replace(e, phrase=shown(label) if not isinstance(label, str) else label)
         for e, label in zip(entries, labels, strict=True)
     ]
+
+
+def _object(value: Mapping[str, Any], prompt: str, depth: int) -> list[BoxEntry] | Layout:
+    """One JSON object: a layout, a caption with elements, a COCO file, boxes beside labels, or one
+    box."""
+    if "regions" in value:
+        return Layout.from_dict(value)
+    if coco.is_file(value):
+        return coco.boxes_of(value)
+    if (elements := _elements(value)) is not None:
+        return elements
+    key = _many_key(value)
+    if key is None:
+        return [entry_of(value, "box 1")]
+    if key in ("quad_boxes", "polygons"):
+        around = _outlines(value[key], key)
+        return _labelled(value, [
+            BoxEntry(f"box {n}", values=tuple(box)) for n, box in enumerate(around, 1)
+        ])  # fmt: skip
+    form = None if key == "xyxy" else stated_form(value, f"'{key}'")
+    entries = read_value(value[key], prompt, depth + 1, form)
+    return entries if isinstance(entries, Layout) else _labelled(value, entries)

@@ -10,19 +10,23 @@ from typing import Any
 
 from .box_lines import BoxEntry, phrases_alone
 from .box_values import read_value
+from .converters import named_region
 from .errors import RealCompoError
 from .layout import Layout, Region
+
+Size = tuple[int, int]
+"""Width and height in pixels; 0 = unknown."""
 
 _LINE = "Write: phrase: x0 y0 x1 y1"
 _OVERHANG = 0.05
 """Share of the image by which a detector's box may leave it."""
 
 
-def in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
+def _in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
     """Whether the numbers count pixels; typed lines must agree with each other about it.
 
     A detector's box may overhang a little (1.003 of the width) or start at a fraction of a pixel,
-    so that its boxes are judged together: pixels as soon as one number is above 2.
+    so its boxes are decided about together: pixels as soon as one number is above 2.
     """
     highest = max((max(entry.values or (0.0,)) for entry in entries), default=0.0)
     if not typed:
@@ -39,42 +43,62 @@ def in_pixels(entries: list[BoxEntry], typed: bool) -> bool:
     return highest > 1
 
 
-def _scaled(entries: list[BoxEntry], width: int, height: int, typed: bool) -> list[BoxEntry]:
-    """All boxes in 0..1; those of other nodes are cut at the image's edge."""
+def _in_shares(
+    entries: list[BoxEntry], size: Size, typed: bool, size_remedy: str = ""
+) -> list[BoxEntry]:
+    """All boxes in shares of the image; those of other nodes are cut at its edge.
+
+    ``size_remedy`` says how the node comes to know the picture's size, where not by two fields.
+    """
     where = "phrases" if typed else "boxes"
     open_units = [entry for entry in entries if not entry.relative]
     scale = (1, 1, 1, 1)
-    if in_pixels(open_units, typed):
-        if width <= 0 or height <= 0:
+    if _in_pixels(open_units, typed):
+        if min(size) <= 0:
             raise RealCompoError(
                 where,
                 f"{open_units[0].where} is in pixels of an image of unknown size",
-                "Set 'width' and 'height', or give shares between 0 and 1",
+                size_remedy or "Set 'width' and 'height', or give shares between 0 and 1",
             )
-        scale = (width, height, width, height)
+        scale = (*size, *size)
     out = []
     for entry in entries:
         values = entry.values or (0.0, 0.0, 0.0, 0.0)
         if not entry.relative:
-            values = tuple(value / size for value, size in zip(values, scale, strict=True))
+            values = tuple(value / side for value, side in zip(values, scale, strict=True))
         if entry.sized and max(values[2:]) > 1 + _OVERHANG:
+            remedy = size_remedy or "Set 'width' and 'height' to the picture's size"
             raise RealCompoError(
                 where,
                 f"{entry.where} is read as x, y, width and height because it has '{entry.sized}',"
                 " and then leaves the image",
-                "Set 'width' and 'height' to the picture's size, or give corners as 'xyxy'",
+                f"{remedy}, or give corners as 'xyxy'",
             )
         if not typed:
             values = tuple(min(1.0, max(0.0, value)) for value in values)
-        x0, y0, x1, y1 = values
-        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-            raise RealCompoError(
-                where,
-                f"{entry.where} is no box inside the image",
-                "Give the top left corner, then the bottom right one: x0 y0 x1 y1",
-            )
-        out.append(replace(entry, values=(x0, y0, x1, y1)))
+        out.append(replace(entry, values=values))
     return out
+
+
+def foreign_boxes(
+    value: Any, size: Size, prompt: str = "", size_remedy: str = ""
+) -> list[BoxEntry] | Layout:
+    """Boxes of another node in 0..1, cut at the image's edge, or the layout that it wires.
+
+    Every box has values; what lies outside the image has no area then. ``size`` (width, height)
+    in pixels, 0 = unknown, is needed for boxes in pixels; ``size_remedy`` says where the node has
+    it from. Raises RealCompoError for input 'boxes'.
+    """
+    try:
+        found = read_value(value, prompt)
+    except RealCompoError as error:
+        raise error.at(error.node, "boxes") from None
+    if isinstance(found, Layout):
+        return found
+    lacking = next((entry for entry in found if entry.values is None), None)
+    if lacking is not None:
+        raise RealCompoError("boxes", f"{lacking.where} has {_no_box(lacking)}", _LINE)
+    return _in_shares(found, size, typed=False, size_remedy=size_remedy)
 
 
 def _give_names(entries: list[BoxEntry], names: list[BoxEntry]) -> list[BoxEntry]:
@@ -96,15 +120,16 @@ def _give_names(entries: list[BoxEntry], names: list[BoxEntry]) -> list[BoxEntry
     return out
 
 
-def _region(entry: BoxEntry) -> Region:
+def _region(entry: BoxEntry, where: str) -> Region:
+    """The region of a box in 0..1; RealCompoError for input ``where`` if it is no box there."""
     x0, y0, x1, y1 = entry.values or (0.0, 0.0, 0.0, 0.0)
-    try:
-        return Region(
-            entry.phrase, (x0, y0, x1, y1), occurrence=entry.occurrence, weight=entry.weight
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise RealCompoError(
+            where,
+            f"{entry.where} is no box inside the image",
+            "Give the top left corner, then the bottom right one: x0 y0 x1 y1",
         )
-    except RealCompoError as error:
-        # Place and size are settled by now; what is left to refuse stands in the phrase's line.
-        raise error.at(error.node, "phrases") from None
+    return named_region(entry, (x0, y0, x1, y1))
 
 
 def _no_box(entry: BoxEntry) -> str:
@@ -112,7 +137,7 @@ def _no_box(entry: BoxEntry) -> str:
     return f"{entry.numbers} numbers where a box has 4" if entry.numbers > 1 else "no box"
 
 
-def _typed(text: str, width: int, height: int, prompt: str) -> list[Region]:
+def _typed(text: str, size: Size, prompt: str) -> list[Region]:
     """Regions of lines or JSON that bring both phrases and boxes."""
     found = read_value(text, prompt)
     if isinstance(found, Layout):
@@ -127,7 +152,7 @@ def _typed(text: str, width: int, height: int, prompt: str) -> list[Region]:
         if not entry.phrase.strip():
             raise RealCompoError("phrases", f"{entry.where} has no phrase", "Name what it holds")
     lines = not text.lstrip().startswith(("{", "["))
-    return [_region(entry) for entry in _scaled(found, width, height, typed=lines)]
+    return [_region(entry, "phrases") for entry in _in_shares(found, size, typed=lines)]
 
 
 def parse_boxes(
@@ -157,15 +182,12 @@ def parse_boxes(
     empty = value is None or (isinstance(value, str) and not value.strip())
     if empty:
         try:
-            return _typed(phrases, width, height, prompt)
+            return _typed(phrases, (width, height), prompt)
         except RealCompoError as error:
             # The reader of values cannot know which field a text came from.
             raise error.at(error.node, "phrases") from None
 
-    try:
-        found = read_value(value, prompt)
-    except RealCompoError as error:
-        raise error.at(error.node, "boxes") from None
+    found = foreign_boxes(value, (width, height), prompt)
     names = phrases_alone(
         phrases, "'boxes' is connected as well",
         "Leave the numbers away there, or disconnect 'boxes'", prompt,
@@ -176,9 +198,6 @@ def parse_boxes(
                 "phrases", "the wired layout has its own phrases", "Empty the field 'phrases'"
             )
         return list(found.regions)
-    lacking = next((entry for entry in found if entry.values is None), None)
-    if lacking is not None:
-        raise RealCompoError("boxes", f"{lacking.where} has {_no_box(lacking)}", _LINE)
     if names or any(not entry.phrase.strip() for entry in found):
         found = _give_names(found, names)
-    return [_region(entry) for entry in _scaled(found, width, height, typed=False)]
+    return [_region(entry, "boxes") for entry in found]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from .answer_json import Answer, Entries, Form
-from .dense_captions import Caption
+from .caption_match import Caption
 from .errors import RealCompoError
 from .layout import checked_prompt
 from .noun_words import same_word, wording

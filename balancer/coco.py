@@ -21,8 +21,8 @@ def is_file(value: Mapping[str, Any]) -> bool:
 
 def one_picture(items: Sequence[Any]) -> None:
     """Raise RealCompoError for input 'boxes' if objects name more than one picture."""
-    told = [plain(item.get("image_id")) for item in items if isinstance(item, Mapping)]
-    count = len({repr(one) for one in told if isinstance(one, (int, str))})
+    pictures = [plain(item.get("image_id")) for item in items if isinstance(item, Mapping)]
+    count = len({repr(one) for one in pictures if isinstance(one, (int, str))})
     if count > 1:
         raise RealCompoError(
             "boxes", f"the boxes belong to {count} pictures", "Wire the boxes of one picture"

@@ -15,16 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .box_lines import BoxEntry
-from .box_values import is_segments, read_value
-from .boxes_io import in_pixels
+from .box_values import is_segments
+from .boxes_io import Size, foreign_boxes
+from .converters import mask_planes, to_mask
 from .coverage import Mask
 from .errors import RealCompoError
 from .layout import Box, Layout
 from .planner import quoted
-
-Size = tuple[int, int]
-"""Width and height in pixels; 0 = unknown."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,15 @@ class Detection:
         if self.mask is not None:
             return float(self.mask.tensor().mean())
         return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A detector's word for one thing: ``box`` is None where it saw nothing after all."""
+
+    tag: str
+    box: Box | None
+    mask: Mask | None = None
 
 
 def tag_rows(tags: Sequence[Any]) -> list[list[str]]:
@@ -95,98 +101,81 @@ def names_for(rows: list[list[str]], sizes: list[int], things: str) -> list[list
     return found
 
 
-def _planes(value: Any, number: int) -> list[Tensor]:
-    """Masks (H, W), float32 in 0..1, of one MASK; detectors that miss give bytes, or no mask."""
-    if not isinstance(value, Tensor) or not 2 <= value.ndim <= 4:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+def _by_mask(plane: Tensor, name: str, tag: str = "") -> _Seen:
+    """What a mask (H, W) in 0..1 shows; nothing where no pixel reaches a 255th."""
+    if bool(((plane >= 0) & (plane * 255 < 1)).all()):
+        return _Seen(tag, None)
+    mask = to_mask(plane, "masks", name)
+    return _Seen(tag, mask.bounds(), mask)
+
+
+def _by_segment(segment: Any, name: str, height: int, width: int, seen: _Seen) -> _Seen:
+    """What one of the Impact Pack's SEG shows: its mask in its crop, else its box ``seen``."""
+    part, region = getattr(segment, "cropped_mask", None), getattr(segment, "crop_region", None)
+    if part is None or region is None:
+        return seen
+    planes = mask_planes(torch.as_tensor(np.asarray(part)), name)
+    x0, y0, x1, y1 = (int(edge) for edge in region)
+    fits = len(planes) == 1 and planes[0].shape == (y1 - y0, x1 - x0)
+    if not fits or min(x0, y0) < 0 or x1 > width or y1 > height:
         raise RealCompoError(
-            "masks", f"entry {number} is {shape}", "Connect MASK: (height, width) or a batch of it"
-        )
-    if value.ndim == 4 and value.shape[1] != 1:
-        shape = tuple(value.shape)
-        problem, remedy = f"entry {number} has the shape {shape}", "Convert images to masks"
-        raise RealCompoError("masks", problem, remedy)
-    if not value.numel():
+            "boxes", f"{name} has a mask of {tuple(np.shape(part))} for its crop region "
+            f"{(x0, y0, x1, y1)}", "Wire SEGS of the whole picture",
+        )  # fmt: skip
+    whole = torch.zeros(height, width)
+    whole[y0:y1, x0:x1] = planes[0].clamp(0, 1)
+    return _by_mask(whole, name, seen.tag)
+
+
+def _by_boxes(value: Any, size: Size) -> list[_Seen]:
+    """What the boxes of one run show, SEGS with their masks; nothing for boxes without area."""
+    if value is None:
         return []
-    planes = value.detach().to("cpu", torch.float32).reshape(-1, *value.shape[-2:])
-    if not value.is_floating_point() and planes.max() > 1:
-        planes = planes / 255.0
-    if not bool(torch.isfinite(planes).all()) or planes.min() < 0 or planes.max() > 1:
-        raise RealCompoError(
-            "masks", f"entry {number} has values outside 0..1", "Connect masks, not scores"
-        )
-    return list(planes)
-
-
-def _from_segments(value: Sequence[Any]) -> list[Detection]:
-    """The Impact Pack's SEGS, by their attributes alone: label, crop_region, cropped_mask."""
-    height, width = (int(size) for size in value[0])
-    found = []
-    for number, segment in enumerate(value[1], 1):
-        label = getattr(segment, "label", None)
-        tag = label if isinstance(label, str) else ""
-        part, region = getattr(segment, "cropped_mask", None), getattr(segment, "crop_region", None)
-        if part is None or region is None:
-            x0, y0, x1, y1 = (float(edge) for edge in segment.bbox)
-            box = (x0 / width, y0 / height, x1 / width, y1 / height)
-            found.append(Detection(tag, box))
-            continue
-        plane = torch.as_tensor(np.asarray(part)).float()
-        plane = plane.reshape(plane.shape[-2:])
-        x0, y0, x1, y1 = (int(edge) for edge in region)
-        if plane.shape != (y1 - y0, x1 - x0) or min(x0, y0) < 0 or x1 > width or y1 > height:
-            raise RealCompoError(
-                "boxes", f"segment {number} has a mask of {tuple(plane.shape)} for its crop region "
-                f"{(x0, y0, x1, y1)}", "Wire SEGS of the whole picture",
-            )  # fmt: skip
-        whole = torch.zeros(height, width)
-        whole[y0:y1, x0:x1] = plane.clamp(0, 1)
-        if whole.max() * 255 >= 1:
-            mask = Mask.from_tensor(whole)
-            found.append(Detection(tag, mask.bounds(), mask))
-        else:
-            found.append(Detection(tag, (0.0, 0.0, 0.0, 0.0)))
-    return found
-
-
-def _from_boxes(value: Any, size: Size) -> list[Detection]:
-    """Boxes of one run in 0..1, cut at the picture's edge; what has no area there stays so."""
-    if isinstance(value, (list, tuple)) and is_segments(value):
-        return _from_segments(value)
-    entries = read_value(value) if value is not None else []
+    remedy = "Connect the picture that the detector looked at to 'image'"
+    entries = foreign_boxes(value, size, size_remedy=remedy)
     if isinstance(entries, Layout):
-        return [Detection(region.phrase, region.box, region.mask) for region in entries.regions]
-    boxless: BoxEntry | None = next((entry for entry in entries if entry.values is None), None)
-    if boxless is not None:
-        raise RealCompoError("boxes", f"{boxless.where} has no box", "Wire a detector's boxes")
-    open_units = [entry for entry in entries if not entry.relative]
-    scale = (1, 1, 1, 1)
-    if open_units and in_pixels(open_units, typed=False):
-        if min(size) <= 0:
-            raise RealCompoError(
-                "boxes", "they are in pixels of a picture of unknown size",
-                "Connect the picture that the detector looked at to 'image'",
-            )  # fmt: skip
-        scale = (*size, *size)
+        return [_Seen(region.phrase, region.box, region.mask) for region in entries.regions]
     found = []
     for entry in entries:
-        values = entry.values or (0.0, 0.0, 0.0, 0.0)
-        if not entry.relative:
-            values = tuple(value / side for value, side in zip(values, scale, strict=True))
-        x0, y0, x1, y1 = (min(1.0, max(0.0, value)) for value in values)
-        found.append(Detection(entry.phrase.strip(), (x0, y0, x1, y1)))
+        x0, y0, x1, y1 = entry.values or (0.0, 0.0, 0.0, 0.0)
+        box = (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+        found.append(_Seen(entry.phrase.strip(), box))
+    if is_segments(value):
+        height, width = (int(side) for side in value[0])
+        return [
+            _by_segment(segment, entry.where, height, width, seen)
+            for segment, entry, seen in zip(value[1], entries, found, strict=True)
+        ]
     return found
 
 
-def _masked(planes: list[Tensor], names: list[str]) -> list[Detection]:
-    found = []
-    for plane, name in zip(planes, names, strict=True):
-        if plane.max() * 255 < 1:
-            found.append(Detection(name, (0.0, 0.0, 0.0, 0.0)))
+def _labels(boxed: list[list[_Seen]], count: int) -> tuple[list[list[str]], list[str]]:
+    """Names that boxes lend to ``count`` masks beside them, and a remark if they do not fit."""
+    labels = [seen.tag for group in boxed for seen in group]
+    if len(labels) == count and all(labels):
+        return [labels], []
+    return [], [f"boxes: not read, {len(labels)} for {count} masks"] if boxed else []
+
+
+def _large_enough(found: list[_Seen], smallest: float) -> tuple[list[Detection], list[str]]:
+    """The things above ``smallest`` (0..1 of the picture), and a remark for each of the others."""
+    kept, notes = [], []
+    for seen in found:
+        if seen.box is None:
+            notes += [f"dropped: {quoted(seen.tag)} (nothing there)"] if seen.tag else []
+            continue
+        thing = Detection(seen.tag, seen.box, seen.mask)
+        if thing.area <= smallest:
+            name = quoted(seen.tag) if seen.tag else "a thing without a name"
+            notes.append(f"dropped: {name} (smaller than 'min_area')")
+        elif not seen.tag:
+            raise RealCompoError(
+                "tags", "there is a mask or box without a name",
+                "Connect the detector's labels, or the list of names that it ran over",
+            )  # fmt: skip
         else:
-            mask = Mask.from_tensor(plane)
-            found.append(Detection(name, mask.bounds(), mask))
-    return found
+            kept.append(thing)
+    return kept, notes
 
 
 def read_detections(
@@ -208,39 +197,22 @@ def read_detections(
     """
     rows = tag_rows(tags)
     try:
-        boxed = [_from_boxes(value, size) for value in boxes]
+        groups = [_by_boxes(value, size) for value in boxes]
     except RealCompoError as error:
         raise error.at(error.node, "boxes") from None
-    groups: list[list[Detection]] = boxed
     notes: list[str] = []
     if masks:
-        planes = [_planes(value, number) for number, value in enumerate(masks, 1)]
-        sizes = [len(group) for group in planes]
-        labels = [seen.tag for group in boxed for seen in group]
-        if not rows and len(labels) == sum(sizes) and all(labels):
-            rows = [labels]
-        elif boxed and not rows:
-            notes.append(f"boxes: not read, {len(labels)} for {sum(sizes)} masks")
-        names = names_for(rows, sizes, "masks")
-        groups = [_masked(group, said) for group, said in zip(planes, names, strict=True)]
-    elif rows:
-        names = names_for(rows, [len(group) for group in boxed], "boxes")
+        boxed, groups = groups, [
+            [_by_mask(plane, f"entry {number}") for plane in mask_planes(value, f"entry {number}")]
+            for number, value in enumerate(masks, 1)
+        ]  # fmt: skip
+        if not rows:
+            rows, notes = _labels(boxed, sum(map(len, groups)))
+    if rows:
+        names = names_for(rows, [len(group) for group in groups], "masks" if masks else "boxes")
         groups = [
-            [replace(seen, tag=name or seen.tag) for seen, name in zip(g, n, strict=True)]
-            for g, n in zip(boxed, names, strict=True)
+            [replace(seen, tag=name or seen.tag) for seen, name in zip(*pair, strict=True)]
+            for pair in zip(groups, names, strict=True)
         ]
-    kept: list[Detection] = []
-    for seen in (seen for group in groups for seen in group):
-        called = quoted(seen.tag) if seen.tag else "a thing without a name"
-        if seen.area <= smallest or seen.area == 0.0:
-            why = "nothing there" if seen.area == 0.0 else "smaller than 'min_area'"
-            if seen.tag or seen.area:
-                notes.append(f"dropped: {called} ({why})")
-        elif not seen.tag:
-            raise RealCompoError(
-                "tags", "there is a mask or box without a name",
-                "Connect the detector's labels, or the list of names that it ran over",
-            )  # fmt: skip
-        else:
-            kept.append(seen)
-    return kept, notes
+    kept, dropped = _large_enough([seen for group in groups for seen in group], smallest)
+    return kept, notes + dropped

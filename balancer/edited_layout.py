@@ -53,8 +53,8 @@ def edited_layout(text: str, prompt: str, width: int, height: int, wired: object
     replaced = given is not None and source != fingerprint(given)
     regions = given.regions if given is not None and replaced else drawn.regions
     prompts = (prompt, given.prompt if given is not None else "", drawn.prompt)
-    said = next((entry for entry in prompts if entry.strip()), "")
-    return Layout(regions, said, width, height)
+    first = next((entry for entry in prompts if entry.strip()), "")
+    return Layout(regions, first, width, height)
 
 
 def to_adopt(text: str, wired: object = None) -> dict[str, Any] | None:

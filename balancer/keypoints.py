@@ -53,9 +53,9 @@ def _gathered(people: Sequence[Any], pictures: Sequence[Any]) -> list[Any]:
     frames: dict[str, list[Any]] = {}
     for person in people:
         frames.setdefault(repr(person.get("image_id"))[:200], []).append(person)
-    told = {repr(one.get("id"))[:200]: one for one in pictures if isinstance(one, Mapping)}
+    by_id = {repr(one.get("id"))[:200]: one for one in pictures if isinstance(one, Mapping)}
     return [
-        {"people": held, "images": [told[name]] if name in told else []}
+        {"people": held, "images": [by_id[name]] if name in by_id else []}
         for name, held in frames.items()
     ]
 

@@ -197,11 +197,11 @@ class Region:
             raise _refuse("a region has neither 'box' nor 'mask'", "Give it one of the two")
         packed = None if mask is None else Mask.from_dict(mask)
         # With a mask the box is whatever the mask says.
-        place = (0.0, 0.0, 1.0, 1.0) if packed is not None else box
+        box = (0.0, 0.0, 1.0, 1.0) if packed is not None else box
         occurrence, weight = value.get("occurrence"), value.get("weight")
         return cls(
             phrase="" if value.get("phrase") is None else value["phrase"],
-            box=place,  # type: ignore[arg-type]
+            box=box,  # type: ignore[arg-type]
             mask=packed,
             occurrence=0 if occurrence is None else occurrence,
             weight=1.0 if weight is None else weight,

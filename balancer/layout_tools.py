@@ -115,10 +115,10 @@ class Move:
     def window(self) -> Box:
         """The part of the flipped picture that is the whole picture afterwards."""
         x0, y0, x1, y1 = self.crop
-        wide, high = (x1 - x0) / self.scale, (y1 - y0) / self.scale
-        left = (x0 + x1) / 2 - wide / 2 - self.shift_x * wide
-        top = (y0 + y1) / 2 - high / 2 - self.shift_y * high
-        return (left, top, left + wide, top + high)
+        width, height = (x1 - x0) / self.scale, (y1 - y0) / self.scale
+        left = (x0 + x1) / 2 - width / 2 - self.shift_x * width
+        top = (y0 + y1) / 2 - height / 2 - self.shift_y * height
+        return (left, top, left + width, top + height)
 
 
 def _flipped(region: Region, across: bool, down: bool) -> Region:
@@ -137,11 +137,11 @@ def _flipped(region: Region, across: bool, down: bool) -> Region:
 
 def _seen(region: Region, window: Box, min_visible: float) -> Region | None:
     """The region in ``window``, or None if less than ``min_visible`` of it is in there."""
-    wide, high = window[2] - window[0], window[3] - window[1]
+    width, height = window[2] - window[0], window[3] - window[1]
     if region.mask is not None:
         mask = region.mask
         share = window_share(mask, window, mask.height, mask.width).float().clamp(0, 1)
-        left = float(share.mean()) * wide * high / max(float(mask.tensor().mean()), 1e-9)
+        left = float(share.mean()) * width * height / max(float(mask.tensor().mean()), 1e-9)
         packed = (share * 255).round().to(torch.uint8)
         if left < max(min_visible, 1e-6) or not share.any():
             return None
@@ -150,8 +150,8 @@ def _seen(region: Region, window: Box, min_visible: float) -> Region | None:
         cut = Mask(mask.height, mask.width, packed.contiguous().numpy().tobytes())
         return replace(region, box=cut.bounds(), mask=cut)
     x0, y0, x1, y1 = region.box
-    moved = ((x0 - window[0]) / wide, (y0 - window[1]) / high,
-             (x1 - window[0]) / wide, (y1 - window[1]) / high)  # fmt: skip
+    moved = ((x0 - window[0]) / width, (y0 - window[1]) / height,
+             (x1 - window[0]) / width, (y1 - window[1]) / height)  # fmt: skip
     cut_box = tuple(min(1.0, max(0.0, value)) for value in moved)
     left, top, right, bottom = cut_box
     if right - left <= 1e-6 or bottom - top <= 1e-6:

@@ -109,9 +109,9 @@ def region_grid(
     """
     if height < 1 or width < 1:
         raise ValueError(f"a grid of {height} x {width} cells shows nothing")
-    top, left, tall, wide = _window(area, full)
-    rows = top + tall * torch.linspace(0.0, 1.0, height + 1, dtype=torch.float64)
-    columns = left + wide * torch.linspace(0.0, 1.0, width + 1, dtype=torch.float64)
+    top, left, part_height, part_width = _window(area, full)
+    rows = top + part_height * torch.linspace(0.0, 1.0, height + 1, dtype=torch.float64)
+    columns = left + part_width * torch.linspace(0.0, 1.0, width + 1, dtype=torch.float64)
     grid = torch.zeros(len(layout.regions), height, width, dtype=torch.float32)
     for plane, region in zip(grid, layout.regions, strict=True):
         if soft or region.mask is not None:
@@ -123,7 +123,7 @@ def region_grid(
             plane.copy_(share)
             continue
         x0, y0, x1, y1 = region.box
-        y_first, y_last = _span((y0 - top) / tall, (y1 - top) / tall, height)
-        x_first, x_last = _span((x0 - left) / wide, (x1 - left) / wide, width)
+        y_first, y_last = _span((y0 - top) / part_height, (y1 - top) / part_height, height)
+        x_first, x_last = _span((x0 - left) / part_width, (x1 - left) / part_width, width)
         plane[y_first:y_last, x_first:x_last] = 1.0
     return grid.to(device) if device is not None else grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from .coverage import LARGEST_SIDE, Mask
 from .keypoints import canvas_of, points_of, read_frame, refuse, with_neck
 from .layout import Box, Region, is_number
 
-BOX, LIMBS = "box", "limbs"
-LEFT_TO_RIGHT, AS_DETECTED = "left to right", "as detected"
+Shape = Literal["box", "limbs"]
+"""A box around the body's points, or a mask along its limbs."""
+Order = Literal["left to right", "as detected"]
+"""Which body the first phrase belongs to, and so on."""
 PARTS = ("head", "torso", "right arm", "left arm", "right leg", "left leg")
 """Right and left are the person's own, as in OpenPose. The order of ``limb_masks``."""
 
@@ -74,10 +76,10 @@ def _canvas(
     frame: Mapping[str, Any], points: list[np.ndarray], size: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """The canvas that a frame names, or ``size``; RealCompoError if points need one that fails."""
-    told = canvas_of(frame, LARGEST_SIDE)
+    stated = canvas_of(frame, LARGEST_SIDE)
     counted = [one for one in points if _in_pixels(one)]
-    if told is not None or not counted:
-        return told
+    if stated is not None or not counted:
+        return stated
     if size is None:
         raise refuse(
             "its points are in pixels, but it has no 'canvas_width' and 'canvas_height'",
@@ -173,8 +175,8 @@ def _stretched(flat: Any, scale: tuple[int, int]) -> Any:
 
 def _margined(box: Box, margin: float, aspect: float) -> Box | None:
     """``box`` widened by ``margin`` of its longer side (in pixels), cut at the picture's edge."""
-    wide, high = (box[2] - box[0]) * aspect, box[3] - box[1]
-    air = margin * max(wide, high)
+    width, height = (box[2] - box[0]) * aspect, box[3] - box[1]
+    air = margin * max(width, height)
     x0, x1 = max(0.0, box[0] - air / aspect), min(1.0, box[2] + air / aspect)
     y0, y1 = max(0.0, box[1] - air), min(1.0, box[3] + air)
     return (x0, y0, x1, y1) if x1 - x0 > 1e-4 and y1 - y0 > 1e-4 else None
@@ -228,9 +230,9 @@ def regions_from_pose(
     bodies: Bodies,
     phrases: str,
     *,
-    shape: str = BOX,
+    shape: Shape = "box",
     margin: float = 0.1,
-    order: str = LEFT_TO_RIGHT,
+    order: Order = "left to right",
     thickness: float = 0.06,
     prompt: str = "",
 ) -> tuple[list[Region], Tensor]:
@@ -242,20 +244,19 @@ def regions_from_pose(
     'pose' and 'phrases'.
     """
     poses = list(bodies.poses)
-    if order == LEFT_TO_RIGHT:
+    if order == "left to right":
         poses.sort(key=lambda pose: pose.bounds()[0] + pose.bounds()[2])
     aspect = bodies.width / bodies.height
-    placed = [(pose, _margined(pose.bounds(), margin, aspect)) for pose in poses]
-    placed = [(pose, box) for pose, box in placed if box is not None]
-    if not placed:
+    boxes = [_margined(pose.bounds(), margin, aspect) for pose in poses]
+    inside = [(pose, box) for pose, box in zip(poses, boxes, strict=True) if box is not None]
+    if not inside:
         raise refuse("all bodies are outside the picture", "Use another pose")
-    lines = assign_phrases(phrases, len(placed), "bodies", prompt)
+    lines = assign_phrases(phrases, len(inside), "bodies", prompt)
     width, height = _mask_size(bodies)
-    parts = [limb_masks(pose, width, height, thickness) for pose, _ in placed]
+    parts = [limb_masks(pose, width, height, thickness) for pose, _ in inside]
     regions = []
-    for line, (_, box), part in zip(lines, placed, parts, strict=True):
+    for line, (_, box), part in zip(lines, inside, parts, strict=True):
         whole = part.amax(0)
-        mask = Mask.from_tensor(whole) if shape == LIMBS and whole.any() else None
-        assert box is not None
+        mask = Mask.from_tensor(whole) if shape == "limbs" and whole.any() else None
         regions.append(named_region(line, box, mask))
     return regions, torch.cat(parts)

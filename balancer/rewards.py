@@ -18,7 +18,7 @@ from . import checked
 from .errors import RealCompoError
 from .letters import WORD, atoms
 
-# Words that join or introduce things; what they join is what is asked for.
+# Words that join or introduce things; what they join is what is compared.
 JOINING = frozenset(
     (
         *("a", "an", "the", "some", "this", "that", "it", "there", "is", "are", "and", "or", "of"),
@@ -59,10 +59,10 @@ def lexical_similarity(prompt: str, caption: str) -> float:
     Our choice for where no text encoder is at hand: 1 for the same things in any order, 0 where
     nothing is shared or either text says nothing. It knows no synonyms and no inflections.
     """
-    asked, told = _parts(prompt), _parts(caption)
-    total = asked.total() + told.total()
+    wanted, shown = _parts(prompt), _parts(caption)
+    total = wanted.total() + shown.total()
     # two texts without content are not alike: there is nothing that the picture was seen to show
-    return 2 * (asked & told).total() / total if asked and told else 0.0
+    return 2 * (wanted & shown).total() / total if wanted and shown else 0.0
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
@@ -105,14 +105,14 @@ def pair_texts(prompts: Sequence[str], captions: Sequence[str]) -> list[str]:
 
 
 def best_places(rewards: Sequence[float], keep: int = 1) -> list[int]:
-    """Places of the ``keep`` highest rewards, best first; of equal ones the first.
+    """Indices of the ``keep`` highest rewards, best first; of equal ones the first.
 
-    A reward that is not a number comes last. Fewer places than ``keep`` if there are fewer.
+    A reward that is not a number comes last. Fewer indices than ``keep`` if there are fewer.
     """
 
-    def rank(place: int) -> tuple[bool, float]:
-        unknown = math.isnan(rewards[place])
-        return unknown, 0.0 if unknown else -rewards[place]
+    def rank(index: int) -> tuple[bool, float]:
+        unknown = math.isnan(rewards[index])
+        return unknown, 0.0 if unknown else -rewards[index]
 
     order = sorted(range(len(rewards)), key=rank)
     return order[: max(1, keep)]
@@ -130,9 +130,9 @@ def report(
             stop += 1
         (best,) = best_places(rewards[start:stop])
         lines.append(f"prompt: {prompts[start]}")
-        for place in range(start, stop):
-            mark = " <- best" if place - start == best and stop - start > 1 else ""
-            told = captions[place].strip() or "(empty caption)"
-            lines.append(f"{place}: {rewards[place]:.4f}  {told}{mark}")
+        for index in range(start, stop):
+            mark = " <- best" if index - start == best and stop - start > 1 else ""
+            caption = captions[index].strip() or "(empty caption)"
+            lines.append(f"{index}: {rewards[index]:.4f}  {caption}{mark}")
         start = stop
     return "\n".join(lines)

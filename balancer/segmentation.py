@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .box_lines import BoxEntry, Wordings, read_phrase, require_count, shown
 from .checked import plain_tensor
-from .converters import MASK, named_region
+from .converters import Keep, named_region
 from .coverage import Mask
 from .errors import RealCompoError
 from .layout import Region
@@ -152,7 +152,7 @@ def regions_from_segmentation(
     *,
     source: str = LEGEND,
     tolerance: int = 16,
-    keep: str = MASK,
+    keep: Keep = "mask",
     min_area: float = 0.0,
     prompt: str = "",
 ) -> list[Region]:
@@ -184,5 +184,5 @@ def regions_from_segmentation(
                 "Remove its line, or raise 'tolerance'",
             )
         mask = Mask.from_tensor(torch.from_numpy(plane))
-        regions.append(named_region(entry.line, mask.bounds(), mask if keep == MASK else None))
+        regions.append(named_region(entry.line, mask.bounds(), mask if keep == "mask" else None))
     return regions

@@ -58,9 +58,9 @@ def draw_skeletons(bodies: Bodies, width: int, height: int) -> Tensor:
             if seen[one] and seen[other]:
                 outline = _ellipse(at[one], at[other], stick)
                 draw.polygon(outline, fill=tuple(round(_DIMMED * c) for c in colour))
-        for place, colour in enumerate(colours):
-            if seen[place]:
-                x, y = at[place]
+        for joint, colour in enumerate(colours):
+            if seen[joint]:
+                x, y = at[joint]
                 draw.ellipse((x - stick, y - stick, x + stick, y + stick), fill=colour)
     return torch.from_numpy(np.array(canvas)).float()[None] / 255.0
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..balancer.comfy.dense_apply import dense_model, with_plan
 from ..balancer.comfy.phrase_text import with_phrases
 from ..balancer.comfy.text import encode_prompt
+from ..balancer.converters import Keep
 from ..balancer.coverage import Mask
-from ..balancer.dense_captions import MASK, PLACE, align, captions_by_rules
+from ..balancer.dense_captions import Missing, align, captions_by_rules
 from ..balancer.detections import Detection
 from ..balancer.errors import RealCompoError
 from ..balancer.layout import Layout
@@ -52,10 +53,10 @@ class FineSettings:
 
     attention: DenseSettings = field(default_factory=DenseSettings)
     mode: str = MODULATE
-    missing: str = PLACE
+    missing: Missing = "place"
     denoise: float = 0.8
     nouns: bool = False
-    keep: str = MASK
+    keep: Keep = "mask"
 
 
 SHAPES_FINE = {

@@ -17,8 +17,8 @@ from ..layout import require_layout
 
 LARGEST_INT = (1 << 64) - 1
 """Where an input names no end: the host's seeds go up to here."""
-MOST_PLACES = 1 << 16
-"""Last place in an older batch that a latent's batch_index names."""
+LAST_BATCH_INDEX = 1 << 16
+"""Largest index in an older batch that a latent's batch_index names."""
 
 
 def require_vae(value: Any, where: str) -> Any:
@@ -43,7 +43,7 @@ def _conditioning(value: Any, where: str) -> Any:
 
 
 def _latent(value: Any, where: str) -> Any:
-    """LATENT of numbers, with the places of its pictures in an older batch, if it has them."""
+    """LATENT of numbers, with its pictures' indices in an older batch, if it has them."""
     from .inputs import require_latent
 
     remedy = "Connect a latent of pictures (batch, channels, height, width)"
@@ -52,17 +52,17 @@ def _latent(value: Any, where: str) -> Any:
     )
     if not 3 <= samples.ndim <= 5:
         raise RealCompoError(where, f"it has the shape {tuple(samples.shape)}", remedy)
-    places = value.get("batch_index")
-    if places is not None:
-        # the host draws noise for every place up to the last one
-        listed = checked.flat(list(places) if isinstance(places, range) else places, where)
+    indices = value.get("batch_index")
+    if indices is not None:
+        # the host draws noise for every index up to the last one
+        listed = checked.flat(list(indices) if isinstance(indices, range) else indices, where)
         if len(listed) != len(samples):
             raise RealCompoError(
                 where, f"it has {len(samples)} pictures and a batch_index of {len(listed)}",
                 "Take out the node that set batch_index",
             )  # fmt: skip
-        for place in listed:
-            checked.whole(place, where, 0, MOST_PLACES)
+        for index in listed:
+            checked.whole(index, where, 0, LAST_BATCH_INDEX)
     return value
 
 
@@ -118,6 +118,30 @@ def _one(value: Any, where: str, declared: Any, options: Mapping[str, Any], long
     return value if look is None else look(value, where)
 
 
+def _declared(
+    value: Any, where: str, spec: Any, own: bool, long: bool, must: bool, lists: bool
+) -> dict[str, Any]:
+    """One input of ``INPUT_TYPES`` in its plain type, by its name; none if its entries are open."""
+    if lists and not isinstance(value, list):
+        value = [value]
+    if lists and must and not value:
+        raise RealCompoError(where, "the list is empty", "Connect what gives at least one")
+    wire, options = spec[0], (spec[1:] or ({},))[0]
+    if own and isinstance(wire, str):
+        if wire == "STRING":  # lists in lists, as captioners of other packs give them
+            for entry in checked.flat(value, where):
+                if isinstance(entry, str):
+                    checked.text(entry, where, LONGEST)
+        return {where: value}
+    if own:  # a list of files, which may be others by now
+        wire = "STRING"
+    if not lists:
+        return {where: _one(value, where, wire, options, long)}
+    given = [entry for entry in value if entry is not None or must]
+    read = [_one(entry, where, wire, options, long) for entry in given]
+    return {where: read} if read or not value else {}
+
+
 def checked_inputs(
     node: Any, inputs: Mapping[str, Any], own: Collection[str], data: Collection[str]
 ) -> dict[str, Any]:
@@ -135,29 +159,8 @@ def checked_inputs(
     for name, value in inputs.items():
         if name not in declared:
             found[name] = value
-            continue
-        if value is None and name not in required:
-            continue
-        if lists and not isinstance(value, list):
-            value = [value]
-        if lists and not value and name in required:
-            raise RealCompoError(name, "the list is empty", "Connect what gives at least one")
-        wire, options = declared[name][0], (declared[name][1:] or ({},))[0]
-        if name in own and isinstance(wire, str):
-            if wire == "STRING":  # lists in lists, as captioners of other packs give them
-                for entry in checked.flat(value, name):
-                    if isinstance(entry, str):
-                        checked.text(entry, name, LONGEST)
-            found[name] = value
-            continue
-        if name in own:  # a list of files, which may be others by now
-            wire = "STRING"
-        long = name in data
-        if lists:
-            entries: list[Any] = value or []
-            given = [e for e in entries if e is not None or name in required]
-            if given or not entries:
-                found[name] = [_one(entry, name, wire, options, long) for entry in given]
-        else:
-            found[name] = _one(value, name, wire, options, long)
+        elif value is not None or name in required:
+            found |= _declared(
+                value, name, declared[name], name in own, name in data, name in required, lists
+            )
     return found

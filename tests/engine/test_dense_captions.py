@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.assignment import assign
+from realcompo.balancer.caption_match import Caption, assign, once
 from realcompo.balancer.coverage import Mask
-from realcompo.balancer.dense_captions import Caption, align, captions_by_rules, once
+from realcompo.balancer.dense_captions import align, captions_by_rules
 from realcompo.balancer.detections import Detection, names_for, read_detections
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region

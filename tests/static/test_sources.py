@@ -19,9 +19,9 @@ HOST = {
 ENGINE_MAY = {
     "torch", "numpy", "einops", "safetensors", "pydantic", "yarl", "realcompo",
 }  # fmt: skip
-# Drawing, and mending of broken JSON, need these; the function that needs one imports it, never the
-# module.
-ENGINE_MAY_LAZILY = {"PIL", "matplotlib", "json_repair"}
+# Drawing, assignment and mending of broken JSON need these; the function that needs one imports it,
+# never the module.
+ENGINE_MAY_LAZILY = {"PIL", "matplotlib", "scipy", "json_repair"}
 
 
 def _room(path: Path) -> str:
