@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from .checked import checked
-from .layout_converters import _single
-from .layouts import ANY
+from .layout_inputs import ANY, single
 from .planner import ENDPOINT, KEY_NAME, MODEL, RULES, SERVER_MODEL, TIMEOUT
+
+if TYPE_CHECKING:
+    from ..balancer.converters import Keep
+    from ..balancer.dense_captions import Missing, Several
 
 CATEGORY = "RealCompo/realignment"
 CAPTIONS = "RealCompo Dense Captions (after RealignDiff)"
@@ -19,8 +22,8 @@ _PROMPT = ("STRING", {
 })  # fmt: skip
 
 
-def _strings(value: Any) -> list[Any]:
-    """The entries of an input that may be open, a single text, or a list of them."""
+def _texts(value: Any) -> list[Any]:
+    """The texts of an input that the node looks at itself; entries may be open."""
     return [entry for entry in (value or []) if entry is not None]
 
 
@@ -70,15 +73,11 @@ class RealCompoPromptPhrases:
         from ..balancer.caption_answer import one_text
         from ..balancer.dense_captions import captions_by_rules
         from ..balancer.detections import tag_rows
-        from ..balancer.errors import RealCompoError
         from ..balancer.noun_words import named
 
-        try:
-            text = _single(prompt, "")
-            captions, _ = captions_by_rules(text)
-            seen = [name for row in tag_rows(_strings(tags)) for name in row if name]
-        except RealCompoError as error:
-            raise error.at(PHRASES) from None
+        text = single(prompt, "")
+        captions, _ = captions_by_rules(text)
+        seen = [name for row in tag_rows(_texts(tags)) for name in row if name]
         names = [named(caption.wording) for caption in captions]
         return [caption.phrase for caption in captions], names, one_text(text, seen), text
 
@@ -91,7 +90,8 @@ class RealCompoDenseCaptions:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.dense_captions import KEEP, MISSING, SEVERAL
+        from ..balancer.converters import Keep
+        from ..balancer.dense_captions import Missing, Several
 
         return {
             "required": {
@@ -102,8 +102,8 @@ class RealCompoDenseCaptions:
                     " the attributes; no model at all, English. language model: asks the endpoint,"
                     " or reads llm_output; gives weights, too.",
                 }),
-                "missing": (list(MISSING), {
-                    "default": MISSING[0],
+                "missing": (list(get_args(Missing)), {
+                    "default": "place",
                     "tooltip": "A phrase that was not found in the picture. place: gets a box in"
                     " free room, about where the planner's rules would put it. leave out: gets"
                     " no region, and only the report tells.",
@@ -137,13 +137,13 @@ class RealCompoDenseCaptions:
                     "tooltip": "Where phrases stand that were not found, as of RealCompo Layout"
                     " Planner. Goes before 'missing'.",
                 }),
-                "several": (list(SEVERAL), {
-                    "default": SEVERAL[0],
+                "several": (list(get_args(Several)), {
+                    "default": "unite",
                     "tooltip": "Several things of one phrase. unite: one region. separate: a region"
                     " each, as GLIGEN wants them.",
                 }),
-                "keep": (list(KEEP), {
-                    "default": KEEP[0],
+                "keep": (list(get_args(Keep)), {
+                    "default": "mask",
                     "tooltip": "mask keeps the exact shape that was found; box the box around it,"
                     " for a thing whose shape is to change.",
                 }),
@@ -194,76 +194,48 @@ class RealCompoDenseCaptions:
         self,
         prompt: list[str],
         method: list[str],
-        missing: list[str],
+        missing: list[Missing],
         min_area: list[float],
         masks: list[Any] | None = None,
         tags: list[Any] | None = None,
         boxes: list[Any] | None = None,
         image: list[Any] | None = None,
         fallback: list[Any] | None = None,
-        several: list[str] | None = None,
-        keep: list[str] | None = None,
+        several: list[Several] | None = None,
+        keep: list[Keep] | None = None,
         **model_inputs: list[Any],
     ) -> tuple[Any, str, str, str]:
         """Returns the layout, its prompt, a report and the phrases without a region."""
-        from ..balancer.dense_captions import KEEP, MISSING, SEVERAL, align
+        from ..balancer.dense_captions import align
         from ..balancer.detections import read_detections
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import Layout, require_layout
+        from ..balancer.layout import Layout
 
-        try:
-            text = _single(prompt, "")
-            if not text.strip():
-                raise RealCompoError("prompt", "there is no prompt", "Write what the picture shows")
-            if masks is None and boxes is None:
-                raise RealCompoError(
-                    "masks", "neither masks nor boxes are connected",
-                    "Connect what a detector or segmenter found in the coarse picture",
-                )  # fmt: skip
-            chosen = {
-                "missing": (_single(missing, MISSING[0]), MISSING),
-                "several": (_single(several, SEVERAL[0]), SEVERAL),
-                "keep": (_single(keep, KEEP[0]), KEEP),
-                "method": (_single(method, RULES), (RULES, MODEL)),
-            }
-            for name, (value, choices) in chosen.items():
-                if value not in choices:
-                    problem, remedy = f"'{value}' is not known", f"Choose {' or '.join(choices)}"
-                    raise RealCompoError(name, problem, remedy)
-            wide, high = _size(_single(image))
-            found, notes = read_detections(
-                _strings(masks), _strings(boxes), _strings(tags), (wide, high),
-                float(_single(min_area, 0.0)),
+        text, picture = single(prompt, ""), single(image)
+        if not text.strip():
+            raise RealCompoError("prompt", "there is no prompt", "Write what the picture shows")
+        if masks is None and boxes is None:
+            raise RealCompoError(
+                "masks", "neither masks nor boxes are connected",
+                "Connect what a detector or segmenter found in the coarse picture",
             )  # fmt: skip
-            before = _single(fallback)
-            captions, told, text, how = _captions(
-                text, [seen.tag for seen in found], chosen["method"][0],
-                {name: _single(value) for name, value in model_inputs.items()},
-            )  # fmt: skip
-            made = align(
-                captions, found, text, chosen["missing"][0], chosen["several"][0],
-                None if before is None else require_layout(before),
-                wide / high if wide else 1.0, chosen["keep"][0],
-            )  # fmt: skip
-            layout = Layout(made.regions, made.prompt, wide or None, high or None)
-        except RealCompoError as error:
-            raise error.at(CAPTIONS) from None
+        width, height = (0, 0) if picture is None else (picture.shape[2], picture.shape[1])
+        found, notes = read_detections(
+            masks or [], boxes or [], _texts(tags), (width, height), single(min_area)
+        )
+        captions, remarks, text, how = _captions(
+            text, [seen.tag for seen in found], single(method),
+            {name: single(value) for name, value in model_inputs.items()},
+        )  # fmt: skip
+        made = align(
+            captions, found, text, single(missing), single(several, "unite"), single(fallback),
+            width / height if width else 1.0, single(keep, "mask"),
+        )  # fmt: skip
+        layout = Layout(made.regions, made.prompt, width or None, height or None)
         count, things = len(made.regions), len(found)
         head = f"{count} region{'s' if count > 1 else ''} {how}, {things} found in the picture"
-        report = "\n".join([head, *notes, *told, *made.notes])
+        report = "\n".join([head, *notes, *remarks, *made.notes])
         return layout, made.prompt, report, "\n".join(made.missing)
-
-
-def _size(image: Any) -> tuple[int, int]:
-    """Width and height of an IMAGE; 0, 0 if there is none."""
-    from ..balancer.errors import RealCompoError
-
-    if image is None:
-        return 0, 0
-    shape = tuple(getattr(image, "shape", ()))
-    if len(shape) != 4:
-        raise RealCompoError("image", f"got a {type(image).__name__}", "Connect an IMAGE")
-    return int(shape[2]), int(shape[1])
 
 
 def _captions(
@@ -274,8 +246,7 @@ def _captions(
     from ..balancer.dense_captions import captions_by_rules
 
     written = inputs.get("llm_output") or ""
-    extend = inputs.get("extend_prompt")
-    extend = True if extend is None else bool(extend)
+    extend = inputs.get("extend_prompt") is not False
     if method == RULES:
         captions, notes = captions_by_rules(prompt)
         how = "by rules"

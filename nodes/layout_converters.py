@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checked import checked
+from .layout_inputs import ADDED_TO, PROMPT, LayoutNode, share, single
 
-CATEGORY = "RealCompo/layout"
+if TYPE_CHECKING:
+    from ..balancer.converters import Keep
+    from ..balancer.pose import Order, Shape
+
 FROM_MASKS, FROM_POSE, FROM_SEGMENTATION = (
     "RealCompo Layout From Masks", "RealCompo Layout From Pose",
     "RealCompo Layout From Segmentation",
 )  # fmt: skip
 
-_PROMPT = ("STRING", {
-    "multiline": True, "default": "",
-    "tooltip": "The same text that your positive prompt encodes: the phrases are looked up in it."
-    " Left empty: that of the connected layout.",
-})  # fmt: skip
-_LAYOUT = ("REALCOMPO_LAYOUT", {"tooltip": "A layout to add these regions to."})
 _KEEP = (["mask", "box"], {
     "default": "mask",
     "tooltip": "mask keeps the exact shape; box its bounding box, as GLIGEN uses it.",
 })  # fmt: skip
-_RETURN_NAMES = ("layout", "prompt")
-_OUTPUT_TOOLTIPS = (
-    "The regions, for RealCompo Dual Sampler, RealCompo Apply GLIGEN and others.",
-    "The prompt, to be connected to CLIP Text Encode: one text for both.",
-)
-
-
-def _single(value: Any, default: Any = None) -> Any:
-    """The value of an input that came as a list, because the node takes lists."""
-    return value[0] if isinstance(value, list) and value else default
 
 
 def _lines(tip: str, default: str) -> tuple[str, dict[str, Any]]:
@@ -44,7 +32,7 @@ def _lines(tip: str, default: str) -> tuple[str, dict[str, Any]]:
 
 
 @checked(FROM_MASKS)
-class RealCompoLayoutFromMasks:
+class RealCompoLayoutFromMasks(LayoutNode):
     """One region for every mask."""
 
     INPUT_IS_LIST = True
@@ -62,14 +50,10 @@ class RealCompoLayoutFromMasks:
                     "a red star\na blue circle",
                 ),
             },
-            "optional": {"prompt": _PROMPT, "keep": _KEEP, "layout": _LAYOUT},
+            "optional": {"prompt": PROMPT, "keep": _KEEP, "layout": ADDED_TO},
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
-    RETURN_NAMES = _RETURN_NAMES
-    OUTPUT_TOOLTIPS = _OUTPUT_TOOLTIPS
     FUNCTION = "build"
-    CATEGORY = CATEGORY
     DESCRIPTION = "Makes a layout from masks: painted, segmented or computed, one phrase each."
 
     def build(
@@ -77,7 +61,7 @@ class RealCompoLayoutFromMasks:
         masks: list[Any],
         phrases: list[str],
         prompt: list[str] | None = None,
-        keep: list[str] | None = None,
+        keep: list[Keep] | None = None,
         layout: list[Any] | None = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
@@ -87,27 +71,19 @@ class RealCompoLayoutFromMasks:
             prompt_of,
             regions_from_masks,
         )
-        from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
 
-        try:
-            before = _single(layout)
-            before = None if before is None else require_layout(before)
-            first = planes_of(masks)[0]
-            known = prompt_of(before, _single(prompt, ""))
-            regions = regions_from_masks(
-                masks, _single(phrases, ""), _single(keep, "mask"), known
-            )
-            made = joined_layout(
-                before, regions, _single(prompt, ""), int(first.shape[-1]), int(first.shape[-2])
-            )
-            return made, made.prompt
-        except RealCompoError as error:
-            raise error.at(FROM_MASKS) from None
+        before, typed = single(layout), single(prompt, "")
+        planes = planes_of(masks)
+        regions = regions_from_masks(
+            planes, single(phrases), single(keep, "mask"), prompt_of(before, typed)
+        )
+        height, width = planes[0].shape
+        made = joined_layout(before, regions, typed, width, height)
+        return made, made.prompt
 
 
 @checked(FROM_POSE)
-class RealCompoLayoutFromPose:
+class RealCompoLayoutFromPose(LayoutNode):
     """One region for every body."""
 
     @classmethod
@@ -125,24 +101,23 @@ class RealCompoLayoutFromPose:
                 ),
             },
             "optional": {
-                "prompt": _PROMPT,
+                "prompt": PROMPT,
                 "shape": (["box", "limbs"], {
                     "default": "box",
                     "tooltip": "box: around the body's points. limbs: a mask along the limbs.",
                 }),
-                "margin": ("FLOAT", {
-                    "default": 0.1, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "Air around the points, as a share of the body's longer side: heads,"
-                    " hands and clothes reach beyond them. The paper has 0.",
-                }),
+                "margin": share(
+                    "Air around the points, as a share of the body's longer side: heads, hands and"
+                    " clothes reach beyond them. The paper has 0.",
+                    0.1,
+                ),
                 "order": (["left to right", "as detected"], {
                     "default": "left to right",
                     "tooltip": "Which body the first phrase belongs to, and so on.",
                 }),
-                "confidence": ("FLOAT", {
-                    "default": 0.1, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "Points that the estimator is less sure of count as not seen.",
-                }),
+                "confidence": share(
+                    "Points that the estimator is less sure of count as not seen.", 0.1
+                ),
                 "thickness": ("FLOAT", {
                     "default": 0.06, "min": 0.005, "max": 0.3, "step": 0.005,
                     "tooltip": "Half a limb's width, as a share of the body's longer side.",
@@ -151,19 +126,18 @@ class RealCompoLayoutFromPose:
                     "default": 0, "min": 0, "max": 100000,
                     "tooltip": "Which frame, if the pose is of a batch or video; 0 = the first.",
                 }),
-                "layout": _LAYOUT,
+                "layout": ADDED_TO,
             },
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING", "MASK")
-    RETURN_NAMES = (*_RETURN_NAMES, "limbs")
+    RETURN_TYPES = (*LayoutNode.RETURN_TYPES, "MASK")
+    RETURN_NAMES = (*LayoutNode.RETURN_NAMES, "limbs")
     OUTPUT_TOOLTIPS = (
-        *_OUTPUT_TOOLTIPS,
+        *LayoutNode.OUTPUT_TOOLTIPS,
         "Six masks for every body, in the layout's order: head, torso, right arm, left arm, right"
         " leg, left leg (the person's own right). What was not seen is empty.",
     )
     FUNCTION = "build"
-    CATEGORY = CATEGORY
     DESCRIPTION = "Makes a layout from an OpenPose skeleton: one region for every person."
 
     def build(
@@ -171,9 +145,9 @@ class RealCompoLayoutFromPose:
         pose: Any,
         phrases: str,
         prompt: str = "",
-        shape: str = "box",
+        shape: Shape = "box",
         margin: float = 0.1,
-        order: str = "left to right",
+        order: Order = "left to right",
         confidence: float = 0.1,
         thickness: float = 0.06,
         frame: int = 0,
@@ -181,26 +155,20 @@ class RealCompoLayoutFromPose:
     ) -> tuple[Any, str, Any]:
         """Returns the layout, its prompt and the limbs' masks (people * 6, H, W)."""
         from ..balancer.converters import joined_layout, prompt_of
-        from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
         from ..balancer.pose import read_bodies, regions_from_pose
 
-        try:
-            before = None if layout is None else require_layout(layout)
-            bodies = read_bodies(pose, frame, confidence)
-            regions, limbs = regions_from_pose(
-                bodies, phrases, shape=shape, margin=margin, order=order, thickness=thickness,
-                prompt=prompt_of(before, prompt),
-            )  # fmt: skip
-            size = (bodies.width, bodies.height) if bodies.width > 1 else (None, None)
-            made = joined_layout(before, regions, prompt, *size)
-            return made, made.prompt, limbs
-        except RealCompoError as error:
-            raise error.at(FROM_POSE) from None
+        bodies = read_bodies(pose, frame, confidence)
+        regions, limbs = regions_from_pose(
+            bodies, phrases, shape=shape, margin=margin, order=order, thickness=thickness,
+            prompt=prompt_of(layout, prompt),
+        )  # fmt: skip
+        size = (bodies.width, bodies.height) if bodies.width > 1 else (None, None)
+        made = joined_layout(layout, regions, prompt, *size)
+        return made, made.prompt, limbs
 
 
 @checked(FROM_SEGMENTATION)
-class RealCompoLayoutFromSegmentation:
+class RealCompoLayoutFromSegmentation(LayoutNode):
     """One region for every colour of a legend."""
 
     @classmethod
@@ -220,7 +188,7 @@ class RealCompoLayoutFromSegmentation:
                 ),
             },
             "optional": {
-                "prompt": _PROMPT,
+                "prompt": PROMPT,
                 "palette": ([LEGEND, *PALETTES], {
                     "default": LEGEND,
                     "tooltip": "What the picture's colours mean: only what the lines say, or also"
@@ -238,15 +206,11 @@ class RealCompoLayoutFromSegmentation:
                     " as missing.",
                 }),
                 "keep": _KEEP,
-                "layout": _LAYOUT,
+                "layout": ADDED_TO,
             },
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
-    RETURN_NAMES = _RETURN_NAMES
-    OUTPUT_TOOLTIPS = _OUTPUT_TOOLTIPS
     FUNCTION = "build"
-    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Makes a layout from a segmentation picture: by the colours that you name, or by the"
         " classes of ADE20K or COCO."
@@ -260,27 +224,21 @@ class RealCompoLayoutFromSegmentation:
         palette: str = "",
         tolerance: int = 16,
         min_area: float = 0.0005,
-        keep: str = "mask",
+        keep: Keep = "mask",
         layout: Any = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
         from ..balancer.converters import joined_layout, prompt_of
-        from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
         from ..balancer.segmentation import LEGEND, regions_from_segmentation
 
-        try:
-            before = None if layout is None else require_layout(layout)
-            regions = regions_from_segmentation(
-                image, phrases, source=palette or LEGEND, tolerance=tolerance, keep=keep,
-                min_area=min_area, prompt=prompt_of(before, prompt),
-            )  # fmt: skip
-            made = joined_layout(
-                before, regions, prompt, int(image.shape[-2]), int(image.shape[-3])
-            )
-            return made, made.prompt
-        except RealCompoError as error:
-            raise error.at(FROM_SEGMENTATION) from None
+        regions = regions_from_segmentation(
+            image, phrases, source=palette or LEGEND, tolerance=tolerance, keep=keep,
+            min_area=min_area, prompt=prompt_of(layout, prompt),
+        )  # fmt: skip
+        made = joined_layout(
+            layout, regions, prompt, int(image.shape[-2]), int(image.shape[-3])
+        )
+        return made, made.prompt
 
 
 NODE_CLASS_MAPPINGS = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from .checked import checked
+from .layout_inputs import LayoutNode, side
 
 EDITOR = "RealCompo Layout Editor"
-MAX_SIDE = 16384
 EMPTY = '{"schema": 1, "regions": []}'
 
 
 @checked(EDITOR, data=("layout_json",))
-class RealCompoLayout:
+class RealCompoLayout(LayoutNode):
     """The drawn regions with the prompt that they belong to."""
 
     @classmethod
@@ -29,15 +29,12 @@ class RealCompoLayout:
                     "tooltip": "The drawing: drag to draw a region, name it with words of the"
                     " prompt. Kept in the workflow as a layout's JSON.",
                 }),
-                "width": ("INT", {
-                    "default": 512, "min": 8, "max": MAX_SIDE, "step": 8,
-                    "tooltip": "Width in pixels of the image that you draw for. Regions are kept as"
-                    " shares of it, so that a change scales them.",
-                }),
-                "height": ("INT", {
-                    "default": 512, "min": 8, "max": MAX_SIDE, "step": 8,
-                    "tooltip": "Height in pixels of the image that you draw for.",
-                }),
+                "width": side(
+                    "Width in pixels of the image that you draw for. Regions are kept as shares of"
+                    " it, so that a change scales them.",
+                    512, 8,
+                ),
+                "height": side("Height in pixels of the image that you draw for.", 512, 8),
             },
             "optional": {
                 "image": ("IMAGE", {
@@ -51,16 +48,14 @@ class RealCompoLayout:
             },
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING", "INT", "INT")
-    RETURN_NAMES = ("layout", "prompt", "width", "height")
+    RETURN_TYPES = (*LayoutNode.RETURN_TYPES, "INT", "INT")
+    RETURN_NAMES = (*LayoutNode.RETURN_NAMES, "width", "height")
     OUTPUT_TOOLTIPS = (
-        "The regions, for RealCompo Dual Sampler, RealCompo Apply GLIGEN and others.",
-        "The prompt, to be connected to CLIP Text Encode: one text for both.",
+        *LayoutNode.OUTPUT_TOOLTIPS,
         "The width, for Empty Latent Image.",
         "The height, for Empty Latent Image.",
     )
     FUNCTION = "build"
-    CATEGORY = "RealCompo/layout"
     DESCRIPTION = (
         "Draw which phrase of the prompt belongs where: boxes or painted masks, with handles,"
         " snapping, undo, copy and paste, over a picture if you like. Phrases that the prompt does"
@@ -79,19 +74,15 @@ class RealCompoLayout:
         """Returns layout, prompt, width and height, and what the editor shows of the run."""
         from ..balancer.comfy.backdrop import save_backdrop
         from ..balancer.edited_layout import edited_layout, to_adopt
-        from ..balancer.errors import RealCompoError
 
-        try:
-            made = edited_layout(layout_json, prompt, width, height, layout)
-            news = {
-                "prompt": made.prompt,
-                "width": made.width,
-                "height": made.height,
-                "backdrop": None if image is None else save_backdrop(image),
-                "adopt": to_adopt(layout_json, layout),
-            }
-        except RealCompoError as error:
-            raise error.at(EDITOR) from None
+        made = edited_layout(layout_json, prompt, width, height, layout)
+        news = {
+            "prompt": made.prompt,
+            "width": made.width,
+            "height": made.height,
+            "backdrop": None if image is None else save_backdrop(image),
+            "adopt": to_adopt(layout_json, layout),
+        }
         return {
             "ui": {"layout_editor": [news]},
             "result": (made, made.prompt, made.width, made.height),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .checked import checked
+from .layout_inputs import LayoutNode, share, side
 
-CATEGORY = "RealCompo/layout"
 TO_MASKS, MERGE, TRANSFORM = (
     "RealCompo Layout To Masks", "RealCompo Layout Merge", "RealCompo Layout Transform",
 )  # fmt: skip
-MAX_SIDE = 16384
 
 
 @checked(TO_MASKS)
@@ -19,15 +18,11 @@ class RealCompoLayoutToMasks:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        def side(name: str) -> tuple[str, dict[str, Any]]:
-            tip = f"{name} of the masks in pixels. 0 = the layout's, else 512."
-            return ("INT", {"default": 0, "min": 0, "max": MAX_SIDE, "step": 8, "tooltip": tip})
-
         return {
             "required": {"layout": ("REALCOMPO_LAYOUT", {"tooltip": "The layout."})},
             "optional": {
-                "width": side("Width"),
-                "height": side("Height"),
+                "width": side("Width of the masks in pixels. 0 = the layout's, else 512."),
+                "height": side("Height of the masks in pixels. 0 = the layout's, else 512."),
                 "soft": ("BOOLEAN", {
                     "default": True,
                     "tooltip": "On: edges between pixels are exact shares. Off: 0 or 1 only, and no"
@@ -45,7 +40,7 @@ class RealCompoLayoutToMasks:
         " them.",
     )
     FUNCTION = "convert"
-    CATEGORY = CATEGORY
+    CATEGORY = LayoutNode.CATEGORY
     DESCRIPTION = (
         "Turns a layout into masks, for area prompts (Conditioning Set Mask), inpainting, regional"
         " samplers and others."
@@ -56,17 +51,15 @@ class RealCompoLayoutToMasks:
     ) -> tuple[Any, Any, str]:
         """Returns masks (R, H, W), the background (1, H, W) and the phrases."""
         from ..balancer.box_lines import phrase_line
-        from ..balancer.layout import require_layout
         from ..balancer.layout_tools import layout_size, region_masks
 
-        regions = require_layout(layout)
-        masks = region_masks(regions, *layout_size(regions, width, height), soft=soft)
-        lines = [phrase_line(r.phrase, r.occurrence, r.weight) for r in regions.regions]
+        masks = region_masks(layout, *layout_size(layout, width, height), soft=soft)
+        lines = [phrase_line(r.phrase, r.occurrence, r.weight) for r in layout.regions]
         return masks, 1.0 - masks.amax(0, keepdim=True), "\n".join(lines)
 
 
 @checked(MERGE)
-class RealCompoLayoutMerge:
+class RealCompoLayoutMerge(LayoutNode):
     """Several layouts as one."""
 
     @classmethod
@@ -90,14 +83,11 @@ class RealCompoLayoutMerge:
             },
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
-    RETURN_NAMES = ("layout", "prompt")
     OUTPUT_TOOLTIPS = (
         "All regions in one layout.",
-        "The prompt, to be connected to CLIP Text Encode: one text for both.",
+        LayoutNode.OUTPUT_TOOLTIPS[1],
     )
     FUNCTION = "merge"
-    CATEGORY = CATEGORY
     DESCRIPTION = "Puts up to four layouts into one, with their prompts; chain it for more."
 
     def merge(
@@ -117,7 +107,7 @@ class RealCompoLayoutMerge:
 
 
 @checked(TRANSFORM)
-class RealCompoLayoutTransform:
+class RealCompoLayoutTransform(LayoutNode):
     """A layout flipped, cropped, scaled, shifted."""
 
     @classmethod
@@ -125,17 +115,12 @@ class RealCompoLayoutTransform:
         from ..balancer.layout_tools import FLIPS
 
         def edge(name: str, default: float) -> tuple[str, dict[str, Any]]:
-            return ("FLOAT", {
-                "default": default, "min": 0.0, "max": 1.0, "step": 0.01,
-                "tooltip": f"{name} edge of the part that becomes the whole picture, as a share of"
-                " it (after flipping).",
-            })  # fmt: skip
+            tip = "edge of the part that becomes the whole picture, as a share of it"
+            return share(f"{name} {tip} (after flipping).", default)
 
         def shift(way: str) -> tuple[str, dict[str, Any]]:
-            return ("FLOAT", {
-                "default": 0.0, "min": -2.0, "max": 2.0, "step": 0.01,
-                "tooltip": f"Move everything {way} by this share of the picture; last.",
-            })  # fmt: skip
+            tip = f"Move everything {way} by this share of the picture; last."
+            return share(tip, 0.0, -2.0, 2.0)
 
         return {
             "required": {
@@ -158,22 +143,17 @@ class RealCompoLayoutTransform:
                 }),
                 "shift_x": shift("to the right"),
                 "shift_y": shift("down"),
-                "min_visible": ("FLOAT", {
-                    "default": 0.05, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "A region of which less than this share stays in the picture is left"
-                    " out.",
-                }),
+                "min_visible": share(
+                    "A region of which less than this share stays in the picture is left out.", 0.05
+                ),
             },
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
-    RETURN_NAMES = ("layout", "prompt")
     OUTPUT_TOOLTIPS = (
         "The layout after the move; masks follow.",
         "The prompt, unchanged.",
     )
     FUNCTION = "transform"
-    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Flips, crops, scales and shifts a layout, for instance along with an image that was"
         " cropped or mirrored."
@@ -193,12 +173,11 @@ class RealCompoLayoutTransform:
         min_visible: float = 0.05,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.layout import require_layout
         from ..balancer.layout_tools import Move, transform_layout
 
         crop = (crop_left, crop_top, crop_right, crop_bottom)
         move = Move(flip, crop, scale, shift_x, shift_y)
-        made = transform_layout(require_layout(layout), move, min_visible)
+        made = transform_layout(layout, move, min_visible)
         return made, made.prompt
 
 

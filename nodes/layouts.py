@@ -5,31 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .checked import checked
+from .layout_inputs import ADDED_TO, ANY, PROMPT, LayoutNode, share, side
 
-CATEGORY = "RealCompo/layout"
 FROM_BOXES, APPLY_GLIGEN = "RealCompo Layout From Boxes", "RealCompo Apply GLIGEN"
-MAX_SIDE = 16384
-
-
-class AnyType(str):
-    """A socket type that is equal to every other, so that any link fits.
-
-    The host compares types with ``!=`` as plain strings; packs name boxes in a dozen ways
-    (BBOX, BOUNDING_BOX, BBOXES, SEGS, ARRAY, JSON, ...).
-    """
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    __eq__ = str.__eq__
-    __hash__ = str.__hash__
-
-
-ANY = AnyType("*")
 
 
 @checked(FROM_BOXES, data=("phrases",))
-class RealCompoLayoutFromBoxes:
+class RealCompoLayoutFromBoxes(LayoutNode):
     """Regions from typed lines, or from another node's boxes and typed phrases."""
 
     @classmethod
@@ -53,35 +35,20 @@ class RealCompoLayoutFromBoxes:
                     " JSON or text lines. Those without a label take the phrases above in"
                     " order.",
                 }),
-                "prompt": ("STRING", {
-                    "multiline": True, "default": "",
-                    "tooltip": "The same text that your positive prompt encodes: the phrases are"
-                    " looked up in it. Left empty: that of the connected layout.",
-                }),
-                "width": ("INT", {
-                    "default": 0, "min": 0, "max": MAX_SIDE, "step": 8,
-                    "tooltip": "Width in pixels of the image that the boxes are for. Needed for"
-                    " boxes in pixels only; 0 = unknown.",
-                }),
-                "height": ("INT", {
-                    "default": 0, "min": 0, "max": MAX_SIDE, "step": 8,
-                    "tooltip": "Height in pixels of the image that the boxes are for. Needed for"
-                    " boxes in pixels only; 0 = unknown.",
-                }),
-                "layout": ("REALCOMPO_LAYOUT", {
-                    "tooltip": "A layout to add these regions to.",
-                }),
+                "prompt": PROMPT,
+                "width": side(
+                    "Width in pixels of the image that the boxes are for. Needed for boxes in"
+                    " pixels only; 0 = unknown."
+                ),
+                "height": side(
+                    "Height in pixels of the image that the boxes are for. Needed for boxes in"
+                    " pixels only; 0 = unknown."
+                ),
+                "layout": ADDED_TO,
             },
         }  # fmt: skip
 
-    RETURN_TYPES = ("REALCOMPO_LAYOUT", "STRING")
-    RETURN_NAMES = ("layout", "prompt")
-    OUTPUT_TOOLTIPS = (
-        "The regions, for RealCompo Dual Sampler, RealCompo Apply GLIGEN and others.",
-        "The prompt, to be connected to CLIP Text Encode: one text for both.",
-    )
     FUNCTION = "build"
-    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Makes a layout (which phrase of the prompt belongs where) from lines of text, JSON, or"
         " the boxes of other nodes."
@@ -97,25 +64,22 @@ class RealCompoLayoutFromBoxes:
         layout: Any = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.boxes_io import parse_boxes
-        from ..balancer.errors import RealCompoError
-        from ..balancer.layout import Layout, require_layout
+        from dataclasses import replace
 
-        try:
-            before = Layout(()) if layout is None else require_layout(layout)
-            # A text field wins over what came by wire, as it does in the host's own nodes.
-            text = prompt if prompt.strip() else before.prompt
-            regions = parse_boxes(boxes, phrases, width or before.width or 0,
-                                  height or before.height or 0, text)  # fmt: skip
-            made = Layout(
-                before.regions + tuple(regions),
-                text,
-                width or before.width,
-                height or before.height,
-            )
-            return made, made.prompt
-        except RealCompoError as error:
-            raise error.at(FROM_BOXES) from None
+        from ..balancer.boxes_io import parse_boxes
+        from ..balancer.converters import joined_layout, prompt_of
+        from ..balancer.layout import Layout
+
+        before = Layout(()) if layout is None else layout
+        # what is typed goes before what came by wire, as it does in the host's own nodes
+        before = replace(
+            before, width=width or before.width, height=height or before.height
+        )
+        regions = parse_boxes(
+            boxes, phrases, before.width or 0, before.height or 0, prompt_of(before, prompt)
+        )
+        made = joined_layout(before, regions, prompt)
+        return made, made.prompt
 
 
 @checked(APPLY_GLIGEN, own=("clip",))
@@ -139,17 +103,16 @@ class RealCompoApplyGLIGEN:
                 }),
             },
             "optional": {
-                "start": ("FLOAT", {
-                    "default": 0.0, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "Share of the noise schedule before which the boxes have no effect,"
-                    " counted as ComfyUI's start_percent.",
-                }),
-                "end": ("FLOAT", {
-                    "default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "Share of the noise schedule after which the boxes have no effect."
-                    " Places settle early: an end of 0.3 to 0.5 keeps them and frees the"
-                    " details.",
-                }),
+                "start": share(
+                    "Share of the noise schedule before which the boxes have no effect, counted as"
+                    " ComfyUI's start_percent.",
+                    0.0,
+                ),
+                "end": share(
+                    "Share of the noise schedule after which the boxes have no effect. Places"
+                    " settle early: an end of 0.3 to 0.5 keeps them and frees the details.",
+                    1.0,
+                ),
             },
         }  # fmt: skip
 
@@ -157,7 +120,7 @@ class RealCompoApplyGLIGEN:
     RETURN_NAMES = ("positive",)
     OUTPUT_TOOLTIPS = ("The prompt with its boxes, for the spatial model's positive input.",)
     FUNCTION = "apply"
-    CATEGORY = CATEGORY
+    CATEGORY = "RealCompo/layout"
     DESCRIPTION = (
         "Gives every region of the layout to GLIGEN, at any image size, like a chain of GLIGEN"
         " Textbox Apply nodes, with a schedule."
@@ -174,14 +137,8 @@ class RealCompoApplyGLIGEN:
     ) -> tuple[Any]:
         """Returns the conditioning with boxes."""
         from ..balancer.comfy.gligen import apply_gligen
-        from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
 
-        try:
-            regions = require_layout(layout)
-            return (apply_gligen(positive, clip, gligen_textbox_model, regions, start, end),)
-        except RealCompoError as error:
-            raise error.at(APPLY_GLIGEN) from None
+        return (apply_gligen(positive, clip, gligen_textbox_model, layout, start, end),)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -6,6 +6,7 @@ import json
 from typing import Any, ClassVar
 
 from .checked import checked
+from .layout_inputs import LayoutNode
 
 POSE = "RealCompo Pose"
 
@@ -73,7 +74,7 @@ class RealCompoPose:
         "Stick figures on black. Connect to 'Apply ControlNet' with a pose ControlNet.",
     )
     FUNCTION = "build"
-    CATEGORY = "RealCompo/layout"
+    CATEGORY = LayoutNode.CATEGORY
     DESCRIPTION = (
         "Reads OpenPose keypoints from text and draws them as a pose ControlNet wants them, so that"
         " a graph needs no pose estimator. Write the text by hand, or paste a file's."
@@ -93,7 +94,7 @@ class RealCompoPose:
             bodies = read_bodies(pose_json, frame, confidence, size)
             chosen = openpose_frame(pose_json, frame, size)
         except RealCompoError as error:
-            raise error.at(POSE, "pose_json") from None
+            raise error.at("", "pose_json") from None
         return [chosen], draw_skeletons(bodies, width, height)
 
 

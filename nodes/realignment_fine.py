@@ -21,9 +21,9 @@ class RealCompoReweightedAttention:
 
         base = DenseSettings()
 
-        def number(value: float, high: float, step: float, tip: str) -> tuple[str, dict[str, Any]]:
+        def number(value: float, most: float, step: float, tip: str) -> tuple[str, dict[str, Any]]:
             return ("FLOAT", {
-                "default": value, "min": 0.0, "max": high, "step": step, "round": step / 10,
+                "default": value, "min": 0.0, "max": most, "step": step, "round": step / 10,
                 "tooltip": tip,
             })  # fmt: skip
 
@@ -121,32 +121,25 @@ class RealCompoReweightedAttention:
     ) -> tuple[Any, Any]:
         """Returns the model and the conditioning that are sampled together."""
         from ..balancer.comfy.dense_apply import apply_dense
-        from ..balancer.comfy.inputs import require_conditioning, require_model
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
         from ..balancer.modulation import DenseSettings
-        from ..balancer.modulation_plan import MODULATE, SCALE
+        from ..balancer.modulation_plan import MODULATE
 
         names = {
             "cross_strength": "cross_weight", "self_strength": "self_weight",
             "end_fraction": "fraction", "area": "size_weight", "words": "unassigned",
         }  # fmt: skip
         try:
-            require_model(model, "model")
-            require_conditioning(positive, "positive")
-            if mode not in (MODULATE, SCALE):
-                problem, remedy = f"'{mode}' is unknown", f"Choose {MODULATE} or {SCALE}"
-                raise RealCompoError("mode", problem, remedy)
             settings = DenseSettings(
                 cross_weight, self_weight, fraction, power, size_weight, outside,
                 unassigned.replace("_", " "),
             )  # fmt: skip
             return apply_dense(
-                model, clip, positive, require_layout(layout), settings,
+                model, clip, positive, layout, settings,
                 replace_phrases and mode == MODULATE, mode, REWEIGHTED,
             )  # fmt: skip
         except RealCompoError as error:
-            raise error.at(REWEIGHTED, names.get(error.where)) from None
+            raise error.at("", names.get(error.where)) from None
 
 
 NODE_CLASS_MAPPINGS = {"RealCompoReweightedAttention": RealCompoReweightedAttention}
