@@ -280,6 +280,9 @@ def test_node_appends_to_a_layout_and_passes_the_prompt_on() -> None:
     assert [r.phrase for r in both.regions] == ["a star", "a dog"]
     assert both.regions[1].box == (0.5, 0.25, 1.0, 1.0)
     assert prompt == both.prompt == "a star and a dog"
+    larger, _ = node.build("a dog: 50 50 100 200", width=400, layout=first)
+    assert (larger.width, larger.height) == (400, 200)  # what is typed goes first, side by side
+    assert larger.regions[1].box == (0.125, 0.25, 0.25, 1.0)
     other, prompt = node.build("", prompt="a cat", layout=first)
     assert (prompt, other.regions) == ("a cat", first.regions)
 

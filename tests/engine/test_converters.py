@@ -53,6 +53,18 @@ def test_ways_to_hand_over_two_masks(masks: Any) -> None:
     assert star.mask is not None and torch.equal(star.mask.tensor(), LEFT)
 
 
+def test_masks_of_detectors_are_read_as_others_are() -> None:
+    """Bytes count in 255ths, and a batch of none is nothing, here as for Dense Captions."""
+    bytes_ = (LEFT * 255).to(torch.uint8)
+    (star,) = regions_from_masks([torch.zeros(0, 8, 10), bytes_], "a red star")
+    assert star.mask is not None and torch.equal(star.mask.tensor(), LEFT)
+    halves = (LEFT * 128).to(torch.uint8)
+    (half,) = regions_from_masks(halves, "a red star")
+    assert half.mask is not None and half.mask.data == halves.numpy().tobytes()
+    with pytest.raises(RealCompoError, match="there is no mask"):
+        regions_from_masks(torch.zeros(0, 8, 10), "a red star")
+
+
 def test_only_the_box_if_asked_for() -> None:
     (region,) = regions_from_masks(LEFT, "x", keep="box")
     assert region == Region("x", (0.0, 0.25, 0.4, 0.75))

@@ -91,6 +91,18 @@ def test_the_assignment_is_the_best_there_is(worth) -> None:
     assert total(got) == max(total(choice) for choice in good)
 
 
+@pytest.mark.parametrize(
+    ("worth", "wanted"),
+    [
+        ([[1.0, 1.0, 1.0]], [0]), ([[1.0], [1.0]], [0, None]),
+        ([[2.0, 2.0], [2.0, 2.0]], [0, 1]), ([[0.0, 0.0], [3.0, 3.0]], [None, 0]),
+        ([[1.0, 1.0, 1.0], [2.0, 1.0, 2.0]], [1, 0]), ([[], []], [None, None]), ([], []),
+    ],
+)  # fmt: skip
+def test_of_equal_assignments_the_first_is_taken(worth, wanted) -> None:
+    assert assign(worth) == wanted
+
+
 # -- what comes in ----------------------------------------------------------------------------
 
 
@@ -187,9 +199,16 @@ def test_segments_bring_their_masks() -> None:
     assert [thing.tag for thing in found] == ["dog"] and notes == ["dropped: 'cat' (nothing there)"]
     mask = found[0].mask.tensor()
     assert mask.shape == (100, 200) and mask[20:60, 10:25].min() == 1 and mask.sum() == 600
+    bytes_ = SimpleNamespace(**{**vars(segment), "cropped_mask": (part * 128).astype(np.uint8)})
+    ((byte,), _) = read_detections(boxes=[((100, 200), [bytes_])])
+    assert float(byte.mask.tensor().max()) == pytest.approx(128 / 255)
     wrong = SimpleNamespace(**{**vars(segment), "crop_region": [10, 20, 41, 60]})
-    with pytest.raises(RealCompoError, match="crop region"):
-        read_detections(boxes=[((100, 200), [wrong])])
+    two = SimpleNamespace(**{**vars(segment), "cropped_mask": np.stack([part, part])})
+    broken = SimpleNamespace(**{**vars(segment), "cropped_mask": part * np.nan})
+    for bad, words in ((wrong, "crop region"), (two, "crop region"), (broken, "outside 0..1")):
+        with pytest.raises(RealCompoError, match=words) as caught:
+            read_detections(boxes=[((100, 200), [bad])])
+        assert caught.value.where == "boxes"
 
 
 def test_boxes_by_runs_and_beside_masks() -> None:
@@ -209,6 +228,13 @@ def test_boxes_by_runs_and_beside_masks() -> None:
     outside = [[{"label": "a", "bbox": [50, 0, 60, 9]}, {"label": "b", "bbox": [5, 5, 5, 9]}]]
     found, notes = read_detections(boxes=outside, size=(40, 40))
     assert not found and len(notes) == 2
+    turned = [{"label": "a", "bbox": [0.6, 0.6, 0.2, 0.2]}]
+    assert read_detections(boxes=[turned]) == ([], ["dropped: 'a' (nothing there)"])
+    # read as x, y, width and height, it leaves the picture: it was meant otherwise
+    sized = [{"label": "a", "bbox": [0.5, 0.5, 0.9, 0.9], "iscrowd": 0}]
+    with pytest.raises(RealCompoError, match="leaves the image.*'image'") as caught:
+        read_detections(boxes=[sized])
+    assert caught.value.where == "boxes"
     for nothing in ([[]], ["[]"], [None], [""], [[[]]]):
         assert read_detections(boxes=nothing, size=(40, 40)) == ([], [])
 
