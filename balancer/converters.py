@@ -125,7 +125,10 @@ def joined_layout(
     width: int | None = None,
     height: int | None = None,
 ) -> Layout:
-    """``regions`` added to ``layout``. A typed prompt wins over the layout's own."""
+    """``regions`` added to ``layout``. A typed prompt wins over the layout's own.
+
+    ``width`` and ``height``, in pixels, are the picture's where the layout names none.
+    """
     before = Layout(()) if layout is None else layout
     return Layout(
         before.regions + tuple(regions),

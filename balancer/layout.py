@@ -18,9 +18,6 @@ from .coverage import MOST_PIXELS, Mask, claimed_pixels, too_many_pixels
 from .errors import RealCompoError, shown
 from .foreign_json import parse_json
 
-__all__ = ["LONGEST_PROMPT", "SCHEMA", "Box", "Layout", "Mask", "Region", "checked_phrases",
-           "checked_prompt"]  # fmt: skip
-
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in 0..1 of the image's width and height, origin top left."""
 

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from realcompo.balancer.box_lines import phrase_line, read_lines
 from realcompo.balancer.boxes_io import parse_boxes
+from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Mask, Region
+from realcompo.balancer.layout import Layout, Region
 from realcompo.nodes.layout_converters import RealCompoLayoutFromMasks
 from realcompo.nodes.layouts import (
     ANY,

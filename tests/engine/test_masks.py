@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.layout import Layout, Mask, Region
+from realcompo.balancer.coverage import Mask
+from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.masks import region_grid
 
 SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Mask, Region
+from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.preview import PALETTE, draw_layout, preview_size
 from realcompo.nodes.inspection_layout import PREVIEW, RealCompoLayoutPreview
 

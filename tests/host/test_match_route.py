@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from realcompo.balancer.checked import LONGEST_PROMPT
 from realcompo.balancer.comfy import routes, text
-from realcompo.balancer.layout import LONGEST_PHRASE, LONGEST_PROMPT, MOST_REGIONS
+from realcompo.balancer.layout import LONGEST_PHRASE, MOST_REGIONS
 
 aiohttp = pytest.importorskip("aiohttp")
 from aiohttp import web  # noqa: E402
