@@ -20,12 +20,8 @@ from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.nodes.layout_converters import RealCompoLayoutFromMasks
-from realcompo.nodes.layouts import (
-    ANY,
-    FROM_BOXES,
-    NODE_CLASS_MAPPINGS,
-    RealCompoLayoutFromBoxes,
-)
+from realcompo.nodes.layout_inputs import ANY
+from realcompo.nodes.layouts import FROM_BOXES, NODE_CLASS_MAPPINGS, RealCompoLayoutFromBoxes
 
 SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail
 BOX = (0.1, 0.2, 0.5, 0.6)
