@@ -79,7 +79,7 @@ def encode(text: str) -> EncodedPrompt:
             cursor = atom.end
     add(plain[cursor:])
     positions = tuple(n // (CHUNK - 2) * CHUNK + n % (CHUNK - 2) + 1 for n in range(len(ids)))
-    known = spell(pieces, plain)
+    known = spell(pieces, plain, lambda name: EMBEDDINGS.get("embedding:" + name, 0) > 0)
     assert known is not None, (text, pieces)
     return EncodedPrompt(tuple(ids), tuple(words), positions, plain, *known)
 
@@ -96,6 +96,8 @@ def spoken(prompt: str, phrase: str, tokenizer=encode) -> str:
 @given(wordings())
 @example(("a woman's dog and a woman", "woman", "woman"))
 @example(("a red, shiny car and a red shiny car", "a red shiny car", "a red shiny car"))
+@example(("a red car and embedding:charA. embedding:charA, ", "embedding:charA", "embedding:charA"))
+@example(("embedding:nobody embedding:charA girl", "embedding:charA girl", "embedding:charA"))
 def test_what_is_given_is_found(case: tuple[str, str, str]) -> None:
     holds_together(*case, encode)
     holds_together(*case, plain_prompt_of)

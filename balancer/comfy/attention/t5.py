@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from ...regions import Tokens
 from ...spelling import Piece, Unknown, Vectors, spell
 from ...tokens import EncodedPrompt
 from ...weights import plain_text
-from ..text import embedding_folders, readable
+from ..text import embedding_folders, has_embedding, readable
 from .phrases import Words, as_spelt, find_phrases, split_words, unlike
 
 T5_WIDTH = 4096
@@ -48,7 +48,7 @@ def t5_words(text: str) -> tuple[Words, int]:
         else:  # U+2581 is SentencePiece's space
             pieces.append(tokenizer.inv_vocab[token].replace("\u2581", " ").encode())
     plain = plain_text(text)
-    known = spell(pieces, plain)
+    known = spell(pieces, plain, partial(has_embedding, tokenizer))
     words = split_words(rows, known.places, plain, known.missing) if known else None
     return words or as_spelt(rows, pieces), len(rows)
 
