@@ -9,7 +9,8 @@ from .layout import Region, checked_phrases, checked_prompt
 from .planner import MAX_REGIONS, Plan
 from .planner_parse import parse_prompt
 from .planner_place import place
-from .words import mention, plain_text, words_of
+from .weights import plain_text
+from .words import mention, word_texts
 
 _MOST_THINGS = 16
 
@@ -42,7 +43,7 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
     # Copies share one mention; a second mention of the same words is another occurrence.
     spoken: dict[tuple[str, ...], int] = defaultdict(int)
     for thing, copies in zip(parsed.things, boxes, strict=True):
-        key = tuple(word.text for word in words_of(thing.phrase))
+        key = tuple(word_texts(thing.phrase))
         order = mention(text, thing.phrase, thing.start)
         occurrence = spoken[key] if order is None else order
         spoken[key] += 1

@@ -9,8 +9,9 @@ from typing import Any
 
 from .layout import Layout
 from .letters import BARRIER, EMBEDDING, Atom
+from .planner_words import ARTICLES, FUNCTION_WORDS
 from .spelling import NOWHERE
-from .tokens import ARTICLES, FUNCTION_WORDS, EncodedPrompt, content_positions, match_regions
+from .tokens import EncodedPrompt, content_positions, match_regions
 from .weights import read_weights
 
 _BREAKS = FUNCTION_WORDS - ARTICLES

@@ -16,8 +16,10 @@ from .encoded_prompt import EncodedPrompt, Span
 from .errors import RealCompoError
 from .layout import Layout, Region
 from .letters import has_words
+from .nearest import nearest
+from .planner_words import ARTICLES, FUNCTION_WORDS
 from .weights import plain_text
-from .words import ARTICLES, FUNCTION_WORDS, indexed, loose_spans
+from .words import indexed, loose_spans
 
 CHUNK = 77
 """Positions of one CLIP chunk in the conditioning, start and end token included."""
@@ -126,8 +128,6 @@ def suggest(
 
     It keeps its punctuation and the phrase's article, and is one that is found in the prompt.
     """
-    from .nearest import nearest
-
     for wording in islice(nearest(prompt.index.text, plain_text(phrase), 0.6), _SUGGESTIONS):
         if _spans(prompt, encode(wording), wording):
             return wording

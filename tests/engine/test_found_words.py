@@ -14,6 +14,7 @@ from hypothesis import example, given
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.letters import EMBEDDED, atoms
+from realcompo.balancer.nearest import nearest_wording
 from realcompo.balancer.planner import read_answer
 from realcompo.balancer.planner_rules import plan_by_rules
 from realcompo.balancer.prompt_words import describe_match
@@ -27,7 +28,7 @@ from realcompo.balancer.tokens import (
 )
 from realcompo.balancer.training_prompts import parse_lines
 from realcompo.balancer.weights import escaped, plain_text
-from realcompo.balancer.words import find_phrase, nearest_wording, words_of
+from realcompo.balancer.words import find_phrase, words_of
 from realcompo.tests.phrases import BOX, found, holds_together, prompts, wordings
 
 EMBEDDINGS = {"embedding:charA": 3}
