@@ -7,13 +7,13 @@ appends are behind the text and less than a chunk; they move nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import RealCompoError
+from ..log import LOG
 from ..tokens import CHUNK, EncodedPrompt
 
 Conditioning = Any
@@ -71,7 +71,7 @@ def say_which(conditioning: Conditioning, first: list[Tensor], where: str) -> No
         for one, options in conditioning
     )
     if others:
-        logging.info(
+        LOG.info(
             "RealCompo: '%s' holds %d more prompt(s) in force at once; the layout's phrases are"
             " read in the first. Combine the layout's own prompt first.", where, others,
         )  # fmt: skip

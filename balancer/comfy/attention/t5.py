@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
 
 from ...layout import Layout
+from ...log import LOG
 from ...regions import Tokens
 from ...spelling import Piece, Unknown, Vectors, spell
 from ...tokens import EncodedPrompt
@@ -73,7 +73,7 @@ def _say_if_longer(rows: int, used: int, where: str) -> None:
     """Padding may be of any length, so a prompt in front cannot be told from it for certain."""
     usual = max(used, int(_tokenizer().min_length or 0))
     if rows not in (used, usual):
-        logging.warning(
+        LOG.warning(
             "RealCompo: '%s' has %d rows of tokens where the layout's prompt makes %d. Tokens"
             " behind it (a style model's, padding) are fine; behind another prompt (Conditioning"
             " Concat) the phrases would be read as its words.", where, rows, usual,
