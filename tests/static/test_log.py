@@ -25,7 +25,7 @@ def misuses(path: Path, source: str) -> Iterator[str]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         called = ast.unparse(node.func)
-        if called.startswith("logging.") and node.func.attr in SAYS:
+        if called.removeprefix("logging.") in SAYS and called.startswith("logging."):
             yield f"{path.as_posix()}:{node.lineno} calls {called}: use balancer/log.py's LOG"
         of_root = called == "logging.getLogger" and not node.args
         other = called == "logging.getLogger" and node.args and path != HOME
