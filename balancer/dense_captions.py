@@ -7,7 +7,6 @@ right what is wrong about a thing that is there.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,8 +29,8 @@ from .noun_words import (
     wording,
 )
 from .planner import quoted
-from .planner_parse import Parsed, parse_prompt
-from .words import mention, plain_text, words_of
+from .planner_parse import Parsed, occurrences, parse_prompt
+from .weights import plain_text
 
 LEAVE_OUT, PLACE = "leave out", "place"
 MISSING = (PLACE, LEAVE_OUT)
@@ -85,14 +84,8 @@ def captions_by_rules(prompt: str) -> tuple[list[Caption], list[str]]:
             "Name things, as in 'a red star and a blue circle', or use a language model",
         )  # fmt: skip
     checked_phrases(thing.phrase for thing in parsed.things)
-    spoken: dict[tuple[str, ...], int] = defaultdict(int)
-    captions = []
-    for thing in parsed.things:
-        key = tuple(word.text for word in words_of(thing.phrase))
-        order = mention(text, thing.phrase, thing.start)
-        occurrence = spoken[key] if order is None else order
-        spoken[key] += 1
-        captions.append(Caption(thing.phrase, occurrence))
+    order = occurrences(text, parsed.things)
+    captions = [Caption(t.phrase, n) for t, n in zip(parsed.things, order, strict=True)]
     return captions, list(parsed.notes)
 
 

@@ -8,6 +8,7 @@ article after them.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from .planner_scan import ACTION, DOER, Anchor, Item, joined_adjectives, scan_items
@@ -19,7 +20,7 @@ from .planner_words import (
     is_number,
     leading_group,
 )
-from .words import word_texts
+from .words import mention, word_texts
 
 MOST_COPIES = 12
 
@@ -298,3 +299,19 @@ def parse_prompt(text: str) -> Parsed:
     ]
     things = [replace(thing, count=min(thing.count, MOST_COPIES)) for thing in things]
     return Parsed(things, relations, notes)
+
+
+def occurrences(text: str, things: Iterable[Thing]) -> list[int]:
+    """Which occurrence of its phrase in ``text`` (0 = first) every thing of ``text`` is.
+
+    As the sampler counts them (``words.mention``); what it would not find there is counted among
+    equal wordings.
+    """
+    spoken: dict[tuple[str, ...], int] = defaultdict(int)
+    out: list[int] = []
+    for thing in things:
+        key = tuple(word_texts(thing.phrase))
+        index = mention(text, thing.phrase, thing.start)
+        out.append(spoken[key] if index is None else index)
+        spoken[key] += 1
+    return out

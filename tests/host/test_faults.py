@@ -260,16 +260,17 @@ def assert_comes_out(run: Run, faults: Faults) -> None:
     """The fault is told by the run that it happens in."""
     import comfy.model_management as management
 
-    came_out = False
+    planned, came_out = faults.error, False
+    assert planned is not None
     try:
         with injected(faults, run.around):
             run.once(faults.callback)
-    except type(faults.error) as error:  # noqa: B030
+    except type(planned) as error:
         # a captioner's failure is told as one of its folder, with what it comes from
-        assert faults.error in causes_of(error), error
+        assert planned in causes_of(error), error
         came_out = True
     # the host's VAE goes on in tiles when memory runs out
-    in_tiles = faults.kind == AROUND and isinstance(faults.error, management.OOM_EXCEPTION)
+    in_tiles = faults.kind == AROUND and isinstance(planned, management.OOM_EXCEPTION)
     assert came_out == faults.raised or in_tiles, "swallowed"
 
 
