@@ -94,6 +94,9 @@ def _slice(text: Indexed, start: int, stop: int) -> list[Atom] | None:
     between = text.text[first.start : last.end]
     if len(between) > 2 * _MOST_LETTERS or not _BREAKS.isdisjoint(between):
         return None
+    # after a bracket 'embedding:name' is text; alone it would be read as an embedding
+    if between.startswith(EMBEDDING):
+        return None
     if any(word.kind == BARRIER or word.text.startswith(EMBEDDING) for word in run):
         return None
     return run

@@ -131,16 +131,11 @@ class _Alignment:
         self.places = [NOWHERE] * tokens
         self.missing: list[str] = []
 
-    def is_open(self) -> bool:
-        return self.at < len(self.line) or self.typed_at < len(self.typed_line)
-
     def _put(self, index: int, start: int, end: int) -> None:
         _, first, last = self.spelt[index]
         for token in range(first, last + 1):
-            known = self.places[token]
-            self.places[token] = (
-                (start, end) if known == NOWHERE else (known[0], max(known[1], end))
-            )
+            before, until = self.places[token]
+            self.places[token] = (start if before < 0 else before, max(until, end))
 
     def same(self) -> bool:
         """Both rows go on with one character, or with an embedding."""
@@ -223,7 +218,7 @@ def spell(
         different = {atom.text for atom in names}
         absent = frozenset(name for name in different if not has(name.removeprefix(EMBEDDING)))
     both = _Alignment(spelt, _typed(text, names, absent), text, len(pieces))
-    while both.is_open():
+    while both.at < len(both.line) or both.typed_at < len(both.typed_line):
         if not (both.same() or both.embedding() or both.unknown()):
             return None
     return Spelling(tuple(both.places), tuple(both.missing))

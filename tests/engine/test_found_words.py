@@ -99,6 +99,7 @@ def spoken(prompt: str, phrase: str, tokenizer=encode) -> str:
 @example(("a red, shiny car and a red shiny car", "a red shiny car", "a red shiny car"))
 @example(("a red car and embedding:charA. embedding:charA, ", "embedding:charA", "embedding:charA"))
 @example(("embedding:nobody embedding:charA girl", "embedding:charA girl", "embedding:charA"))
+@example(("a cat (; (embedding:charA:1.1), ", "cat (; (embedding:charA", "cat (; (embedding:charA"))
 def test_what_is_given_is_found(case: tuple[str, str, str]) -> None:
     holds_together(*case, encode)
     holds_together(*case, plain_prompt_of)
