@@ -133,7 +133,10 @@ def finetuned(pages: str = "", **changes: Any) -> Run:
 
 
 def rewarded() -> Run:
-    from .test_refl import RealCompoShapesCaptioner, RealCompoShapesLoader, train
+    from realcompo.nodes.demo import RealCompoShapesLoader
+    from realcompo.nodes.demo_vision import RealCompoShapesCaptioner
+
+    from .test_refl import train
 
     with torch.inference_mode():
         demo = RealCompoShapesLoader().load("realistic", "realism")
