@@ -7,7 +7,6 @@ right what is wrong about a thing that is there.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,8 +23,8 @@ from .free_place import free_box, planned_boxes, taken_room
 from .layout import Box, Layout, Region, checked_phrases, checked_prompt
 from .masks import region_grid
 from .noun_words import wording
-from .planner_parse import Parsed, parse_prompt
-from .words import mention, plain_text, words_of
+from .planner_parse import Parsed, occurrences, parse_prompt
+from .weights import plain_text
 
 Missing = Literal["place", "leave out"]
 """What becomes of a phrase that was not found: a box in free room, or nothing."""
@@ -56,14 +55,8 @@ def captions_by_rules(prompt: str) -> tuple[list[Caption], list[str]]:
             "Name things, as in 'a red star and a blue circle', or use a language model",
         )  # fmt: skip
     checked_phrases(thing.phrase for thing in parsed.things)
-    spoken: dict[tuple[str, ...], int] = defaultdict(int)
-    captions = []
-    for thing in parsed.things:
-        key = tuple(word.text for word in words_of(thing.phrase))
-        order = mention(text, thing.phrase, thing.start)
-        occurrence = spoken[key] if order is None else order
-        spoken[key] += 1
-        captions.append(Caption(thing.phrase, occurrence))
+    order = occurrences(text, parsed.things)
+    captions = [Caption(t.phrase, n) for t, n in zip(parsed.things, order, strict=True)]
     return captions, list(parsed.notes)
 
 

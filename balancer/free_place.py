@@ -59,11 +59,11 @@ def free_box(
     """
     sums = torch.zeros(GRID + 1, GRID + 1, dtype=torch.float64)
     sums[1:, 1:] = taken.double().cumsum(0).cumsum(1)
-    wide, high = wish[2] - wish[0], wish[3] - wish[1]
-    at = _centre(wish)
+    width, height = wish[2] - wish[0], wish[3] - wish[1]
+    wished = _centre(wish)
     best: tuple[tuple[float, ...], Box, float] | None = None
     for shrunk, row, column in product(_SHRUNK, range(_STEPS + 1), range(_STEPS + 1)):
-        w, h = wide * shrunk, high * shrunk
+        w, h = width * shrunk, height * shrunk
         left, top = (
             edge + (1 - side - 2 * edge) * step / _STEPS
             for side, step in ((w, column), (h, row))
@@ -74,8 +74,8 @@ def free_box(
         x1, y1 = math.ceil(box[2] * GRID - 1e-9), math.ceil(box[3] * GRID - 1e-9)
         inside = float(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0])
         share = inside / max(1, (x1 - x0) * (y1 - y0))
-        far = math.dist(_centre(box), at)
-        order = (round(share, 2), _wrong(box, thing, parsed, known), -shrunk, far)
+        away = math.dist(_centre(box), wished)
+        order = (round(share, 2), _wrong(box, thing, parsed, known), -shrunk, away)
         if best is None or order < best[0]:
             best = (order, box, share)
     assert best is not None

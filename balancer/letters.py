@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -119,6 +119,27 @@ def normal(text: str) -> Normal:
     return Normal("".join(pieces), starts, ends)
 
 
+def _end_of_word(kinds: list[str], start: int) -> int:
+    """Where a run of letters or of digits, or one character of a script without spaces, ends."""
+    # a mark without a letter before it is spelled as if there were one
+    kind, index = _LETTER if kinds[start] == _MARK else kinds[start], start + 1
+    while index < len(kinds) and (
+        kinds[index] in _ATTACHED or (kinds[index] == kind and kind in _RUNS)
+    ):
+        index += 1
+    return index
+
+
+def _end_of_whole(known: Normal, kinds: list[str], start: int) -> int:
+    """Where that ends what one sign stands for."""
+    index = start + 1
+    while index < len(kinds) and (
+        kinds[index] in _ATTACHED or known.starts[index] == known.starts[start]
+    ):
+        index += 1
+    return index
+
+
 def _end_of_symbol(kinds: list[str], text: str, start: int) -> int:
     """Where the emoji that begins at ``start`` ends, with all that is joined to it."""
     index = start + 1
@@ -132,20 +153,10 @@ def _end_of_symbol(kinds: list[str], text: str, start: int) -> int:
     return index
 
 
-def _end_of_word(kinds: list[str], start: int) -> int:
-    """Where a run of letters or of digits, or one character of a script without spaces, ends."""
-    kind, index = kinds[start], start + 1
-    while index < len(kinds) and (
-        kinds[index] in _ATTACHED or (kinds[index] == kind and kind in _RUNS)
-    ):
-        index += 1
-    return index
-
-
-def _kinds(known: Normal) -> list[str]:
+def _kinds(known: Normal, is_ascii: bool) -> list[str]:
     """The kind of every character; what one sign stands for, as 1/2 or (1), is no more cut."""
     kinds = [_kind(character) for character in known.text]
-    start = 0
+    start = len(kinds) if is_ascii else 0
     while start < len(kinds):
         end = start + 1
         while end < len(kinds) and known.starts[end] == known.starts[start]:
@@ -156,57 +167,57 @@ def _kinds(known: Normal) -> list[str]:
     return kinds
 
 
+def _extent(known: Normal, kinds: list[str], start: int) -> tuple[int, str]:
+    """Where the atom that begins at ``start`` ends (exclusive), and its kind."""
+    kind, sign = kinds[start], known.text[start]
+    if kind in (_LETTER, _DIGIT, _CHARACTER, _MARK):
+        return _end_of_word(kinds, start), WORD
+    if kind == _WHOLE:
+        return _end_of_whole(known, kinds, start), WORD
+    is_key = sign in "#*" and any(k in _ATTACHED for k in kinds[start + 1 : start + 2])
+    if kind in (_SYMBOL, _FLAG) or is_key:  # a key of a telephone is an emoji, too
+        return _end_of_symbol(kinds, known.text, start), WORD
+    end = start + 1
+    if sign in "{}|":
+        return end, BARRIER
+    while sign == "_" and known.text.startswith("_", end):
+        end += 1
+    return end, BARRIER if end - start > 1 else PUNCTUATION
+
+
+def _embedding(text: str, known: Normal, kinds: list[str], start: int) -> Atom | None:
+    """The textual embedding that begins at ``start``: as the host, behind a space only."""
+    if not known.text.startswith(EMBEDDING, start) or start and kinds[start - 1] != _SPACE:
+        return None
+    # its name is a file's: taken as it is typed
+    found = EMBEDDED.match(text, known.starts[start])
+    return Atom(found.group(), *found.span()) if found else None
+
+
+def _without_joiners(text: str, kinds: list[str]) -> str:
+    if text.isascii():
+        return text
+    return "".join(c for c, kind in zip(text, kinds, strict=True) if kind != _JOINER)
+
+
 def atoms(text: str) -> list[Atom]:
     """All words, signs and barriers of ``text`` in order; spaces are left out."""
     known = normal(text)
-    plain, starts, ends = known
-    kinds = [_kind(character) for character in plain] if text.isascii() else _kinds(known)
+    kinds = _kinds(known, text.isascii())
     out: list[Atom] = []
-    index, size = 0, len(plain)
-    while index < size:
-        kind, end, atom = kinds[index], index + 1, WORD
-        if kind in (_SPACE, _JOINER):
+    index = 0
+    while index < len(kinds):
+        if kinds[index] in (_SPACE, _JOINER):
             index += 1
-            continue
-        if kind == _LETTER and plain.startswith(EMBEDDING, index) and (
-            not index or kinds[index - 1] == _SPACE
-        ):  # fmt: skip
-            found = EMBEDDED.match(text, starts[index])
-            if found:
-                # its name is a file's: taken as it is typed
-                last = found.end()
-                out.append(Atom(found.group(), starts[index], last))
-                while index < size and starts[index] < last:
-                    index += 1
-                continue
-        if kind in (_LETTER, _DIGIT, _CHARACTER):
-            end = _end_of_word(kinds, index)
-        elif kind == _MARK:
-            kinds[index] = _LETTER
-            end = _end_of_word(kinds, index)
-        elif kind == _WHOLE:
-            while end < size and (starts[end] == starts[index] or kinds[end] in _ATTACHED):
-                end += 1
-        elif kind in (_SYMBOL, _FLAG):
-            end = _end_of_symbol(kinds, plain, index)
-        elif plain[index] in "{}|":
-            atom = BARRIER
-        elif plain[index] == "_":
-            while end < size and plain[end] == "_":
-                end += 1
-            atom = BARRIER if end - index > 1 else PUNCTUATION
-        elif end < size and kinds[end] in _ATTACHED and plain[index] in "#*":
-            end = _end_of_symbol(kinds, plain, index)  # a key of a telephone
+        elif atom := _embedding(text, known, kinds, index):
+            out.append(atom)
+            index = bisect_left(known.starts, atom.end, index)
         else:
-            atom = PUNCTUATION
-        said = plain[index:end]
-        if not said.isascii():
-            said = "".join(c for c, kind in zip(said, kinds[index:end], strict=True)
-                           if kind != _JOINER)  # fmt: skip
-        if atom == BARRIER:
-            said = said[:2]
-        out.append(Atom(said, starts[index], ends[end - 1], atom))
-        index = end
+            end, kind = _extent(known, kinds, index)
+            said = _without_joiners(known.text[index:end], kinds[index:end])
+            said = said[:2] if kind == BARRIER else said  # of any length it is one sign
+            out.append(Atom(said, known.starts[index], known.ends[end - 1], kind))
+            index = end
     return out
 
 

@@ -6,10 +6,12 @@ import difflib
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import product
 
 from .letters import BARRIER, EMBEDDING, Atom
-from .words import ARTICLES, FUNCTION_WORDS, Indexed, indexed
+from .planner_words import ARTICLES, FUNCTION_WORDS
+from .words import Indexed, indexed
 
 # All bounds are per phrase.
 _MOST_WORDS = 24
@@ -92,41 +94,52 @@ def _slice(text: Indexed, start: int, stop: int) -> list[Atom] | None:
     between = text.text[first.start : last.end]
     if len(between) > 2 * _MOST_LETTERS or not _BREAKS.isdisjoint(between):
         return None
+    # after a bracket 'embedding:name' is text; alone it would be read as an embedding
+    if between.startswith(EMBEDDING):
+        return None
     if any(word.kind == BARRIER or word.text.startswith(EMBEDDING) for word in run):
         return None
     return run
 
 
+def _scores(text: Indexed, wanted: list[Atom], cutoff: float) -> dict[tuple[int, int], float]:
+    """(start, stop) of wordings about as long as ``wanted`` -> how alike they are; 0 for those that
+    are below ``cutoff`` for certain."""
+    compared = difflib.SequenceMatcher(b=_said(wanted), autojunk=False)
+
+    @cache
+    def score(words: str) -> float:
+        compared.set_seq1(words)
+        near = compared.real_quick_ratio() >= cutoff and compared.quick_ratio() >= cutoff
+        return compared.ratio() if near else 0.0
+
+    scores: dict[tuple[int, int], float] = {}
+    sizes = (len(wanted) - 1, len(wanted), len(wanted) + 1)
+    for place, shift, size in product(_places(text, wanted), (-1, 0, 1), sizes):
+        start, stop = place + shift, place + shift + size
+        if (start, stop) not in scores and (run := _slice(text, start, stop)):
+            scores[(start, stop)] = score(_said(run))
+    return scores
+
+
+def _said(words: list[Atom]) -> str:
+    return " ".join(word.text for word in words)
+
+
 def nearest(text: Indexed, phrase: str, cutoff: float) -> Iterator[str]:
     """Slices of ``text`` that are at least ``cutoff`` alike to ``phrase``, the best first.
 
-    Alike is difflib's ratio (0..1) of the words. A slice keeps its punctuation, and the article
-    that the phrase has if it stands there, too. It never goes across the end of a sentence or the
-    signs of a dynamic prompt.
+    Alike is difflib's ratio (0..1) of the words: a plural or a small slip is about 0.9. A slice
+    keeps its punctuation, and the article that the phrase has if it stands there, too. It never
+    goes across the end of a sentence or the signs of a dynamic prompt.
     """
     wanted = indexed(phrase[: 4 * _MOST_LETTERS]).words
     article = ""
     while len(wanted) > 1 and wanted[0].text in ARTICLES:
         article, wanted = wanted[0].text, wanted[1:]
-    said = " ".join(word.text for word in wanted)
-    if not wanted or len(wanted) > _MOST_WORDS or len(said) > _MOST_LETTERS:
+    if not wanted or len(wanted) > _MOST_WORDS or len(_said(wanted)) > _MOST_LETTERS:
         return
-    compared = difflib.SequenceMatcher(b=said, autojunk=False)
-    scores: dict[tuple[int, int], float] = {}
-    known: dict[str, float] = {}
-    for place in _places(text, wanted):
-        for start in (place - 1, place, place + 1):
-            for length in (len(wanted) - 1, len(wanted), len(wanted) + 1):
-                run = _slice(text, start, start + length)
-                if run is None or (start, start + length) in scores:
-                    continue
-                words = " ".join(word.text for word in run)
-                if words not in known:
-                    compared.set_seq1(words)
-                    near = compared.real_quick_ratio() >= cutoff
-                    near = near and compared.quick_ratio() >= cutoff
-                    known[words] = compared.ratio() if near else 0.0
-                scores[(start, start + length)] = known[words]
+    scores = _scores(text, wanted, cutoff)
     for start, stop in sorted(scores, key=lambda run: (-scores[run], run)):
         if scores[(start, stop)] < cutoff:
             return
@@ -134,3 +147,8 @@ def nearest(text: Indexed, phrase: str, cutoff: float) -> Iterator[str]:
             before = text.text[text.words[start - 1].end : text.words[start].start]
             start -= not before.strip()
         yield text.text[text.words[start].start : text.words[stop - 1].end]
+
+
+def nearest_wording(text: str, phrase: str, cutoff: float = 0.8) -> str | None:
+    """The slice of ``text`` that is most alike to ``phrase`` (see ``nearest``), or None."""
+    return next(iter(nearest(indexed(text), phrase, cutoff)), None)

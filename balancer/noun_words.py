@@ -1,4 +1,4 @@
-"""Which thing a wording speaks of, and with which attributes: English, by closed word lists.
+"""Which thing a wording speaks of, and with which attributes: English, by the lexicon's lists.
 
 'a small red car' and a detector's tag 'cars' speak of the same thing; 'red' and 'small' are what
 the phrase says of it.
@@ -8,38 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .planner_words import DETERMINERS, GROUPS, NUMBERS
-from .tokens import FUNCTION_WORDS
-from .words import words_of
-
-_IRREGULAR = {
-    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot",
-    "teeth": "tooth", "mice": "mouse", "geese": "goose", "wolves": "wolf", "knives": "knife",
-    "leaves": "leaf", "shelves": "shelf", "loaves": "loaf", "halves": "half", "oxen": "ox",
-}  # fmt: skip
-_SAME = (
-    "person man woman boy girl child kid lady gentleman guy baby toddler player rider dancer "
-    "human pedestrian",
-    "couch sofa settee", "tv television monitor", "bicycle bike", "motorcycle motorbike",
-    "airplane plane aeroplane aircraft jet", "phone smartphone cellphone", "dog puppy",
-    "cat kitten", "horse pony", "donut doughnut", "handbag purse bag", "car automobile",
-    "boat ship sailboat", "cup mug", "laptop notebook computer", "bird sparrow gull owl parrot",
-    "sheep lamb", "cow bull calf", "chair armchair", "picture painting",
-)  # fmt: skip
-_GROUPS: dict[str, set[int]] = {}
-for _number, _row in enumerate(_SAME):
-    for _word in _row.split():
-        _GROUPS.setdefault(_word, set()).add(_number)
-# Their last word alone names another thing.
-_WHOLE = {("hot", "dog"), ("teddy", "bear"), ("rubber", "duck"), ("piggy", "bank")}
-# What follows is not the thing itself, but something at it.
-_STOPS = {"with", "without", "wearing", "holding", "in", "on", "at", "near", "from", "by", "that",
-          "which"}  # fmt: skip
+from .planner_words import (
+    ADJECTIVES,
+    ASIDES,
+    DETERMINERS,
+    FUNCTION_WORDS,
+    IRREGULAR_PLURALS,
+    SAME_THING,
+    WHOLE_NAMES,
+    is_number,
+    leading_group,
+)
+from .words import word_texts
 
 
 def _forms(word: str) -> set[str]:
     """The word and what it may be the plural of."""
-    forms = {word, _IRREGULAR.get(word, word)}
+    forms = {word, IRREGULAR_PLURALS.get(word, word)}
     if word.endswith("s") and len(word) > 3:
         forms.add(word[:-1])
         if word.endswith("es"):
@@ -57,8 +42,10 @@ def same_word(one: str, other: str) -> bool:
 def _same_thing(one: str, other: str) -> bool:
     if same_word(one, other):
         return True
-    groups = [{g for form in _forms(word) for g in _GROUPS.get(form, ())} for word in (one, other)]
-    return bool(groups[0] & groups[1])
+    first, second = (
+        {SAME_THING[form] for form in _forms(word) if form in SAME_THING} for word in (one, other)
+    )
+    return bool(first & second)
 
 
 @dataclass(frozen=True)
@@ -81,27 +68,22 @@ class Wording:
 
 def wording(text: str) -> Wording:
     """``text`` taken apart; articles, numbers and what stands behind 'with', 'in' are left out."""
-    words = [word.text for word in words_of(text)]
-    joined = " ".join(words)
-    for group in sorted(GROUPS, key=len, reverse=True):
-        if joined.startswith(group + " "):
-            words = words[len(group.split()) :]
-            break
-    cut = next((n for n, word in enumerate(words) if n and word in _STOPS), len(words))
+    words = word_texts(text)
+    _, counting = leading_group(words)
+    if counting < len(words):  # 'several' alone is all that there is
+        words = words[counting:]
+    cut = next((n for n, word in enumerate(words) if n and word in ASIDES), len(words))
     words = words[:cut]
     head = words[: words.index("of")] if "of" in words[1:] else words
-    after = words[len(head) + 1 :]
+    parts, more = _content(head), _content(words[len(head) + 1 :])
+    if not parts:
+        parts, more = more, []
+    return Wording(parts[-1], tuple(more), tuple(parts[:-1])) if parts else Wording()
 
-    def content(row: list[str]) -> list[str]:
-        idle = FUNCTION_WORDS | DETERMINERS | set(NUMBERS)
-        return [word for word in row if word not in idle and not word.isdecimal()]
 
-    plain, more = content(head), content(after)
-    if not plain:
-        plain, more = more, []
-    if not plain:
-        return Wording()
-    return Wording(plain[-1], tuple(more), tuple(plain[:-1]))
+def _content(words: list[str]) -> list[str]:
+    idle = FUNCTION_WORDS | DETERMINERS
+    return [word for word in words if word not in idle and not is_number(word)]
 
 
 def named(wording: Wording) -> str:
@@ -109,8 +91,6 @@ def named(wording: Wording) -> str:
 
     Words before the noun that are no known adjective stay with it.
     """
-    from .planner_words import ADJECTIVES
-
     kept: list[str] = []
     for word in reversed(wording.attributes):
         if word in ADJECTIVES or word.endswith(("ing", "ed", "ish", "ful", "ous", "y")):
@@ -120,7 +100,7 @@ def named(wording: Wording) -> str:
 
 
 def _whole(wording: Wording) -> bool:
-    return bool(wording.attributes) and (wording.attributes[-1], wording.noun) in _WHOLE
+    return bool(wording.attributes) and (wording.attributes[-1], wording.noun) in WHOLE_NAMES
 
 
 def noun_fit(tag: Wording, phrase: Wording) -> int:

@@ -18,7 +18,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from .answer_json import Answer, Entries, Form
 from .errors import RealCompoError
 from .layout import Box, Region, checked_prompt
-from .words import find_phrase, nearest_wording, plain_text
+from .nearest import nearest_wording
+from .weights import plain_text
+from .words import find_phrase
 
 MAX_REGIONS = 64
 _OVERSHOOT = 0.25

@@ -8,11 +8,19 @@ article after them.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from .planner_scan import ACTION, DOER, Anchor, Item, joined_adjectives, scan_items
-from .planner_words import DETERMINERS, GROUPS, NUMBERS, PRONOUNS, SURROUNDINGS
-from .words import Word, words_of
+from .planner_words import (
+    DETERMINERS,
+    NUMBERS,
+    PRONOUNS,
+    SURROUNDINGS,
+    is_number,
+    leading_group,
+)
+from .words import mention, word_texts
 
 MOST_COPIES = 12
 
@@ -49,10 +57,9 @@ class Parsed:
 
 
 def _count(words: list[str]) -> int:
-    joined = " ".join(words)
-    for group, number in GROUPS.items():
-        if joined == group or joined.startswith(group + " "):
-            return number
+    number, size = leading_group(words)
+    if size:
+        return number
     first = words[1] if len(words) > 1 and words[0] == "the" else words[0]
     if first.isdecimal() and len(first) < 3:
         return max(1, int(first))
@@ -61,20 +68,19 @@ def _count(words: list[str]) -> int:
 
 def _thing(text: str, item: Item) -> Thing | None:
     """The thing that a slice names; None for pronouns and the like."""
-    words = [word.text for word in words_of(text[item.start : item.end])]
+    words = word_texts(text[item.start : item.end])
     if not words or all(w in PRONOUNS or w in DETERMINERS for w in words):
         return None
     head = words
     for stop in ("of", "with"):
         head = head[: head.index(stop, 1)] if stop in head[1:] else head
-    certain = words[0] in DETERMINERS or words[0] in NUMBERS or words[0].isdecimal()
-    certain = certain or _count(words) > 1
+    count = _count(words)
     return Thing(
         phrase=text[item.start : item.end].strip(),
         start=item.start,
-        count=_count(words),
+        count=count,
         is_surroundings=head[-1] in SURROUNDINGS,
-        is_certain=certain,
+        is_certain=words[0] in DETERMINERS or is_number(words[0]) or count > 1,
     )
 
 
@@ -95,7 +101,7 @@ class _Reader:
         # Things by their last word: number and all words.
         self.named: dict[str, list[tuple[int, set[str]]]] = defaultdict(list)
         self.before = ""
-        self.at = 0
+        self.after_and = False  # does the last thing stand behind an 'and'?
 
     def read(self, items: list[Item]) -> Parsed:
         for item in items:
@@ -155,31 +161,31 @@ class _Reader:
     def _thing(self, item: Item) -> None:
         thing = _thing(self.text, item)
         if thing is None:
-            self._pronoun(words_of(self.text[item.start : item.end]))
+            self._pronoun(word_texts(self.text[item.start : item.end]))
             return
         if self.place is not None:
             thing, self.place = replace(thing, anchor=self.place), None
-        self.at = item.start
         before = self.text[max(0, item.start - 16) : item.start].rstrip().lower()
+        self.after_and = before.endswith(("and", "&"))
         things = self.out.things
         index = self._known(item)
         if index is not None:
             things[index] = replace(things[index], anchor=max(thing.anchor, things[index].anchor))
             self._refer(index)
             return
-        joined = self.before == "separator" and before.endswith(("and", "&"))
+        joined = self.before == "separator" and self.after_and
         if not thing.is_certain and (self.pending or self.fronted or (
             joined and things and things[-1].is_certain
         ) or (item.value == DOER and not things)):  # fmt: skip
             thing = replace(thing, is_certain=True)
         things.append(thing)
-        said = [word.text for word in words_of(thing.phrase)]
+        said = word_texts(thing.phrase)
         self.named[said[-1]].append((len(things) - 1, set(said)))
         self._refer(len(things) - 1)
 
     def _known(self, item: Item) -> int | None:
         """The thing that 'the teapot' means after 'a brass teapot', if there is just one."""
-        words = [word.text for word in words_of(self.text[item.start : item.end])]
+        words = word_texts(self.text[item.start : item.end])
         if words[0] != "the" or len(words) < 2:
             return None
         fitting: list[int] = []
@@ -204,23 +210,22 @@ class _Reader:
             self.group, self.group_open, self.subjects = [index], False, []
             return
         self.group = [*self.group, index] if self.group_open else [index]
-        joined = self.text[max(0, self.at - 16) : self.at].rstrip().lower().endswith(("and", "&"))
-        self.group_whole, self.acting = joined or self.acting, False
+        self.group_whole, self.acting = self.after_and or self.acting, False
         self.group_open, self.subjects = True, []
 
-    def _pronoun(self, words: list[Word]) -> None:
+    def _pronoun(self, words: list[str]) -> None:
         """'next to each other' is about the group itself, 'below them' about what came before."""
         if not self.pending or not self.subjects or not words:
             self.pending = []
             return
         before = list(range(min(self.subjects)))
-        if words[-1].text in ("other", "another") and len(self.subjects) > 1:
+        if words[-1] in ("other", "another") and len(self.subjects) > 1:
             for one, other in zip(self.subjects, self.subjects[1:], strict=False):
                 self._add("beside", [one], [other])
-        elif words[-1].text in ("them", "both", "these", "those") and before:
+        elif words[-1] in ("them", "both", "these", "those") and before:
             self.operands = before
             self._relate()
-        elif words[-1].text in ("it", "him", "her") and before:
+        elif words[-1] in ("it", "him", "her") and before:
             self.operands = before[-1:]
             self._relate()
         self.pending = []
@@ -252,37 +257,61 @@ class _Reader:
                     add(Relation("beside" if kind == "between" else kind, one, other))
 
 
+def _left_out(parsed: Parsed) -> dict[int, str]:
+    """Things that get no box, with the remark that says why."""
+    bound = {index for r in parsed.relations if r.kind not in ("inside", "on", "at")
+             for index in (r.one, r.other)}  # fmt: skip
+    bound |= {index for index, thing in enumerate(parsed.things) if any(thing.anchor)}
+    related = bound | {relation.one for relation in parsed.relations}
+    any_certain = any(thing.is_certain for thing in parsed.things)
+    out: dict[int, str] = {}
+    for index, thing in enumerate(parsed.things):
+        if thing.is_surroundings and index not in bound:
+            out[index] = f"left out: '{thing.phrase}' (surroundings)"
+        elif any_certain and not thing.is_certain and index not in related:
+            out[index] = f"left out: '{thing.phrase}' (no article or number: style?)"
+    return out
+
+
 def parse_prompt(text: str) -> Parsed:
-    """Things and relations of a prompt without weights (``words.plain_text``).
+    """Things and relations of a prompt without weights (``weights.plain_text``).
 
     Left out, with a remark: surroundings that nothing is placed against, and, if some things have
     an article or a number, comma-separated words that have none (style words mostly have none).
     """
     parsed = _Reader(text).read(joined_adjectives(list(scan_items(text)), text))
-    tied = {i for r in parsed.relations if r.kind not in ("inside", "on", "at")
-            for i in (r.one, r.other)}  # fmt: skip
-    tied |= {i for i, thing in enumerate(parsed.things) if any(thing.anchor)}
-    any_certain = any(thing.is_certain for thing in parsed.things)
-    keep: list[int] = []
-    for index, thing in enumerate(parsed.things):
-        related = index in tied or any(r.one == index for r in parsed.relations)
-        if thing.is_surroundings and index not in tied:
-            parsed.notes.append(f"left out: '{thing.phrase}' (surroundings)")
-        elif any_certain and not thing.is_certain and not related:
-            parsed.notes.append(f"left out: '{thing.phrase}' (no article or number: style?)")
-        else:
-            keep.append(index)
-    if not keep:
-        keep, parsed.notes = list(range(len(parsed.things))), []
+    left_out = _left_out(parsed)
+    keep = [index for index in range(len(parsed.things)) if index not in left_out]
+    notes = [*parsed.notes, *left_out.values()]
+    if not keep:  # better those than none
+        keep, notes = list(range(len(parsed.things))), []
+    things = [parsed.things[index] for index in keep]
+    notes += [
+        f"'{thing.phrase}': only {MOST_COPIES} boxes"
+        for thing in things
+        if thing.count > MOST_COPIES
+    ]
     number = {old: new for new, old in enumerate(keep)}
-    for index in keep:
-        thing = parsed.things[index]
-        if thing.count > MOST_COPIES:
-            parsed.notes.append(f"'{thing.phrase}': only {MOST_COPIES} boxes")
-            parsed.things[index] = replace(thing, count=MOST_COPIES)
     relations = [
         Relation(r.kind, number[r.one], number[r.other])
         for r in parsed.relations
         if r.one in number and r.other in number
     ]
-    return Parsed([parsed.things[i] for i in keep], relations, parsed.notes)
+    things = [replace(thing, count=min(thing.count, MOST_COPIES)) for thing in things]
+    return Parsed(things, relations, notes)
+
+
+def occurrences(text: str, things: Iterable[Thing]) -> list[int]:
+    """Which occurrence of its phrase in ``text`` (0 = first) every thing of ``text`` is.
+
+    As the sampler counts them (``words.mention``); what it would not find there is counted among
+    equal wordings.
+    """
+    spoken: dict[tuple[str, ...], int] = defaultdict(int)
+    out: list[int] = []
+    for thing in things:
+        key = tuple(word_texts(thing.phrase))
+        index = mention(text, thing.phrase, thing.start)
+        out.append(spoken[key] if index is None else index)
+        spoken[key] += 1
+    return out

@@ -7,11 +7,12 @@ below each other. What contradicts what was said before is left out, with a rema
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from .layout import Box
 from .planner_axis import Axis
-from .planner_parse import Anchor, Parsed, Relation, Thing
+from .planner_parse import Parsed, Relation, Thing
 
 _LEAST_ROOM = 0.05
 _ROW = 0.24
@@ -27,10 +28,10 @@ _DOWN = {"top": 0, "middle": 1, "bottom": 2}
 
 def _within(outer: Box, inner: Box) -> Box:
     """``inner``, which counts in shares of ``outer``, in shares of the picture."""
-    wide, high = outer[2] - outer[0], outer[3] - outer[1]
+    width, height = outer[2] - outer[0], outer[3] - outer[1]
     return (
-        outer[0] + inner[0] * wide, outer[1] + inner[1] * high,
-        outer[0] + inner[2] * wide, outer[1] + inner[3] * high,
+        outer[0] + inner[0] * width, outer[1] + inner[1] * height,
+        outer[0] + inner[2] * width, outer[1] + inner[3] * height,
     )  # fmt: skip
 
 
@@ -50,10 +51,9 @@ class _Cells:
 
     def __post_init__(self) -> None:
         chosen = [self.things[index] for index in self.members]
-        across: list[Anchor] = [thing.anchor for thing in chosen]
-        wide = [1.0 + 0.4 * (min(thing.count, 5) - 1) for thing in chosen]
-        self.x = Axis(wide, [_ACROSS.get(anchor[0]) for anchor in across])
-        self.y = Axis([1.0] * len(chosen), [_DOWN.get(anchor[1]) for anchor in across])
+        widths = [1.0 + 0.4 * (min(thing.count, 5) - 1) for thing in chosen]
+        self.x = Axis(widths, [_ACROSS.get(thing.anchor[0]) for thing in chosen])
+        self.y = Axis([1.0] * len(chosen), [_DOWN.get(thing.anchor[1]) for thing in chosen])
         self.touched: set[int] = set()
 
     def relate(self, relation: Relation) -> None:
@@ -122,42 +122,76 @@ class _Cells:
         return chosen[0] > 0
 
 
-def _parents(parsed: Parsed, notes: list[str]) -> dict[int, tuple[int, Box]]:
-    """Which thing stands in or in front of which other one, and where in its box."""
-    parents: dict[int, tuple[int, Box]] = {}
+Parents = dict[int, tuple[int, Box]]
+"""Thing -> the thing in or in front of which it stands, and where in that one's box."""
 
-    def above(index: int) -> list[int]:
-        chain = [index]
-        while chain[-1] in parents and len(chain) <= len(parsed.things):
-            chain.append(parents[chain[-1]][0])
-        return chain
 
+def _chain(index: int, parents: Parents) -> list[int]:
+    """A thing, what it stands in, what that stands in ..."""
+    chain = [index]
+    while chain[-1] in parents:
+        chain.append(parents[chain[-1]][0])
+    return chain
+
+
+def _parents(parsed: Parsed, notes: list[str]) -> Parents:
+    parents: Parents = {}
     for relation in parsed.relations:
         if relation.kind not in ("inside", "front"):
             continue
-        if relation.one in parents or relation.one in above(relation.other):
+        if relation.one in parents or relation.one in _chain(relation.other, parents):
             notes.append(f"left out: a second place of '{parsed.things[relation.one].phrase}'")
             continue
-        place = _INSIDE if relation.kind == "inside" else _IN_FRONT
-        parents[relation.one] = (relation.other, place)
+        where = _INSIDE if relation.kind == "inside" else _IN_FRONT
+        parents[relation.one] = (relation.other, where)
     for relation in parsed.relations:
         # Who rides a horse in front of a castle is in front of it, too.
         carried = relation.kind == "on" and relation.other in parents
-        if carried and relation.one not in parents and relation.one not in above(relation.other):
+        if carried and relation.one not in parents and (
+            relation.one not in _chain(relation.other, parents)
+        ):  # fmt: skip
             parents[relation.one] = parents[relation.other]
     return parents
 
 
+def _with_anchors_outside(things: list[Thing], parents: Parents) -> list[Thing]:
+    """``things`` with the places in the picture of those inside others moved to these others."""
+    out = list(things)
+    for child, (parent, _) in parents.items():
+        if not any(out[parent].anchor):
+            out[parent] = replace(out[parent], anchor=out[child].anchor)
+    return [
+        replace(thing, anchor=("", "")) if index in parents else thing
+        for index, thing in enumerate(out)
+    ]
+
+
+def _relations_among(
+    members: list[int], relations: list[Relation], parents: Parents
+) -> Iterator[Relation]:
+    """The relations between ``members``, and between what stands in them, as seen from outside."""
+    for relation in relations:
+        if relation.kind in ("inside", "front"):
+            continue
+        one, other = (
+            next((index for index in _chain(end, parents) if index in members), None)
+            for end in (relation.one, relation.other)
+        )
+        if one is not None and other is not None and one != other:
+            yield Relation(relation.kind, one, other)
+
+
 def _fitted(cell: Box, thing: Thing, aspect: float) -> Box:
     """The box of one thing in its cell: no stripe, with some air, at the side that it names."""
-    wide, high = cell[2] - cell[0], cell[3] - cell[1]
-    inner_wide, inner_high = wide * (1 - 2 * _MARGIN), high * (1 - 2 * _MARGIN)
-    w = min(inner_wide, inner_high * _WIDEST / aspect)
-    h = min(inner_high, inner_wide * _TALLEST * aspect)
+    width, height = cell[2] - cell[0], cell[3] - cell[1]
+    margin_x, margin_y = _MARGIN * width, _MARGIN * height
+    inner_width, inner_height = width * (1 - 2 * _MARGIN), height * (1 - 2 * _MARGIN)
+    w = min(inner_width, inner_height * _WIDEST / aspect)
+    h = min(inner_height, inner_width * _TALLEST * aspect)
     across = {"left": 0.0, "right": 1.0}.get(thing.anchor[0], 0.5)
     down = {"top": 0.0, "bottom": 1.0}.get(thing.anchor[1], 0.5)
-    left = cell[0] + min(max(across * wide - w * across, _MARGIN * wide), wide - w - _MARGIN * wide)
-    top = cell[1] + min(max(down * high - h * down, _MARGIN * high), high - h - _MARGIN * high)
+    left = cell[0] + min(max(across * width - w * across, margin_x), width - w - margin_x)
+    top = cell[1] + min(max(down * height - h * down, margin_y), height - h - margin_y)
     return (left, top, left + w, top + h)
 
 
@@ -165,11 +199,11 @@ def _copies(cell: Box, count: int, aspect: float) -> list[Box]:
     """``count`` cells in rows, with the columns that make them most like squares."""
     if count == 1:
         return [cell]
-    wide, high = (cell[2] - cell[0]) * aspect, cell[3] - cell[1]
+    width, height = (cell[2] - cell[0]) * aspect, cell[3] - cell[1]
 
     def worth(columns: int) -> float:
         rows = math.ceil(count / columns)
-        return min(wide / columns, high / rows)
+        return min(width / columns, height / rows)
 
     columns = max(range(1, count + 1), key=worth)
     rows = math.ceil(count / columns)
@@ -191,45 +225,22 @@ def place(parsed: Parsed, aspect: float = 1.0) -> tuple[list[list[Box]], list[st
     ``aspect`` is the picture's width divided by its height.
     """
     notes: list[str] = []
-    things = list(parsed.things)
     parents = _parents(parsed, notes)
-    for child, (parent, _) in parents.items():
-        if any(things[child].anchor) and not any(things[parent].anchor):
-            things[parent] = Thing(things[parent].phrase, things[parent].start,
-                                   things[parent].count, things[child].anchor)  # fmt: skip
-    for child in parents:
-        things[child] = Thing(things[child].phrase, things[child].start, things[child].count)
-
-    def chain(index: int) -> list[int]:
-        out = [index]
-        while out[-1] in parents:
-            out.append(parents[out[-1]][0])
-        return out
-
+    things = _with_anchors_outside(parsed.things, parents)
     cells: dict[int, Box] = {}
-    levels: list[tuple[int | None, list[int], Box]] = [
-        (None, [i for i in range(len(things)) if i not in parents], (0.0, 0.0, 1.0, 1.0))
-    ]
-    while levels:
-        parent, members, frame = levels.pop(0)
+    outermost = [index for index in range(len(things)) if index not in parents]
+    levels: list[tuple[list[int], Box]] = [(outermost, (0.0, 0.0, 1.0, 1.0))]
+    for members, frame in levels:  # grows while it is read: what stands in the members comes later
         group = _Cells(members, things, notes)
-        for relation in parsed.relations:
-            if relation.kind in ("inside", "front"):
-                continue
-            # A relation to a thing inside another one is a relation to that one, seen from outside.
-            ends = [
-                next((i for i in chain(end) if i in members), None)
-                for end in (relation.one, relation.other)
-            ]
-            if None not in ends and ends[0] != ends[1]:
-                group.relate(Relation(relation.kind, ends[0], ends[1]))  # type: ignore[arg-type]
-        for member, box in group.boxes().items():
-            cells[member] = _within(frame, box)
+        for relation in _relations_among(members, parsed.relations, parents):
+            group.relate(relation)
+        for member, cell in group.boxes().items():
+            cells[member] = _within(frame, cell)
+            box = _fitted(cells[member], things[member], aspect)
             for where in (_INSIDE, _IN_FRONT):
-                inner = [c for c, (p, at) in parents.items() if p == member and at is where]
+                inner = [child for child, found in parents.items() if found == (member, where)]
                 if inner:
-                    fitted = _fitted(cells[member], things[member], aspect)
-                    levels.append((member, inner, _within(fitted, where)))
+                    levels.append((inner, _within(box, where)))
     return [
         [_fitted(copy, thing, aspect) for copy in _copies(cells[index], thing.count, aspect)]
         for index, thing in enumerate(things)

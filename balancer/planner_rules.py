@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from .errors import RealCompoError
 from .layout import Region, checked_phrases, checked_prompt
 from .planner import MAX_REGIONS, Plan
-from .planner_parse import parse_prompt
+from .planner_parse import occurrences, parse_prompt
 from .planner_place import place
-from .words import mention, plain_text, words_of
+from .weights import plain_text
 
 _MOST_THINGS = 16
 
@@ -38,15 +36,14 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
         del parsed.things[_MOST_THINGS:]
     aspect = width / height if width > 0 and height > 0 else 1.0
     boxes, said = place(parsed, aspect)
-    regions: list[Region] = []
     # Copies share one mention; a second mention of the same words is another occurrence.
-    spoken: dict[tuple[str, ...], int] = defaultdict(int)
-    for thing, copies in zip(parsed.things, boxes, strict=True):
-        key = tuple(word.text for word in words_of(thing.phrase))
-        order = mention(text, thing.phrase, thing.start)
-        occurrence = spoken[key] if order is None else order
-        spoken[key] += 1
-        regions += [Region(thing.phrase, box, occurrence=occurrence) for box in copies]
+    regions = [
+        Region(thing.phrase, box, occurrence=occurrence)
+        for thing, occurrence, copies in zip(
+            parsed.things, occurrences(text, parsed.things), boxes, strict=True
+        )
+        for box in copies
+    ]
     if len(regions) > MAX_REGIONS:
         notes.append(f"only the first {MAX_REGIONS} of {len(regions)} boxes were kept")
     return Plan(tuple(regions[:MAX_REGIONS]), (*notes, *said))

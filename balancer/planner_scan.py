@@ -5,28 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from .letters import EMBEDDED
 from .planner_words import (
     ADJECTIVES,
     DETERMINERS,
+    FUNCTION_WORDS,
+    HOLDERS,
     MEDIUM,
     NUMBERS,
     PLACE,
+    POSSESSIVE,
     PRONOUNS,
     RELATION,
     RELATIONS,
-    SURROUNDINGS,
     VERB,
+    VERB_FORMS,
+    is_number,
 )
-from .words import FUNCTION_WORDS, words_of
+from .words import Word, word_texts, words_of
 
 _SEPARATOR = re.compile(r"[,;.:!?\n]+|(?:and|while|but|plus|as well as)\b|&", re.IGNORECASE)
-_WORD = re.compile(r"[^\s,;.:!?&]+")
-_OF_SCENE = frozenset({"scene", "room", "picture", "image", "landscape", "composition", "view"})
-
-_VERB_FORMS = ("ing", "s", "ed")
-_POSSESSIVE = ("'s", "\u2019s")
+_BORDER = re.compile(r"[\s,;.:!?&]")
+"""Ends a word of a thing, which keeps the signs in it and around it: 'red-haired', '(fate)'."""
+_WITH = re.compile(r"with\b", re.IGNORECASE)
 _BACK = 200
 """Characters of a thing before a word that say whether the word starts another one."""
 DOER = "doer"
@@ -42,7 +45,7 @@ Anchor = tuple[str, str]
 class Item:
     """A piece of a prompt: a thing, or what stands between things."""
 
-    kind: str  # thing, relation, place, separator, verb
+    kind: Literal["thing", "relation", "place", "separator", "verb"]
     start: int
     end: int
     value: str = ""
@@ -67,7 +70,7 @@ def _anchor(found: re.Match[str]) -> Anchor:
 def _has_noun(words: list[str]) -> bool:
     """Whether words can be a thing: more than articles, numbers, pronouns and adjectives."""
     idle = DETERMINERS | PRONOUNS | ADJECTIVES
-    return any(w not in idle and w not in NUMBERS and not w.isdecimal() for w in words)
+    return any(word not in idle and not is_number(word) for word in words)
 
 
 def _starts_thing(text: str, start: int, end: int, before: str) -> bool:
@@ -77,118 +80,109 @@ def _starts_thing(text: str, start: int, end: int, before: str) -> bool:
     if word in DETERMINERS:
         return True
     counts = word in NUMBERS or (word.isdecimal() and len(word) < 3)
-    is_verb = before.endswith(_VERB_FORMS) and not before.endswith(_POSSESSIVE)
+    is_verb = before.endswith(VERB_FORMS) and not before.endswith(POSSESSIVE)
     return counts and is_verb and text[end : end + 2].strip().isalpha()
 
 
-def _cut_at_verb(text: str, start: int, end: int, after: str) -> int | None:
-    """Where the thing in ``start``..``end`` ends if a determiner follows it, None if both are one.
+def _without_last(words: list[Word], idle: frozenset[str]) -> list[Word]:
+    """``words`` without those of ``idle`` at their end."""
+    size = len(words)
+    while size and words[size - 1].text in idle:
+        size -= 1
+    return words[:size]
+
+
+def _end_before_verb(thing: str, after: str) -> int | None:
+    """Where ``thing`` ends if a determiner follows it; None if both are one thing.
 
     A noun hardly ever stands directly before an article: what stands there is a verb ('a dog
     chasing a cat'), or a word that ties ('a glass of the water'), or one that belongs to what
-    follows ('half an apple'). The verb is cut off; ``start`` says that nothing is left then.
-    ``after`` says what stands before the thing: a 'verb', an ``ACTION``, or ''.
+    follows ('half an apple'). The verb is cut off; 0 says that nothing is left then. ``after``
+    says what stands before the thing: a 'verb', an ``ACTION``, or ''.
     """
-    start = max(start, end - _BACK)
-    words = words_of(text[start:end])
+    words = words_of(thing)
     if not words:
         return None
-    if text[start + words[-1].end : end].strip():
-        return start + words[-1].end  # a dash or the like between two things
-    tied = words[-1].text in FUNCTION_WORDS - PRONOUNS or words[-1].text == "like"
-    if tied or words[-1].text.endswith(_POSSESSIVE):
+    last = words[-1]
+    if thing[last.end :].strip():
+        return last.end  # a dash or the like between two things
+    if last.text in FUNCTION_WORDS - PRONOUNS | {"like"} or last.text.endswith(POSSESSIVE):
         return None
-    kept = words
-    while kept and kept[-1].text in PRONOUNS:
-        kept = kept[:-1]
-    last = kept[-1] if kept else words[-1]
-    kept = kept[:-1]
-    is_form = last.text.endswith(_VERB_FORMS) and len(last.text) > 3
-    if after == "verb" or (not kept and is_form):
-        return start  # 'who holds a cup', 'chasing a cat, a dog'
+    kept = _without_last(words, PRONOUNS)
+    verb = kept.pop() if kept else last
+    is_form = verb.text.endswith(VERB_FORMS) and len(verb.text) > 3
+    if after == "verb" or (is_form and not kept):
+        return 0  # 'who holds a cup', 'chasing a cat, a dog'
     if not _has_noun([word.text for word in kept]):
         # 'gives the girl a rose' against 'half an apple'
-        given = after == ACTION and words[0].text in DETERMINERS | PRONOUNS
-        return start + words[-1].end if given else None
-    if text[start + last.start].isupper() and not is_form:
+        is_given = after == ACTION and words[0].text in DETERMINERS | PRONOUNS
+        return last.end if is_given else None
+    if thing[verb.start].isupper() and not is_form:
         return None  # 'Pope Gregory the Great'
     if kept[-1].text in DETERMINERS:
-        return start + last.end  # no verb: 'one phrase of the prompt a line'
-    while kept and kept[-1].text in FUNCTION_WORDS:
-        kept = kept[:-1]  # 'a man starts to eat a cake'
-    if not kept:
-        return None  # 'of half a star': nothing before the verb is a thing
-    return start + kept[-1].end
+        return verb.end  # no verb: 'one phrase of the prompt a line'
+    kept = _without_last(kept, FUNCTION_WORDS)  # 'a man starts to eat a cake'
+    # 'of half a star': nothing before the verb is a thing
+    return kept[-1].end if kept else None
+
+
+def _between_things(text: str, position: int, thing: str) -> Item | None:
+    """What stands at ``position`` if it is no word of a thing; ``thing`` is what it follows."""
+    if found := EMBEDDED.match(text, position):
+        # its vectors may say anything, and only the text encoder's folder knows them
+        return Item("separator", *found.span(), "e")
+    if found := PLACE.match(text, position):
+        return Item("place", *found.span(), anchor=_anchor(found))
+    if found := RELATION.match(text, position):
+        return Item("relation", *found.span(), RELATIONS[" ".join(found.group().lower().split())])
+    if found := VERB.match(text, position):
+        is_there = found.group().lower().startswith("there")
+        return Item("verb", *found.span(), "there" if is_there else "")
+    if found := _SEPARATOR.match(text, position):
+        return Item("separator", *found.span(), found.group().lower()[:1])
+    found = _WITH.match(text, position)
+    if found and (not thing or not HOLDERS.isdisjoint(word_texts(thing)[-1:])):
+        return Item("separator", *found.span(), "w")
+    return None
 
 
 def scan_items(text: str) -> Iterator[Item]:
     """Things, relations, places, verbs and separators of ``text``, in order."""
-    position, open_at, open_end = 0, -1, -1
-    after = ""
-
-    def closed() -> Iterator[Item]:
-        if open_at >= 0:
-            yield Item("thing", open_at, open_end)
-
+    position, after = 0, ""
+    start = end = 0  # of the thing that is being read; equal if there is none
     while position < len(text):
         if text[position].isspace():
             position += 1
             continue
-        at_start = open_at < 0
-        found, item = None, None
-        if at_start and (found := MEDIUM.match(text, position)):
+        if start == end and (found := MEDIUM.match(text, position)):
             position = found.end()
             continue
-        if found := EMBEDDED.match(text, position):
-            # its vectors may say anything, and only the text encoder's folder knows them
-            item = Item("separator", *found.span(), "e")
-        elif found := PLACE.match(text, position):
-            item = Item("place", *found.span(), anchor=_anchor(found))
-        elif found := RELATION.match(text, position):
-            kind = RELATIONS[" ".join(found.group().lower().split())]
-            item = Item("relation", *found.span(), kind)
-        elif found := VERB.match(text, position):
-            there = "there" if found.group().lower().startswith("there") else ""
-            item = Item("verb", *found.span(), there)
-        elif found := _SEPARATOR.match(text, position):
-            item = Item("separator", *found.span(), found.group().lower()[:1])
-        elif found := re.compile(r"with\b", re.IGNORECASE).match(text, position):
-            tail = text[max(open_at, open_end - _BACK) : open_end]
-            words = [word.text for word in words_of(tail)]
-            # 'a room with two cats' is about the cats, 'a man with a hat' about one thing.
-            if open_at < 0 or words[-1:] and words[-1] in SURROUNDINGS | _OF_SCENE:
-                item = Item("separator", *found.span(), "w")
-        if item is not None:
-            yield from closed()
-            open_at, after = -1, "verb" if item.kind == "verb" and not item.value else ""
+        tail = max(start, end - _BACK)
+        if item := _between_things(text, position, text[tail:end]):
+            if start < end:
+                yield Item("thing", start, end)
             yield item
-            position = item.end
+            start = end = position = item.end
+            after = "verb" if item.kind == "verb" and not item.value else ""
             continue
-        found = found or _WORD.match(text, position)
-        end = found.end() if found else position + 1
-        if found and open_at >= 0:
-            before = text[max(open_at, open_end - _BACK) : open_end].casefold()
-            if _starts_thing(text, position, end, before):
-                cut = _cut_at_verb(text, open_at, open_end, after)
-                if cut is not None:
-                    if cut > open_at:
-                        yield Item("thing", open_at, cut, DOER)
-                    yield Item("verb", cut, open_end, ACTION)
-                    open_at, after = -1, ACTION
-        if found:
-            open_at, open_end = (position if open_at < 0 else open_at), end
-        position = end
-    yield from closed()
+        found = _BORDER.search(text, position)
+        stop = found.start() if found else len(text)
+        if start < end and _starts_thing(text, position, stop, text[tail:end].casefold()):
+            kept = _end_before_verb(text[tail:end], after)
+            if kept is not None:
+                if tail + kept > start:
+                    yield Item("thing", start, tail + kept, DOER)
+                yield Item("verb", tail + kept, end, ACTION)
+                start, end, after = position, position, ACTION
+        start = position if start == end else start
+        end = position = stop
+    if start < end:
+        yield Item("thing", start, end)
 
 
 def _only_adjectives(text: str) -> bool:
-    words = [word.text for word in words_of(text)]
-    content = [w for w in words if w not in DETERMINERS and w not in NUMBERS]
-    return bool(content) and all(w in ADJECTIVES for w in content)
-
-
-def _first_word(text: str) -> str:
-    return next((word.text for word in words_of(text)), "")
+    content = [w for w in word_texts(text) if w not in DETERMINERS and w not in NUMBERS]
+    return bool(content) and all(word in ADJECTIVES for word in content)
 
 
 def joined_adjectives(items: list[Item], text: str) -> list[Item]:
@@ -203,7 +197,7 @@ def joined_adjectives(items: list[Item], text: str) -> list[Item]:
             and out[-2].kind == "thing"
             and out[-2].end - out[-2].start < _BACK
             and _only_adjectives(text[out[-2].start : out[-2].end])
-            and _first_word(text[item.start : item.end]) not in DETERMINERS
+            and DETERMINERS.isdisjoint(word_texts(text[item.start : item.end])[:1])
         ):
             item = replace(item, start=out[-2].start)
             del out[-2:]

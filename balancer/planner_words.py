@@ -1,4 +1,4 @@
-"""English words that the rule-based planner knows: places, relations, verbs, surroundings.
+"""The English words that the pack knows: articles, numbers, places, relations, verbs, nouns.
 
 Closed lists on purpose: what a rule does can be read here, and what it does not know it leaves to
 the user or to a language model.
@@ -7,56 +7,74 @@ the user or to a language model.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
-def _list(text: str) -> list[str]:
-    return text.split()
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
+ARTICLES = _set("a an the")
+FUNCTION_WORDS = ARTICLES | _set(
+    "and or nor but of in on at to with without by for from into onto near next beside besides "
+    "between behind under below beneath over above inside outside against along across around "
+    "through as than that which is are its his her their"
+)
+"""Closed word classes only: their attention says nothing about one object's place. Counts ('two')
+and adjectives stay, they belong to the object."""
+DETERMINERS = ARTICLES | _set(
+    "some many each every both another this that these those his her its their my our your"
+)
+PRONOUNS = _set(
+    "it them him her he she they one another each other itself themselves side top this that which "
+    "who there"
+)
+ADJECTIVES = _set(
+    "red green blue yellow orange purple pink brown black white gray grey golden gold silver beige "
+    "cyan magenta turquoise violet teal dark light bright pale big small large tiny huge old new "
+    "young shiny fluffy round tall short long wooden metal plastic soft hard striped spotted cute "
+    "beautiful rusty wet dry"
+)
 NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        _list("one two three four five six seven eight nine ten eleven twelve"), 1
-    )
-}
-GROUPS = {
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
+    "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip
+_GROUPS = {
     "a pair of": 2, "a couple of": 2, "a trio of": 3, "a few": 3, "several": 3,
     "half a dozen": 6, "a dozen": 12,
 }  # fmt: skip
-DETERMINERS = frozenset(
-    _list(
-        "a an the some many each every both another this that these those his her its their my our "
-        "your"
-    )
-)
-PRONOUNS = frozenset(
-    _list(
-        "it them him her he she they one another each other itself themselves side top this that "
-        "which who there"
-    )
-)
-ADJECTIVES = frozenset(
-    _list(
-        "red green blue yellow orange purple pink brown black white gray grey golden gold silver "
-        "beige cyan magenta turquoise violet teal dark light bright pale big small large tiny huge "
-        "old new young shiny fluffy round tall short long wooden metal plastic soft hard striped "
-        "spotted cute beautiful rusty wet dry"
-    )
-)
+
+
+def is_number(word: str) -> bool:
+    """'three' or '12'."""
+    return word in NUMBERS or word.isdecimal()
+
+
+def leading_group(words: Sequence[str]) -> tuple[int, int]:
+    """(how many, in so many words) that a wording begins with, as 'a pair of'; (1, 0) if none."""
+    for group, number in _GROUPS.items():
+        said = group.split()
+        if list(words[: len(said)]) == said:
+            return number, len(said)
+    return 1, 0
+
+
+VERB_FORMS = ("ing", "s", "ed")
+"""How a verb may end that no list holds."""
+POSSESSIVE = ("'s", "\u2019s")
 MEDIA = (
     "photo|photograph|picture|image|painting|drawing|illustration|sketch|rendering|render|"
     "portrait|close-up|closeup|shot|view|scene|poster|print|watercolor|watercolour|snapshot|"
     "depiction|artwork"
 )
-SURROUNDINGS = frozenset(
-    _list(
-        "room kitchen bedroom bathroom office studio beach forest park field fields street road "
-        "garden sky desert mountains city landscape meadow background floor ground grass lawn snow "
-        "water sea ocean lake river night day morning evening sunset sunrise dusk dawn light "
-        "lighting rain fog mist village town jungle countryside yard backyard space air wall "
-        "distance style"
-    )
+SURROUNDINGS = _set(
+    "room kitchen bedroom bathroom office studio beach forest park field fields street road garden "
+    "sky desert mountains city landscape meadow background floor ground grass lawn snow water sea "
+    "ocean lake river night day morning evening sunset sunrise dusk dawn light lighting rain fog "
+    "mist village town jungle countryside yard backyard space air wall distance style"
 )
+HOLDERS = SURROUNDINGS | _set("scene picture image composition view")
+"""'A room with two cats' is about the cats, 'a man with a hat' about one thing."""
 
 RELATIONS: dict[str, str] = {
     **{f"{at} left{side} of": "left" for at in ("to the", "on the", "at the")
@@ -124,3 +142,24 @@ MEDIUM = re.compile(
     re.IGNORECASE,
 )
 """'an oil painting of': says what the picture is, not what is in it."""
+
+IRREGULAR_PLURALS = {
+    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot",
+    "teeth": "tooth", "mice": "mouse", "geese": "goose", "wolves": "wolf", "knives": "knife",
+    "leaves": "leaf", "shelves": "shelf", "loaves": "loaf", "halves": "half", "oxen": "ox",
+}  # fmt: skip
+_SAME = (
+    "person man woman boy girl child kid lady gentleman guy baby toddler player rider dancer "
+    "human pedestrian",
+    "couch sofa settee", "tv television monitor", "bicycle bike", "motorcycle motorbike",
+    "airplane plane aeroplane aircraft jet", "phone smartphone cellphone", "dog puppy",
+    "cat kitten", "horse pony", "donut doughnut", "handbag purse bag", "car automobile",
+    "boat ship sailboat", "cup mug", "laptop notebook computer", "bird sparrow gull owl parrot",
+    "sheep lamb", "cow bull calf", "chair armchair", "picture painting",
+)  # fmt: skip
+SAME_THING = {word: number for number, row in enumerate(_SAME) for word in row.split()}
+"""Nouns that a detector and a phrase may use for one thing -> the number of their group."""
+WHOLE_NAMES = {("hot", "dog"), ("teddy", "bear"), ("rubber", "duck"), ("piggy", "bank")}
+"""Their last word alone names another thing."""
+ASIDES = _set("with without wearing holding in on at near from by that which")
+"""What follows is not the thing itself, but something at it."""

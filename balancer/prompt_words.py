@@ -9,8 +9,9 @@ from typing import Any
 
 from .layout import Layout
 from .letters import BARRIER, EMBEDDING, Atom
+from .planner_words import ARTICLES, FUNCTION_WORDS
 from .spelling import NOWHERE
-from .tokens import ARTICLES, FUNCTION_WORDS, EncodedPrompt, content_positions, match_regions
+from .tokens import EncodedPrompt, content_positions, match_regions
 from .weights import read_weights
 
 _BREAKS = FUNCTION_WORDS - ARTICLES
@@ -19,7 +20,7 @@ _JOINED = re.compile(r"\s*|['\u2019_\u2010\u2011-]")
 
 
 @dataclass(frozen=True)
-class Word:
+class PromptWord:
     """One word or sign of a prompt.
 
     ``positions`` are the places in the conditioning of the tokens that spell any of it; ``start``
@@ -41,11 +42,11 @@ def _positions(prompt: EncodedPrompt, atom: Atom) -> tuple[int, ...]:
     return tuple(p for p, place in zip(inside, places, strict=True) if place != NOWHERE)
 
 
-def words_in(text: str, prompt: EncodedPrompt) -> tuple[Word, ...]:
+def words_in(text: str, prompt: EncodedPrompt) -> tuple[PromptWord, ...]:
     """The words and signs of ``prompt``, where they stand in the ``text`` it was encoded from."""
     plain, origin = read_weights(text)
     known = prompt.index.text
-    words: list[Word] = []
+    words: list[PromptWord] = []
     for atom in known.atoms:
         positions = _positions(prompt, atom)
         if not positions:
@@ -53,12 +54,17 @@ def words_in(text: str, prompt: EncodedPrompt) -> tuple[Word, ...]:
         start, end = -1, -1
         if prompt.index.is_placed and plain == known.text:
             start, end = origin[atom.start], origin[atom.end - 1] + 1
-        words.append(Word(atom.text, positions, start, end))
+        words.append(PromptWord(atom.text, positions, start, end))
     return tuple(words)
 
 
 def _things(prompt: EncodedPrompt) -> list[tuple[str, tuple[int, ...]]]:
-    """(wording, positions of its tokens) of what may be one thing, in the prompt's order."""
+    """(wording, positions of its tokens) of what may name one thing, in the prompt's order.
+
+    That is what stands between punctuation, 'and', 'on' etc.: 'a red star and a blue circle' gives
+    'a red star' and 'a blue circle'. Only a proposal for an editor, each of which is found in the
+    prompt; runs of articles alone, textual embeddings and dynamic prompts are left out.
+    """
     index = prompt.index
     known = index.text
     things: list[tuple[str, tuple[int, ...]]] = []
@@ -84,16 +90,6 @@ def _things(prompt: EncodedPrompt) -> list[tuple[str, tuple[int, ...]]]:
             run.append(atom)
     close()
     return things
-
-
-def things_in(prompt: EncodedPrompt) -> tuple[str, ...]:
-    """Wordings that may name one thing each: what stands between punctuation, 'and', 'on' etc.
-
-    'a red star and a blue circle' gives 'a red star' and 'a blue circle'. Only a proposal for an
-    editor, each of which is found in the prompt; runs of articles alone, textual embeddings and
-    dynamic prompts are left out.
-    """
-    return tuple(text for text, _ in _things(prompt))
 
 
 def describe_match(

@@ -7,18 +7,18 @@ can be searched in the text, and the tokens be those that hold them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .letters import EMBEDDING, WORD, atoms, is_ignored, normal
+from .letters import EMBEDDING, WORD, Atom, atoms, is_ignored, normal
 
 NOWHERE: tuple[int, int] = (-1, -1)
 """Place of a token that spells nothing of the text."""
 
 _LOOK = (12, 4, 1)
 """Characters behind an unknown piece that are looked for, as many as are there."""
-_EMBEDDED, _UNKNOWN = "\ufdd0", "\ufdd1"
+_EMBEDDED, _ABSENT, _UNKNOWN = "\ufdd0", "\ufdd1", "\ufdd2"
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,25 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[list[int]]:
         yield run
 
 
-def _typed(text: str) -> Row:
+def _names(text: str) -> list[Atom]:
+    """The textual embeddings in ``text``."""
+    if EMBEDDING not in text:
+        return []
+    return [a for a in atoms(text) if a.kind == WORD and a.text.startswith(EMBEDDING)]
+
+
+def _typed(text: str, names: list[Atom], absent: frozenset[str]) -> Row:
     """The characters of a text without spaces; a textual embedding is one mark."""
     row: Row = []
-    names = [(a.start, a.end) for a in atoms(text) if a.text.startswith(EMBEDDING)
-             and a.kind == WORD] if EMBEDDING in text else []  # fmt: skip
-    names.append((len(text), len(text)))
+    borders = [*((atom.start, atom.end) for atom in names), (len(text), len(text))]
     number = 0
     for character, start, end in zip(*normal(text), strict=True):
-        while start >= names[number][1] and number + 1 < len(names):
+        while start >= borders[number][1] and number + 1 < len(borders):
             number += 1
-        if names[number][0] <= start < names[number][1]:
-            if start == names[number][0]:
-                row.append((_EMBEDDED, *names[number]))
+        if borders[number][0] <= start < borders[number][1]:
+            if start == borders[number][0]:
+                mark = _ABSENT if names[number].text in absent else _EMBEDDED
+                row.append((mark, *borders[number]))
         elif not is_ignored(character):
             row.append((character, start, end))
     return row
@@ -111,61 +117,108 @@ def _parted(row: Row) -> list[tuple[int, int]]:
     return parts
 
 
-def spell(pieces: Sequence[Piece], text: str) -> Spelling | None:
+class _Alignment:
+    """Two rows, what the tokens spell and what was typed, read side by side.
+
+    ``at`` and ``typed_at`` are the next entries to be read. Every reader goes on and returns True
+    where its rule holds, and returns False where it does not.
+    """
+
+    def __init__(self, spelt: Row, typed: Row, text: str, tokens: int) -> None:
+        self.spelt, self.typed, self.text = spelt, typed, text
+        self.line, self.typed_line = ("".join(e[0] for e in row) for row in (spelt, typed))
+        self.at, self.typed_at = 0, 0
+        self.places = [NOWHERE] * tokens
+        self.missing: list[str] = []
+
+    def _put(self, index: int, start: int, end: int) -> None:
+        _, first, last = self.spelt[index]
+        for token in range(first, last + 1):
+            before, until = self.places[token]
+            self.places[token] = (start if before < 0 else before, max(until, end))
+
+    def same(self) -> bool:
+        """Both rows go on with one character, or with an embedding."""
+        mark = self.line[self.at : self.at + 1]
+        if mark != self.typed_line[self.typed_at : self.typed_at + 1]:
+            return False
+        self._put(self.at, *self.typed[self.typed_at][1:])
+        self.at, self.typed_at = self.at + 1, self.typed_at + 1
+        return True
+
+    def embedding(self) -> bool:
+        """An embedding was typed that gave no vectors."""
+        if self.typed_line[self.typed_at : self.typed_at + 1] not in (_EMBEDDED, _ABSENT):
+            return False
+        start, end = self.typed[self.typed_at][1:]
+        name = normal(self.text[start:end]).text
+        if self.line.startswith(name, self.at):  # a tokenizer that knows no embeddings
+            for index in range(self.at, self.at + len(name)):
+                self._put(index, start, end)
+            self.at += len(name)
+        else:
+            self.missing.append(self.text[start + len(EMBEDDING) : end])
+            self._skip_attached()
+        self.typed_at += 1
+        return True
+
+    def _skip_attached(self) -> None:
+        """Older hosts leave out all up to the next space, '<b>' behind the name, too."""
+        typed = self.typed
+        while (
+            self.typed_at + 1 < len(typed)
+            and typed[self.typed_at + 1][1] <= typed[self.typed_at][2]
+            and self.line[self.at : self.at + 1] != typed[self.typed_at + 1][0]
+        ):
+            self.typed_at += 1
+
+    def unknown(self) -> bool:
+        """Pieces stand for characters that the vocabulary does not have: all up to the next piece
+        that spells something."""
+        stop = self.at
+        while self.line[stop : stop + 1] == _UNKNOWN:
+            stop += 1
+        typed_stop = self._next_known(stop)
+        if stop == self.at or typed_stop < 0:
+            return False
+        parts = _parted(self.typed[self.typed_at : typed_stop])
+        if len(parts) != stop - self.at:  # any of them may spell any of it
+            parts = [(parts[0][0], parts[-1][1])] * (stop - self.at) if parts else []
+        for index, part in zip(range(self.at, stop), parts, strict=False):
+            self._put(index, *part)
+        self.at, self.typed_at = stop, typed_stop
+        return True
+
+    def _next_known(self, stop: int) -> int:
+        """Where in the typed row that begins what is spelt from ``stop`` on; -1 if nowhere."""
+        line, begin = self.typed_line, self.typed_at
+        if self.line[stop : stop + 1] == _EMBEDDED:
+            return line.find(_EMBEDDED, begin)
+        rest = self.line[stop : stop + _LOOK[0]].split(_UNKNOWN)[0].split(_EMBEDDED)[0]
+        if not rest:
+            return len(line)
+        # (a missing embedding may follow soon)
+        found = (line.find(rest[:size], begin) for size in _LOOK)
+        return next((index for index in found if index >= 0), -1)
+
+
+def spell(
+    pieces: Sequence[Piece], text: str, has: Callable[[str], bool] = lambda _: True
+) -> Spelling | None:
     """Where in ``text`` the ``pieces`` of its tokens stand; None if they spell something else.
 
     ``text`` has no weights (``weights.read_weights``); ``pieces`` are UTF-8 in the order of the
-    tokens, and may differ from it in case, spaces and composition.
+    tokens, and may differ from it in case, spaces and composition. ``has`` says whether the
+    tokenizer knows the textual embedding of a name; it is asked where the text names more of them
+    than gave vectors.
     """
-    spelt, typed = _spelt(pieces), _typed(text)
-    one, other = ("".join(entry[0] for entry in row) for row in (spelt, typed))
-    places = [NOWHERE] * len(pieces)
-    missing: list[str] = []
-
-    def put(index: int, start: int, end: int) -> None:
-        _, first, last = spelt[index]
-        for token in range(first, last + 1):
-            known = places[token]
-            places[token] = (start, end) if known == NOWHERE else (known[0], max(known[1], end))
-
-    i, j = 0, 0
-    while i < len(one) or j < len(other):
-        if one[i : i + 1] == other[j : j + 1]:
-            put(i, typed[j][1], typed[j][2])
-            i, j = i + 1, j + 1
-        elif other[j : j + 1] == _EMBEDDED:
-            start, end = typed[j][1:]
-            name = normal(text[start:end]).text
-            if one.startswith(name, i):  # a tokenizer that knows no embeddings
-                for index in range(i, i + len(name)):
-                    put(index, start, end)
-                i += len(name)
-            else:
-                missing.append(text[start + len(EMBEDDING) : end])
-                # older hosts leave out all up to the next space, '<b>' behind the name, too
-                while j + 1 < len(other) and typed[j + 1][1] <= typed[j][2] and (
-                    one[i : i + 1] != other[j + 1]
-                ):  # fmt: skip
-                    j += 1
-            j += 1
-        elif one[i : i + 1] == _UNKNOWN:
-            stop = i + 1
-            while one[stop : stop + 1] == _UNKNOWN:
-                stop += 1
-            # they end where what the next piece spells begins
-            rest = one[stop : stop + _LOOK[0]].split(_UNKNOWN)[0].split(_EMBEDDED)[0]
-            last = other.find(_EMBEDDED, j) if one[stop : stop + 1] == _EMBEDDED else len(other)
-            # (a missing embedding may follow soon)
-            tries = (other.find(rest[:size], j) for size in _LOOK) if rest else iter((last,))
-            at = next((place for place in tries if place >= 0), -1)
-            if at < 0:
-                return None
-            parts = _parted(typed[j:at])
-            if len(parts) != stop - i:  # any of them may spell any of it
-                parts = [(parts[0][0], parts[-1][1])] * (stop - i) if parts else []
-            for index, part in zip(range(i, stop), parts, strict=False):
-                put(index, *part)
-            i, j = stop, at
-        else:
+    spelt, names = _spelt(pieces), _names(text)
+    absent: frozenset[str] = frozenset()
+    if sum(mark == _EMBEDDED for mark, _, _ in spelt) < len(names):
+        different = {atom.text for atom in names}
+        absent = frozenset(name for name in different if not has(name.removeprefix(EMBEDDING)))
+    both = _Alignment(spelt, _typed(text, names, absent), text, len(pieces))
+    while both.at < len(both.line) or both.typed_at < len(both.typed_line):
+        if not (both.same() or both.embedding() or both.unknown()):
             return None
-    return Spelling(tuple(places), tuple(missing))
+    return Spelling(tuple(both.places), tuple(both.missing))

@@ -16,8 +16,10 @@ from .encoded_prompt import EncodedPrompt, Span
 from .errors import RealCompoError
 from .layout import Layout, Region
 from .letters import has_words
+from .nearest import nearest
+from .planner_words import ARTICLES, FUNCTION_WORDS
 from .weights import plain_text
-from .words import ARTICLES, FUNCTION_WORDS, indexed, loose_spans
+from .words import indexed, loose_spans
 
 CHUNK = 77
 """Positions of one CLIP chunk in the conditioning, start and end token included."""
@@ -67,35 +69,19 @@ def _searches(prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str) -> Itera
 
 
 def _spans(
-    prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str = "", need: int = 1
+    prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str, need: int = 1
 ) -> list[Span]:
-    """All occurrences by the first search that has ``need``, else by the first that has any."""
+    """All occurrences by the first search that has ``need``, else by the first that has any.
+
+    ``typed`` is the text that ``phrase`` was encoded from. Its leading articles may be missing
+    from the prompt.
+    """
     some: list[Span] = []
     for found in _searches(prompt, phrase, typed):
-        if len(found) >= max(need, 1):
+        if len(found) >= need:
             return found
         some = some or found
     return some
-
-
-def count_phrase(prompt: EncodedPrompt, phrase: EncodedPrompt) -> int:
-    """How many occurrences ``match_phrase`` can tell apart."""
-    return len(_spans(prompt, phrase))
-
-
-def match_phrase(
-    prompt: EncodedPrompt, phrase: EncodedPrompt, occurrence: int = 0, typed: str = ""
-) -> tuple[int, ...]:
-    """Positions of one occurrence of ``phrase`` in ``prompt``: the whole run, function words too.
-
-    ``typed`` is the text that ``phrase`` was encoded from, if it is known. A phrase's leading
-    articles may be missing from the prompt. Returns an empty tuple if the prompt holds the phrase
-    less than ``occurrence + 1`` times.
-    """
-    spans = _spans(prompt, phrase, typed, occurrence + 1)
-    if not 0 <= occurrence < len(spans):
-        return ()
-    return prompt.positions[slice(*spans[occurrence])]
 
 
 def content_positions(prompt: EncodedPrompt, positions: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,8 +112,6 @@ def suggest(
 
     It keeps its punctuation and the phrase's article, and is one that is found in the prompt.
     """
-    from .nearest import nearest
-
     for wording in islice(nearest(prompt.index.text, plain_text(phrase), 0.6), _SUGGESTIONS):
         if _spans(prompt, encode(wording), wording):
             return wording

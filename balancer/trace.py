@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .errors import RealCompoError
+from .log import LOG
 
 MAPS_KEPT = 4
 """Samples of a batch whose attention maps are kept: a picture shows one of them."""
@@ -85,7 +85,7 @@ class Trace:
             self.skipped_gradients = int((~torch.stack(self._finite)).sum())
             self._finite = []
         if self.skipped_gradients:
-            logging.warning(
+            LOG.warning(
                 "RealCompo: %d of %d gradients were not finite and moved nothing there. Half "
                 "precision may be too coarse for this model: start the host with --force-fp32.",
                 self.skipped_gradients, self.backwards,

@@ -9,13 +9,13 @@ from itertools import combinations
 
 from .checked import lines
 from .errors import RealCompoError
+from .planner_parse import parse_prompt
 from .weights import escaped, plain_text
 from .words import find_phrase
 
 SEPARATOR = "|"
 KINDS = ("prompts", "concepts")
-# not the | between the choices of a dynamic prompt, '{red|blue}'
-_PARTS = re.compile(r"\|(?![^{}]*\})")
+_TO_BRACE = re.compile(r"[^{}]*[{}]?")
 MOST_CONCEPTS = 1000
 """Concepts to pair: half a million pairs are shuffled."""
 TEMPLATE = "a photo of {a} and {b}"
@@ -29,6 +29,19 @@ class TrainingPrompt:
     objects: tuple[str, ...]
 
 
+def _parts(line: str) -> list[str]:
+    """``line`` cut at every |, but not between the choices of a dynamic prompt, '{red|blue}'."""
+    cuts = [
+        run.start() + index
+        for run in _TO_BRACE.finditer(line)
+        if not run.group().endswith("}")
+        for index, sign in enumerate(run.group())
+        if sign == SEPARATOR
+    ]
+    starts, ends = [0, *(cut + 1 for cut in cuts)], [*cuts, len(line)]
+    return [line[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
 def parse_lines(text: str) -> list[TrainingPrompt]:
     """Prompts from lines 'a cat and a dog | a cat | a dog'.
 
@@ -37,13 +50,11 @@ def parse_lines(text: str) -> list[TrainingPrompt]:
     those that the planner's noun-phrase rules find in it. Raises RealCompoError for an object that
     its prompt does not hold, and when there are no prompts.
     """
-    from .planner_parse import parse_prompt
-
     prompts = []
     for number, line in enumerate(lines(text, "prompts"), 1):
         if not line or line.startswith("#"):
             continue
-        prompt, *objects = (plain_text(part.strip()) for part in _PARTS.split(line))
+        prompt, *objects = (plain_text(part.strip()) for part in _parts(line))
         objects = [thing for thing in objects if thing.strip()]
         if not objects:
             objects = [thing.phrase for thing in parse_prompt(prompt).things]

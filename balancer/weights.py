@@ -45,12 +45,12 @@ def _pairs(prompt: str, marks: list[re.Match[str]]) -> dict[int, int]:
     text; but where a closing one ends the text, the host takes these two for a pair.
     """
     pairs: dict[int, int] = {}
-    low, high, end = 0, len(marks), len(prompt)
+    start, stop, end = 0, len(marks), len(prompt)
     for _ in range(_MOST_UNEVEN):
         found: dict[int, int] = {}
         waiting: list[int] = []
         debt = 0
-        for index in range(low, high):
+        for index in range(start, stop):
             sign = marks[index].group()
             if sign == "(" and debt:
                 debt -= 1
@@ -62,12 +62,12 @@ def _pairs(prompt: str, marks: list[re.Match[str]]) -> dict[int, int]:
                 debt += 1
         if not waiting:
             return pairs | found
-        first, last = waiting[0], high - 1
+        first, last = waiting[0], stop - 1
         pairs |= {one: other for one, other in found.items() if one < first}
         if last == first or marks[last].group() != ")" or marks[last].end() != end:
             return pairs
         pairs[first] = last
-        low, high = first + 1, last
+        start, stop = first + 1, last
         end = _weight_start(prompt, marks[first].end(), marks[last].start())
     return pairs
 

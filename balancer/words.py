@@ -14,22 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from .letters import BARRIER, PUNCTUATION, WORD, Atom, atoms
+from .planner_words import ARTICLES
 from .weights import plain_text
-
-__all__ = ["ARTICLES", "FUNCTION_WORDS", "Indexed", "Runs", "Word", "find_phrase", "indexed",
-           "loose_spans", "mention", "nearest_wording", "plain_text", "words_of"]  # fmt: skip
-
-ARTICLES = frozenset({"a", "an", "the"})
-
-# Closed word classes only: their attention says nothing about one object's place. Counts ("two")
-# and adjectives stay, they belong to the object.
-FUNCTION_WORDS = ARTICLES | {
-    *("and", "or", "nor", "but", "of", "in", "on", "at", "to", "with", "without", "by", "for"),
-    *("from", "into", "onto", "near", "next", "beside", "besides", "between", "behind", "under"),
-    *("below", "beneath", "over", "above", "inside", "outside", "against", "along", "across"),
-    *("around", "through", "as", "than", "that", "which", "is", "are", "its", "his", "her"),
-    *("their",),
-}
 
 # What holds the parts of one word together: dog's, red-haired.
 _HYPHEN = re.compile("['`\u2018\u2019\u02bc\u00b4\uff07\u2010\u2011-]")
@@ -54,6 +40,11 @@ def words_of(text: str) -> list[Word]:
     script that has none.
     """
     return list(_phrase_words(text)) if len(text) <= _PHRASE else _words(text)
+
+
+def word_texts(text: str) -> list[str]:
+    """The lower-case forms of ``words_of(text)``."""
+    return [word.text for word in words_of(text)]
 
 
 @lru_cache(maxsize=1 << 12)
@@ -92,10 +83,10 @@ class Runs:
             return []
         run = "".join(code for code in codes if code is not None)
         found: list[int] = []
-        at = self._line.find(run)
-        while at >= 0:
-            found.append(at)
-            at = self._line.find(run, at + len(run))
+        index = self._line.find(run)
+        while index >= 0:
+            found.append(index)
+            index = self._line.find(run, index + len(run))
         return found
 
 
@@ -125,17 +116,17 @@ class Indexed:
     def _starts(self) -> list[int]:
         return [atom.start for atom in self.words]
 
-    def next_word(self, place: int) -> int:
-        """Where the first word at or behind character ``place`` begins; the text's end if none."""
-        index = bisect_left(self._starts, place)
+    def next_word(self, start: int) -> int:
+        """Where the first word at or behind character ``start`` begins; the text's end if none."""
+        index = bisect_left(self._starts, start)
         while index < len(self.words) and self.words[index].kind != WORD:
             index += 1
         return self._starts[index] if index < len(self.words) else len(self.text)
 
-    def cuts(self, place: int) -> bool:
-        """Whether the border before character ``place`` goes through a word."""
-        index = bisect_right(self._starts, place) - 1
-        return index >= 0 and self._starts[index] < place < self.words[index].end
+    def cuts(self, border: int) -> bool:
+        """Whether the border before character ``border`` goes through a word."""
+        index = bisect_right(self._starts, border) - 1
+        return index >= 0 and self._starts[index] < border < self.words[index].end
 
 
 @lru_cache(maxsize=8)
@@ -156,15 +147,18 @@ def without_articles(row: list[Atom]) -> Iterator[list[Atom]]:
         yield rest
 
 
+def _spans(row: list[Atom], starts: list[int], size: int) -> list[tuple[int, int]]:
+    """Start and end in the text of the ``size`` atoms of ``row`` from each of ``starts`` on."""
+    return [(row[index].start, row[index + size - 1].end) for index in starts]
+
+
 def loose_spans(text: Indexed, phrase: str) -> list[tuple[int, int]]:
     """Every place (start, end) of ``phrase`` in ``text`` by its words, punctuation aside."""
     for row in without_articles(indexed(phrase).words):
         if all(atom.kind == BARRIER for atom in row):
             return []
-        starts = text.loose.find([(atom.text, atom.kind) for atom in row])
-        if starts:
-            last = len(row) - 1
-            return [(text.words[at].start, text.words[at + last].end) for at in starts]
+        if starts := text.loose.find([(atom.text, atom.kind) for atom in row]):
+            return _spans(text.words, starts, len(row))
     return []
 
 
@@ -173,10 +167,8 @@ def _exact_spans(text: Indexed, phrase: str) -> list[tuple[int, int]]:
     for row in without_articles(indexed(phrase).atoms):
         if not any(atom.kind == WORD for atom in row):
             return []
-        starts = text.exact.find([atom.text for atom in row])
-        if starts:
-            last = len(row) - 1
-            return [(text.atoms[at].start, text.atoms[at + last].end) for at in starts]
+        if starts := text.exact.find([atom.text for atom in row]):
+            return _spans(text.atoms, starts, len(row))
     return []
 
 
@@ -198,17 +190,6 @@ def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
 def mention(text: str, phrase: str, start: int) -> int | None:
     """Which occurrence of ``phrase`` in ``text`` begins at ``start``, spaces and signs aside."""
     first = indexed(text).next_word(start)
-    places = [at for at, _ in find_phrase(text, phrase)]
-    index = bisect_left(places, start)
-    return index if index < len(places) and places[index] <= first else None
-
-
-def nearest_wording(text: str, phrase: str, cutoff: float = 0.8) -> str | None:
-    """The wording in ``text`` that looks most like ``phrase``, if it is at least ``cutoff`` alike.
-
-    Alike is difflib's ratio, 0..1: a plural or a small slip is about 0.9. It is a slice of
-    ``text`` and stands in it as ``find_phrase`` says.
-    """
-    from .nearest import nearest
-
-    return next(iter(nearest(indexed(text), phrase, cutoff)), None)
+    starts = [begin for begin, _ in find_phrase(text, phrase)]
+    index = bisect_left(starts, start)
+    return index if index < len(starts) and starts[index] <= first else None

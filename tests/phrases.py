@@ -10,11 +10,13 @@ from typing import Any
 from hypothesis import strategies as st
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.nearest import nearest_wording
 from realcompo.balancer.planner import read_answer
 from realcompo.balancer.planner_rules import plan_by_rules
 from realcompo.balancer.prompt_words import describe_match
 from realcompo.balancer.tokens import EncodedPrompt, match_regions, suggest
-from realcompo.balancer.words import find_phrase, nearest_wording, plain_text, words_of
+from realcompo.balancer.weights import plain_text
+from realcompo.balancer.words import find_phrase, words_of
 
 BOX = (0.1, 0.1, 0.5, 0.5)
 MISSING = "embedding:nobody"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import OrderedDict
@@ -11,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from ..endpoint import Endpoint, read_endpoint, read_key
 from ..errors import RealCompoError
+from ..log import LOG
 from ..redaction import without_key
 from .chat import ChatClient
 
@@ -80,6 +80,6 @@ def ask_server(
     """
     key = read_key(api_key_env, address, os.environ)
     client = ChatClient(address, model, seed, timeout, key, **form)
-    logging.info("%s: asking %s at %s", node, without_key(model, key), address.host)
+    LOG.info("%s: asking %s at %s", node, without_key(model, key), address.host)
     made = make(client)
     return made, client.notes

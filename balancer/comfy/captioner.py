@@ -8,7 +8,6 @@ run. Pictures are prepared with torch, so that gradients reach them.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from ..checked import shown
 from ..errors import RealCompoError
+from ..log import LOG
 from .captioner_families import FAMILIES, Family
 from .model_folders import TOKENIZER_FILES, read_settings, require_tokenizer
 
@@ -361,7 +361,7 @@ def _from_library(folder: Path, family: type[Family], where: str) -> tuple[Any, 
             f" as '{(missing or [k[0] for k in told['mismatched_keys']])[0]}'",
             "Take the folder that is made for transformers' own class, not for remote code",
         )  # fmt: skip
-    logging.info("RealCompo: captioner %s (%s)", folder.name, family.model_class)
+    LOG.info("RealCompo: captioner %s (%s)", folder.name, family.model_class)
     return model, tokenizer
 
 

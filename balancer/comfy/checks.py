@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from typing import Any
 
@@ -11,6 +10,7 @@ from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ..errors import RealCompoError
+from ..log import LOG
 from ..regions import LayoutBatch
 from ..settings import BalancerSettings
 from .attention.families import family_of
@@ -68,7 +68,7 @@ def check_pair(realism: ModelPatcher, spatial: ModelPatcher, settings: BalancerS
 @cache
 def _say_experimental(name: str) -> None:
     """Once per family and session."""
-    logging.info(
+    LOG.info(
         "RealCompo: balancing %s by its joint attention is experimental; nobody has tuned the"
         " presets for it.", name,
     )  # fmt: skip

@@ -7,7 +7,6 @@ from its file once more, as ComfyUI itself does it for training and for several 
 from __future__ import annotations
 
 import copy
-import logging
 import weakref
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..errors import RealCompoError
+from ..log import LOG
 from .one_model import is_dynamic
 
 # by model: the patcher that owns its copy and what was backed up of it, however often a graph is
@@ -32,7 +32,7 @@ def on_a_copy(patcher: ModelPatcher) -> ModelPatcher:
     """``patcher`` on a copy of its model; RealCompoError where the host has no way to make one."""
     shared = patcher.model
     if shared not in _copies:
-        logging.info(
+        LOG.info(
             "RealCompo: both branches change one model's weights; a copy takes %.0f MiB.",
             patcher.model_size() / 2**20,
         )

@@ -15,8 +15,8 @@ from .compat import has_wrappers
 from .dense import KEY, modulate_forward, note_entries
 from .dense_older import PlanCond, function_wrapper
 from .inputs import require_clip
-from .phrase_text import Conditioning, with_phrases
-from .prompt_rows import check_rows, prompt_rows
+from .phrase_text import with_phrases
+from .prompt_rows import Conditioning, check_rows, prompt_rows
 from .text import encode_prompt
 
 

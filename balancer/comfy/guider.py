@@ -7,7 +7,6 @@ every sampler and scheduler of the host works with it.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..equilibrium import Balancer, Phase, logit_gradient, probe_latent
 from ..layout import Layout
+from ..log import LOG
 from ..regions import LayoutBatch, Tokens
 from ..settings import BalancerSettings
 from ..trace import StepRecord, Trace, kept_maps
@@ -206,7 +206,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         theirs = self.branch.options
         shown = {**marks(theirs), **{k: theirs[k] for k in (_MASK,) if k in theirs}}
         if _MASK in theirs and self.model_options.get(_MASK, theirs[_MASK]) is not theirs[_MASK]:
-            logging.warning(
+            LOG.warning(
                 "RealCompo: both models bring a function for the noise mask, of which one latent"
                 " has one: the realism model's is used."
             )

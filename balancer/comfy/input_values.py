@@ -61,7 +61,7 @@ def check_present(conditioning: Any, where: str, cfg: float | None = None) -> No
 
     The host samples on without it, as if nothing but noise were to be kept out.
     """
-    # at a guidance of 1 the negative is not asked
+    # at a guidance of 1 the negative is not read
     if not conditioning and (cfg is None or abs(cfg - 1.0) >= 1e-9):
         raise RealCompoError(
             where, "the conditioning is empty", "Connect an encoded prompt; its text may be empty."
@@ -92,5 +92,5 @@ def check_sigmas(sigmas: Tensor) -> None:
 def is_finite(value: Tensor) -> bool:
     """Whether no entry is NaN or infinite."""
     # 8-bit formats cannot say it themselves
-    wide = value.float() if value.element_size() == 1 else value
-    return bool(torch.isfinite(wide).all())
+    readable = value.float() if value.element_size() == 1 else value
+    return bool(torch.isfinite(readable).all())

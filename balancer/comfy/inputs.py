@@ -67,7 +67,7 @@ def resolve(layout: Layout) -> tuple[tuple[int, ...], ...]:
     """Token positions of every region, by the tokenizer of the models; RealCompoError if none."""
     layout.require_regions()
     prompt = encode_prompt(layout.prompt)
-    return tuple(resolve_tokens(layout, prompt, encode_prompt))
+    return resolve_tokens(layout, prompt, encode_prompt)
 
 
 def _kind(value: Any) -> str:

@@ -23,6 +23,13 @@ TYPES = {
         *("electra", "modernbert"),
     ),
 }
+TOKENIZER_FILES = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model"
+_TOKENIZERS = (
+    ("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("spiece.model",),
+    ("sentencepiece.bpe.model",), ("tokenizer.model",),
+)  # fmt: skip
+LONGEST_FILE = 4 << 20
+"""Bytes of a folder's small JSON files; true ones have some thousands."""
 
 
 def _roots(kind: str) -> list[Path]:
@@ -32,18 +39,9 @@ def _roots(kind: str) -> list[Path]:
     except ImportError:
         return []
     base = Path(folder_paths.models_dir)
-    told = folder_paths.folder_names_and_paths.get(kind)
-    own = [Path(path) for path in told[0]] if told else []
+    registered = folder_paths.folder_names_and_paths.get(kind)
+    own = [Path(path) for path in registered[0]] if registered else []
     return list(dict.fromkeys([*own, *(base / name for name in PLACES[kind])]))
-
-
-TOKENIZER_FILES = "tokenizer.json, vocab.txt, vocab.json with merges.txt, or spiece.model"
-_TOKENIZERS = (
-    ("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("spiece.model",),
-    ("sentencepiece.bpe.model",), ("tokenizer.model",),
-)  # fmt: skip
-LONGEST_FILE = 4 << 20
-"""Bytes of a folder's small JSON files; true ones have some thousands."""
 
 
 def read_settings(path: Path, where: str) -> dict[str, Any]:
@@ -83,9 +81,9 @@ def _configs(root: Path) -> list[Path]:
     return sorted(path for path in found if os.path.isfile(path) and not has_surrogates(str(path)))
 
 
-def _folders(place: Path) -> list[Path]:
+def _folders(parent: Path) -> list[Path]:
     try:
-        with os.scandir(place) as entries:
+        with os.scandir(parent) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir()]
     except (OSError, ValueError):
         return []

@@ -14,9 +14,8 @@ from ..regions import Tokens
 from ..tokens import CHUNK, EncodedPrompt
 from ..weights import escaped
 from .encoded import checked_vectors
+from .prompt_rows import Conditioning
 from .text import encode_prompt, prompt_weights
-
-Conditioning = list[list[Any]]
 
 
 def with_phrases(positive: Conditioning, clip: Any, layout: Layout, spans: Tokens) -> Conditioning:
@@ -78,10 +77,10 @@ def _alone(
     positions: list[int] = []
     for number, (start, end) in enumerate(places):
         run = own.index.tokens(start - first, end - first) if end > 0 else None
-        low, high = run or (0, len(own))
+        first_own, stop = run or (0, len(own))
         # the pieces of one character need not be as many as in the prompt
         order = places[:number].count((start, end))
-        positions.append(own.positions[min(low + order, high - 1)])
+        positions.append(own.positions[min(first_own + order, stop - 1)])
     return text, tuple(positions)
 
 

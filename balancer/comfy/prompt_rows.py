@@ -7,16 +7,16 @@ appends are behind the text and less than a chunk; they move nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import RealCompoError
+from ..log import LOG
 from ..tokens import CHUNK, EncodedPrompt
 
-Conditioning = Any
+Conditioning = list[list[Any]]
 """The host's CONDITIONING: a list of [embedding (B, T, D), options]."""
 
 EXPLICIT = (
@@ -35,9 +35,9 @@ def read_first(conditioning: Conditioning) -> Iterator[Tensor]:
     for embedding, options in conditioning:
         if "default" in options:
             continue
-        low = float(options.get("start_percent", 0.0))
-        high = float(options.get("end_percent", 1.0))
-        sides = ((s, min(e, low)) for s, e in free), ((max(s, high), e) for s, e in free)
+        first = float(options.get("start_percent", 0.0))
+        last = float(options.get("end_percent", 1.0))
+        sides = ((s, min(e, first)) for s, e in free), ((max(s, last), e) for s, e in free)
         left = sorted((start, end) for side in sides for start, end in side if start < end)
         if left != free:
             yield embedding
@@ -71,7 +71,7 @@ def say_which(conditioning: Conditioning, first: list[Tensor], where: str) -> No
         for one, options in conditioning
     )
     if others:
-        logging.info(
+        LOG.info(
             "RealCompo: '%s' holds %d more prompt(s) in force at once; the layout's phrases are"
             " read in the first. Combine the layout's own prompt first.", where, others,
         )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 from ..errors import RealCompoError
 from ..foreign_json import read_json
+from ..log import LOG
 
 MATCH = "/realcompo/match"
 LARGEST_BODY = 1 << 20
@@ -70,7 +70,7 @@ def match(value: object) -> dict[str, Any]:
         raise
     except Exception as error:
         # The tokenizer opens the user's embedding files, and any of them may be broken.
-        logging.warning("RealCompo: the page's prompt cannot be read", exc_info=True)
+        LOG.warning("RealCompo: the page's prompt cannot be read", exc_info=True)
         raise RealCompoError(
             "prompt",
             f"ComfyUI's tokenizer cannot read it ({type(error).__name__})",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import comfy.sd1_clip
 
 from ..errors import RealCompoError
+from ..letters import EMBEDDING
 from ..spelling import Piece, Vectors, spell
 from ..tokens import CHUNK, EncodedPrompt
-from ..weights import plain_text
+from ..weights import escaped, plain_text
 
 WORD_END = "</w>"
 """Mark of CLIP's byte-pair vocabulary on the last piece of a word."""
@@ -37,6 +38,12 @@ def clip_tokenizer() -> Any:
         if _tokenizer is None:
             _tokenizer = comfy.sd1_clip.SDTokenizer(embedding_directory=embedding_folders())
     return _tokenizer
+
+
+def has_embedding(tokenizer: Any, name: str) -> bool:
+    """Whether one of the host's tokenizers gives vectors for 'embedding:name'."""
+    chunks = tokenizer.tokenize_with_weights(escaped(EMBEDDING + name))
+    return any(not isinstance(entry[0], int) for chunk in chunks for entry in chunk)
 
 
 def _readable_bytes() -> dict[str, int]:
@@ -69,10 +76,8 @@ def _spelt(piece: str) -> bytes:
     return character_bytes(piece.removesuffix(WORD_END))
 
 
-def encoded(
-    chunks: list[list[tuple[Any, ...]]], vocabulary: Mapping[int, str], text: str = ""
-) -> EncodedPrompt:
-    """``EncodedPrompt`` of (token, weight, word id) chunks as the host's tokenizer returns them.
+def encoded(chunks: list[list[tuple[Any, ...]]], tokenizer: Any, text: str) -> EncodedPrompt:
+    """``EncodedPrompt`` of (token, weight, word id) chunks as the host's ``tokenizer`` gives them.
 
     ``text`` is what they were made of, without weights. Word id 0 marks start, end and padding.
     The host's word ids count weighted segments and embeddings, not words, so words are put
@@ -100,13 +105,13 @@ def encoded(
                 pieces.append(Vectors(word))
                 continue
             ids.append(token)
-            open_word.append(vocabulary.get(token, ""))
+            open_word.append(tokenizer.inv_vocab.get(token, ""))
             pieces.append(_spelt(open_word[-1]))
             if open_word[-1].endswith(WORD_END):
                 close()
     close()
     row = (tuple(ids), tuple(words), tuple(positions))
-    known = spell(pieces, text)
+    known = spell(pieces, text, partial(has_embedding, tokenizer))
     # a tokenizer that changes more than case and spaces: its own words are searched
     return EncodedPrompt(*row, text, *known) if known else EncodedPrompt(*row)
 
@@ -135,7 +140,7 @@ def encode_prompt(text: str) -> EncodedPrompt:
     """
     tokenizer = clip_tokenizer()
     chunks = tokenizer.tokenize_with_weights(readable(text), return_word_ids=True)
-    return encoded(chunks, tokenizer.inv_vocab, plain_text(text))
+    return encoded(chunks, tokenizer, plain_text(text))
 
 
 def prompt_weights(text: str) -> dict[int, float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import folder_paths
 import safetensors.torch
 
 from ..errors import RealCompoError
+from ..log import LOG
 from ..tensor_file import read_tensors
 from ..training import Optimisation
 from ..whole_file import write_whole
@@ -35,20 +35,20 @@ class Checkpoint:
                 "seed", f"the stopped training in {FOLDER}/{self.path.name} cannot be read"
                 f" ({error})", "Delete that file in ComfyUI's output folder to start anew",
             ) from error  # fmt: skip
-        logging.info("RealCompo: the training goes on from step %d", run.steps)
+        LOG.info("RealCompo: the training goes on from step %d", run.steps)
 
     def save(self, run: Optimisation) -> None:
         """Write everything that is needed to go on; never half a file."""
         tensors, about = run.save()
         self._write(self.path, tensors, about)
-        logging.info("RealCompo: the training waits at step %d in %s", run.steps, self.path)
+        LOG.info("RealCompo: the training waits at step %d in %s", run.steps, self.path)
 
     def save_meanwhile(self, run: Optimisation) -> None:
         """As ``save``, but a full disk does not end a training that is well: it is logged."""
         try:
             self.save(run)
         except RealCompoError as error:
-            logging.error("RealCompo: the training goes on, but cannot be resumed yet: %s", error)
+            LOG.error("RealCompo: the training goes on, but cannot be resumed yet: %s", error)
 
     def save_lora(self, run: Optimisation) -> None:
         """What was learned before a failure, as a LoRA file beside the checkpoint's place."""
@@ -58,9 +58,9 @@ class Checkpoint:
                 self._write(path, run.learned(), {"losses": json.dumps(run.losses)})
             except RealCompoError as error:
                 # what made the training fail is told; this stands beside it in the log
-                logging.error("RealCompo: what was learned before it is lost: %s", error)
+                LOG.error("RealCompo: what was learned before it is lost: %s", error)
                 return
-            logging.warning("RealCompo: what was learned before the failure is in %s", path)
+            LOG.warning("RealCompo: what was learned before the failure is in %s", path)
 
     def remove(self) -> None:
         """The training has ended well; nothing waits any more."""

@@ -7,7 +7,6 @@ patches and injections are in the model. The weights themselves are never writte
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import comfy.utils
@@ -16,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from ..log import LOG
 from .layer_functions import Added, adds_by_itself, attach, detach, layer_of
 from .one_model import injections, is_dynamic, load_only, other_objects, parts
 from .patch_parts import bytes_of, moved
@@ -44,7 +44,7 @@ class Turns:
         self._backed_up: list[str] = []
         self._fetched: list[tuple[dict[str, Any], str, Tensor]] = []
         size = bytes_of(iter([*own.tensors(), *others.tensors()]))
-        logging.info(
+        LOG.info(
             "RealCompo: one model for both branches; %.0f MiB of patches are added layer by layer,"
             " a copy would take %.0f MiB.", size / 2**20, first.model_size() / 2**20,
         )  # fmt: skip

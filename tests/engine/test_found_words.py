@@ -14,6 +14,7 @@ from hypothesis import example, given
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.letters import EMBEDDED, atoms
+from realcompo.balancer.nearest import nearest_wording
 from realcompo.balancer.planner import read_answer
 from realcompo.balancer.planner_rules import plan_by_rules
 from realcompo.balancer.prompt_words import describe_match
@@ -27,7 +28,7 @@ from realcompo.balancer.tokens import (
 )
 from realcompo.balancer.training_prompts import parse_lines
 from realcompo.balancer.weights import escaped, plain_text
-from realcompo.balancer.words import find_phrase, nearest_wording, words_of
+from realcompo.balancer.words import find_phrase, words_of
 from realcompo.tests.phrases import BOX, found, holds_together, prompts, wordings
 
 EMBEDDINGS = {"embedding:charA": 3}
@@ -79,7 +80,7 @@ def encode(text: str) -> EncodedPrompt:
             cursor = atom.end
     add(plain[cursor:])
     positions = tuple(n // (CHUNK - 2) * CHUNK + n % (CHUNK - 2) + 1 for n in range(len(ids)))
-    known = spell(pieces, plain)
+    known = spell(pieces, plain, lambda name: EMBEDDINGS.get("embedding:" + name, 0) > 0)
     assert known is not None, (text, pieces)
     return EncodedPrompt(tuple(ids), tuple(words), positions, plain, *known)
 
@@ -96,6 +97,9 @@ def spoken(prompt: str, phrase: str, tokenizer=encode) -> str:
 @given(wordings())
 @example(("a woman's dog and a woman", "woman", "woman"))
 @example(("a red, shiny car and a red shiny car", "a red shiny car", "a red shiny car"))
+@example(("a red car and embedding:charA. embedding:charA, ", "embedding:charA", "embedding:charA"))
+@example(("embedding:nobody embedding:charA girl", "embedding:charA girl", "embedding:charA"))
+@example(("a cat (; (embedding:charA:1.1), ", "cat (; (embedding:charA", "cat (; (embedding:charA"))
 def test_what_is_given_is_found(case: tuple[str, str, str]) -> None:
     holds_together(*case, encode)
     holds_together(*case, plain_prompt_of)

@@ -113,6 +113,8 @@ LONGEST = {
     "places": "a star left of a circle, " * 799,
     "weights": "(a:1.2)" * 2850,
     "a word": "a" * 20_000,
+    "objects": "a star" + "|" * 20_000,
+    "choices": "a star" + "{|" * 10_000,
 }  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from realcompo.balancer.tokens import (
     CHUNK,
     EncodedPrompt,
     content_positions,
-    count_phrase,
-    match_phrase,
+    match_regions,
     resolve_tokens,
 )
+from realcompo.tests.phrases import found
 
 SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail
 BOX = (0.0, 0.0, 0.5, 0.5)
@@ -64,25 +64,21 @@ def test_positions_of_a_phrase(prompt: str, phrase: str, positions: tuple[int, .
 
 
 def test_match_is_the_whole_run() -> None:
-    prompt = encode("a cup of tea")
-    assert match_phrase(prompt, encode("a cup of tea")) == (1, 2, 3, 4)
-    assert match_phrase(prompt, encode("the cup of tea")) == (2, 3, 4)
-    assert match_phrase(prompt, encode("tea of cup")) == ()
-    assert match_phrase(prompt, encode("tea"), 1) == ()
-    assert match_phrase(prompt, encode("tea"), -1) == ()
-    assert match_phrase(prompt, encode("")) == ()
+    phrases = ("a cup of tea", "the cup of tea", "tea of cup")
+    assert found("a cup of tea", encode, *phrases) == [(1, 2, 3, 4), (2, 3, 4), ()]
+    assert found("a cup of tea", encode, "tea", occurrence=1) == [()]
 
 
 def test_a_piece_of_a_word_is_no_match() -> None:
     # 'armadillo' and 'armadillos' share their first piece
-    assert match_phrase(encode("armadillos"), encode("armadillo")) == ()
+    assert found("armadillos", encode, "armadillo") == [()]
 
 
 def test_exact_article_goes_before_any_other() -> None:
-    prompt = encode("a red car and the red car")
-    assert match_phrase(prompt, encode("the red car")) == (5, 6, 7)
-    assert count_phrase(prompt, encode("the red car")) == 1
-    assert count_phrase(prompt, encode("red car")) == 2
+    layout = Layout((region("the red car"), region("red car")))
+    exact, bare = match_regions(layout, encode("a red car and the red car"), encode)
+    assert exact.positions == (5, 6, 7) and exact.held == 1
+    assert bare.positions == (2, 3) and bare.held == 2
 
 
 def test_positions_beyond_one_chunk() -> None:
@@ -140,8 +136,12 @@ def test_error_without_anything_near_shows_the_prompt() -> None:
 def test_textual_embedding_never_matches() -> None:
     plain = encode("x red car")
     prompt = EncodedPrompt((None, *plain.ids[1:]), ("", *plain.words[1:]), plain.positions)
-    assert match_phrase(prompt, encode("red car")) == (2, 3)
-    assert match_phrase(prompt, EncodedPrompt((None,), ("",), (1,))) == ()
+    vectors = EncodedPrompt((None,), ("",), (1,))
+    matches = match_regions(
+        Layout((region("red car"), region("nobody"))), prompt,
+        lambda text: vectors if text == "nobody" else encode(text),
+    )  # fmt: skip
+    assert [match.positions for match in matches] == [(2, 3), ()]
 
 
 def test_uneven_prompt_is_a_programming_error() -> None:
@@ -158,9 +158,11 @@ def test_uneven_prompt_is_a_programming_error() -> None:
 def test_every_run_of_words_is_found_where_it_stands(words: list[str], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(words) - 1))
     length = data.draw(st.integers(1, min(6, len(words) - start)))
-    prompt, phrase = encode(" ".join(words)), encode(" ".join(words[start : start + length]))
-    held = count_phrase(prompt, phrase)
-    spans = [match_phrase(prompt, phrase, n) for n in range(held)]
+    typed = " ".join(words[start : start + length])
+    prompt, phrase = encode(" ".join(words)), encode(typed)
+    held = match_regions(Layout((region(typed),)), prompt, encode)[0].held
+    layout = Layout(tuple(region(typed, occurrence=n) for n in range(held)))
+    spans = [match.positions for match in match_regions(layout, prompt, encode)]
     assert held >= 1 and all(spans) and spans == sorted(spans)
     index = {p: i for i, p in enumerate(prompt.positions)}
     for span in spans:

@@ -24,6 +24,13 @@ def test_objects_are_found_where_none_are_named() -> None:
     assert found.objects == ("a red cat", "a small dog")
 
 
+def test_the_choices_of_a_dynamic_prompt_are_no_objects() -> None:
+    (one,) = parse_lines("a {red|blue} car, a dog}|a {red|blue} car|a dog")
+    assert one == TrainingPrompt("a {red|blue} car, a dog}", ("a {red|blue} car", "a dog"))
+    (two,) = parse_lines("a {cat|a {cat")
+    assert two.objects == ("a {cat",)
+
+
 @pytest.mark.parametrize("text", ["", "  \n# only a remark\n"])
 def test_nothing_is_refused(text: str) -> None:
     with pytest.raises(RealCompoError, match="no prompt"):

@@ -16,7 +16,7 @@ folder_paths = pytest.importorskip("folder_paths")
 from realcompo.balancer.comfy import routes, text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout  # noqa: E402
-from realcompo.balancer.prompt_words import things_in, words_in  # noqa: E402
+from realcompo.balancer.prompt_words import words_in  # noqa: E402
 from realcompo.balancer.tokens import resolve_tokens  # noqa: E402
 from realcompo.nodes.layout_editor import RealCompoLayout  # noqa: E402
 
@@ -86,7 +86,7 @@ def test_letters_outside_ascii_and_embeddings_do_not_shift_the_words() -> None:
     assert placed["dog"] == "dog" and placed["a"] == "a"
     dog = next(word for word in words if word.text == "dog")
     assert prompt[dog.start :] == "dog"
-    assert things_in(text.encode_prompt(prompt))[-1] == "a dog"
+    assert ask(prompt)["things"][-1] == "a dog"
 
 
 @pytest.mark.parametrize(

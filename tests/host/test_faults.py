@@ -133,7 +133,10 @@ def finetuned(pages: str = "", **changes: Any) -> Run:
 
 
 def rewarded() -> Run:
-    from .test_refl import RealCompoShapesCaptioner, RealCompoShapesLoader, train
+    from realcompo.nodes.demo import RealCompoShapesLoader
+    from realcompo.nodes.demo_vision import RealCompoShapesCaptioner
+
+    from .test_refl import train
 
     with torch.inference_mode():
         demo = RealCompoShapesLoader().load("realistic", "realism")
@@ -234,64 +237,87 @@ def _outputs(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
 
 
-@pytest.mark.parametrize("name", RUNS if ALL else SHORT)
-def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
-    import comfy.model_management as management
-    from realcompo.balancer.comfy import turns
+def require(name: str) -> None:
+    """Skip a kind of run that this host does not have."""
     from realcompo.balancer.comfy.compat import has_attention_override
 
-    if "lora, paged" in name:  # on the CPU the host makes no patcher that says so itself
-        monkeypatch.setattr(turns, "is_dynamic", lambda _: True)
-    chance = random.Random(name)  # noqa: S311 - the same faults in every run of the suite
     if "paged" in name and not available():
         pytest.skip("this ComfyUI has no dynamic VRAM")
     if name == "hooks":
         pytest.importorskip("comfy.hooks")
     if name in ("flux", "sd3") and not has_attention_override():
         pytest.skip("this ComfyUI lets nobody read joint attention")
+
+
+def chosen(name: str, quiet: Faults) -> Iterator[Faults]:
+    """COUNT faults among the calls that a quiet run made: the same in every run of the suite."""
+    chance = random.Random(name)  # noqa: S311
+    kinds = [kind for kind in KINDS if quiet.seen[kind]]
+    for number in range(COUNT):
+        kind = kinds[number % len(kinds)] if len(kinds) <= COUNT else chance.choice(kinds)
+        at, make = chance.randrange(quiet.seen[kind]), chance.choice(errors())
+        yield Faults(kind, at, make())
+
+
+def assert_comes_out(run: Run, faults: Faults) -> None:
+    """The fault is told by the run that it happens in."""
+    import comfy.model_management as management
+
+    planned, came_out = faults.error, False
+    assert planned is not None
+    try:
+        with injected(faults, run.around):
+            run.once(faults.callback)
+    except type(planned) as error:
+        # a captioner's failure is told as one of its folder, with what it comes from
+        assert planned in causes_of(error), error
+        came_out = True
+    # the host's VAE goes on in tiles when memory runs out
+    in_tiles = faults.kind == AROUND and isinstance(planned, management.OOM_EXCEPTION)
+    assert came_out == faults.raised or in_tiles, "swallowed"
+
+
+def assert_spared(run: Run, faults: Faults, state: State, expected: list[Tensor]) -> None:
+    """All is as before the fault, and so is the next run."""
+    if faults.kind == HOST and run.pages:
+        state.forgive_pages()
+    if faults.in_cleaning:
+        state.forgive_patcher()
+    state.assert_same()
+    same(run.once(None), expected)
+    state.assert_same()
+
+
+@pytest.mark.parametrize("name", RUNS if ALL else SHORT)
+def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
+    import comfy.model_management as management
+    from realcompo.balancer.comfy import turns
+
+    require(name)
+    if "lora, paged" in name:  # on the CPU the host makes no patcher that says so itself
+        monkeypatch.setattr(turns, "is_dynamic", lambda _: True)
     run = RUNS[name]()
     networks = [module for module in run.modules if module not in run.around]
-    pages = dynamic_vram(*networks, pages=run.pages) if run.pages else nullcontext()
-    with pages:
+    with dynamic_vram(*networks, pages=run.pages) if run.pages else nullcontext():
         expected = run.once(None)
         quiet = Faults()
         with injected(quiet, run.around):
             same(run.once(quiet.callback), expected)
-        kinds = [kind for kind in KINDS if quiet.seen[kind]]
         state = State(run.patchers, run.modules)
         raised = 0
-        for number in range(COUNT):
-            kind = kinds[number % len(kinds)] if len(kinds) <= COUNT else chance.choice(kinds)
-            at, make = chance.randrange(quiet.seen[kind]), chance.choice(errors())
-            faults = Faults(kind, at, make())
-            came_out = False
+        for faults in chosen(name, quiet):
             try:
-                with injected(faults, run.around):
-                    run.once(faults.callback)
-            except type(faults.error) as error:  # noqa: B030
-                # a captioner's failure is told as one of its folder, with what it comes from
-                assert faults.error in told_of(error), f"{name}: {faults}: {error}"
-                came_out = True
-            # the host's VAE goes on in tiles when memory runs out
-            in_tiles = kind == AROUND and isinstance(faults.error, management.OOM_EXCEPTION)
-            assert came_out == faults.raised or in_tiles, f"{name}: {faults} was swallowed"
-            raised += faults.raised  # a run that loads nothing anew has fewer calls
-            try:
-                if faults.kind == HOST and run.pages:
-                    state.forgive_pages()
-                if faults.in_cleaning:
-                    state.forgive_patcher()
-                state.assert_same()
-                same(run.once(None), expected)
-                state.assert_same()
+                assert_comes_out(run, faults)
+                assert_spared(run, faults, state, expected)
             except AssertionError as error:
                 raise AssertionError(f"{name}: {faults}: {error}") from error
+            raised += faults.raised  # a run that loads nothing anew has fewer calls
     assert raised >= max(1, COUNT // 2)
     assert not management.processing_interrupted()
     assert CALLBACK in quiet.seen or not name.startswith("lagged")
 
 
-def told_of(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     """The error and those while which it was raised."""
     while error is not None:
         yield error

@@ -42,6 +42,8 @@ def with_embedding(tmp_path_factory):
 
 @given(wordings())
 @example(("a (red ball:1.2), embedding:charA", "red ball", "Red Ball"))
+@example(("a red car and embedding:charA. embedding:charA, ", "embedding:charA", "embedding:charA"))
+@example(("embedding:nobody embedding:charA girl", "embedding:charA girl", "embedding:charA"))
 def test_clip_finds_what_is_given(case: tuple[str, str, str]) -> None:
     # older hosts drop what follows an embedding's name without a space
     assume(NAMES_END or not re.search(r"embedding:[^\s<\[]*[<\[]", case[0]))
@@ -169,6 +171,16 @@ def test_a_phrases_own_vectors_fit_its_tokens() -> None:
         one = [encoded.words[encoded.index.at[p]] for p in match.positions]
         other = [alone.words[alone.index.at[p]] for p in own]
         assert all(b in a for a, b in zip(one, other, strict=True)), (one, other)
+
+
+def test_a_full_stop_belongs_to_an_embeddings_name() -> None:
+    """As the host reads it, which then finds no such file, and drops it with its full stop."""
+    encoded = text.encode_prompt("a car, embedding:charA. embedding:charA, embedding:charA")
+    assert encoded.missing == ("charA.",)
+    spelt = {encoded.text[slice(*place)] for place, token in
+             zip(encoded.places, encoded.ids, strict=True) if token is None}  # fmt: skip
+    assert spelt == {"embedding:charA"} and encoded.ids.count(None) == 6
+    assert "." not in encoded.words and encoded.words.count(",") == 2
 
 
 def test_half_a_character_is_named() -> None:

@@ -14,7 +14,8 @@ import comfy.text_encoders.sd2_clip  # noqa: E402
 from realcompo.balancer.comfy import text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.tokens import match_phrase, resolve_tokens  # noqa: E402
+from realcompo.balancer.tokens import resolve_tokens  # noqa: E402
+from realcompo.tests.phrases import found  # noqa: E402
 
 BOX = (0.1, 0.1, 0.5, 0.5)
 LONG = "a painting of " + ", ".join(f"{n} thing" for n in range(40)) + ", a red star"
@@ -57,11 +58,10 @@ def test_phrase_is_found_at_the_right_words(
     prompt: str, phrase: str, words: list[str] | None
 ) -> None:
     encoded = text.encode_prompt(prompt)
-    span = match_phrase(encoded, text.encode_prompt(phrase))
+    (span,) = found(prompt, text.encode_prompt, phrase)
     word_at = dict(zip(encoded.positions, encoded.words, strict=True))
     assert span and list(span) == list(range(span[0], span[-1] + 1))
-    found = list(dict.fromkeys(word_at[p] for p in span))
-    assert found == (words or phrase.lower().split())
+    assert list(dict.fromkeys(word_at[p] for p in span)) == (words or phrase.lower().split())
 
 
 def test_words_are_whole_across_byte_pairs() -> None:
@@ -71,7 +71,7 @@ def test_words_are_whole_across_byte_pairs() -> None:
 
 
 def test_long_prompt_continues_in_the_next_chunk() -> None:
-    span = match_phrase(text.encode_prompt(LONG), text.encode_prompt("red star"))
+    (span,) = found(LONG, text.encode_prompt, "red star")
     chunks = text.clip_tokenizer().tokenize_with_weights(LONG, return_word_ids=True)
     assert span[0] > 77
     inverse = text.clip_tokenizer().inv_vocab
@@ -81,8 +81,7 @@ def test_long_prompt_continues_in_the_next_chunk() -> None:
 def test_every_border_between_chunks_keeps_the_phrase() -> None:
     for filler in range(66, 78):
         prompt = "dog " * filler + "red star"
-        encoded = text.encode_prompt(prompt)
-        span = match_phrase(encoded, text.encode_prompt("red star"))
+        (span,) = found(prompt, text.encode_prompt, "red star")
         assert len(span) == 2
         assert not {p % 77 for p in span} & {0, 76}
 
@@ -146,7 +145,7 @@ def test_conditioning_of_cliptextencode_changes_only_from_the_phrase_on(tmp_path
             return model.encode_token_weights(tokenizer.tokenize_with_weights(prompt))[0]
 
         prompt = LONG
-        span = match_phrase(text.encode_prompt(prompt), text.encode_prompt("red star"))
+        (span,) = found(prompt, text.encode_prompt, "red star")
         moved = (conditioning(prompt) - conditioning(prompt.replace("red", "blue"))).abs().sum(-1)
     assert int(moved[0].nonzero()[0]) == span[0]
 

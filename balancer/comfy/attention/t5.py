@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import Tensor
 
 from ...layout import Layout
+from ...log import LOG
 from ...regions import Tokens
 from ...spelling import Piece, Unknown, Vectors, spell
 from ...tokens import EncodedPrompt
 from ...weights import plain_text
-from ..text import embedding_folders, readable
+from ..text import embedding_folders, has_embedding, readable
 from .phrases import Words, as_spelt, find_phrases, split_words, unlike
 
 T5_WIDTH = 4096
@@ -48,7 +48,7 @@ def t5_words(text: str) -> tuple[Words, int]:
         else:  # U+2581 is SentencePiece's space
             pieces.append(tokenizer.inv_vocab[token].replace("\u2581", " ").encode())
     plain = plain_text(text)
-    known = spell(pieces, plain)
+    known = spell(pieces, plain, partial(has_embedding, tokenizer))
     words = split_words(rows, known.places, plain, known.missing) if known else None
     return words or as_spelt(rows, pieces), len(rows)
 
@@ -73,7 +73,7 @@ def _say_if_longer(rows: int, used: int, where: str) -> None:
     """Padding may be of any length, so a prompt in front cannot be told from it for certain."""
     usual = max(used, int(_tokenizer().min_length or 0))
     if rows not in (used, usual):
-        logging.warning(
+        LOG.warning(
             "RealCompo: '%s' has %d rows of tokens where the layout's prompt makes %d. Tokens"
             " behind it (a style model's, padding) are fine; behind another prompt (Conditioning"
             " Concat) the phrases would be read as its words.", where, rows, usual,
