@@ -17,7 +17,7 @@ from torch.nn import functional
 from .assignment import assign
 from .coverage import Mask
 from .detections import Detection
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .free_place import free_box, planned_boxes, taken_room
 from .layout import Box, Layout, Region, checked_phrases, checked_prompt
 from .masks import region_grid
@@ -29,7 +29,6 @@ from .noun_words import (
     shares_attribute,
     wording,
 )
-from .planner import quoted
 from .planner_parse import Parsed, parse_prompt
 from .words import mention, plain_text, words_of
 
@@ -191,7 +190,7 @@ class _Match:
                 self.given[number] = [free[place]]
                 self.replaced.add(number)
                 said, seen = self.captions[number].phrase, self.found[free[place]].tag
-                self.notes.append(f"'{said}' takes the place of {quoted(seen)}")
+                self.notes.append(f"'{said}' takes the place of {shown(seen)}")
 
     def _rest(self) -> None:
         """Things that fit a phrase as well as the one it has belong to it, too."""
@@ -209,7 +208,7 @@ class _Match:
                 continue
             named = any(self._worth[number][index] > 0 for number in range(len(self.captions)))
             why = "more than the prompt names" if named else "not in the prompt"
-            self.notes.append(f"left out: {quoted(self.found[index].tag)} ({why})")
+            self.notes.append(f"left out: {shown(self.found[index].tag)} ({why})")
 
 
 def _united(group: Sequence[Detection]) -> Mask:

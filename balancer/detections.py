@@ -19,9 +19,8 @@ from .box_lines import BoxEntry
 from .box_values import is_segments, read_value
 from .boxes_io import in_pixels
 from .coverage import Mask
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .layout import Box, Layout
-from .planner import quoted
 
 Size = tuple[int, int]
 """Width and height in pixels; 0 = unknown."""
@@ -231,7 +230,7 @@ def read_detections(
         ]
     kept: list[Detection] = []
     for seen in (seen for group in groups for seen in group):
-        called = quoted(seen.tag) if seen.tag else "a thing without a name"
+        called = shown(seen.tag) if seen.tag else "a thing without a name"
         if seen.area <= smallest or seen.area == 0.0:
             why = "nothing there" if seen.area == 0.0 else "smaller than 'min_area'"
             if seen.tag or seen.area:

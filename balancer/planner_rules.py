@@ -6,7 +6,8 @@ from collections import defaultdict
 
 from .errors import RealCompoError
 from .layout import Region, checked_phrases, checked_prompt
-from .planner import MAX_REGIONS, Plan
+from .llm_protocol import MAX_REGIONS
+from .planner import Plan
 from .planner_parse import parse_prompt
 from .planner_place import place
 from .words import mention, plain_text, words_of

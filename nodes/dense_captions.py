@@ -67,7 +67,7 @@ class RealCompoPromptPhrases:
         self, prompt: list[str], tags: list[str] | None = None
     ) -> tuple[list[str], list[str], str, str]:
         """Returns phrases, names, the request and the prompt."""
-        from ..balancer.caption_answer import one_text
+        from ..balancer.caption_answer import CAPTIONS_PROMPT, captions_request
         from ..balancer.dense_captions import captions_by_rules
         from ..balancer.detections import tag_rows
         from ..balancer.errors import RealCompoError
@@ -77,10 +77,11 @@ class RealCompoPromptPhrases:
             text = _single(prompt, "")
             captions, _ = captions_by_rules(text)
             seen = [name for row in tag_rows(_strings(tags)) for name in row if name]
+            request = CAPTIONS_PROMPT.one_text(captions_request(text, seen))
         except RealCompoError as error:
             raise error.at(PHRASES) from None
         names = [named(caption.wording) for caption in captions]
-        return [caption.phrase for caption in captions], names, one_text(text, seen), text
+        return [caption.phrase for caption in captions], names, request, text
 
 
 @checked(CAPTIONS, own=("tags",), data=("llm_output",))

@@ -177,12 +177,12 @@ class RealCompoPlannerRequest:
     def write(self, prompt: str, width: int = 0, height: int = 0) -> tuple[str, str]:
         """Returns the request and the prompt."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.planner import one_text
+        from ..balancer.planner import LAYOUT_PROMPT, layout_request
 
         if not prompt.strip():
             problem, remedy = "there is no prompt", "Write what the picture shows"
             raise RealCompoError("prompt", problem, remedy, REQUEST)
-        return one_text(prompt, width, height), prompt
+        return LAYOUT_PROMPT.one_text(layout_request(prompt, width, height)), prompt
 
 
 NODE_CLASS_MAPPINGS = {
