@@ -131,7 +131,7 @@ class RealCompoShapesCaptioner:
 
     def load(self) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,) of the demo."""
-        from ..balancer.comfy.captioner import load_captioner
+        from ..balancer.comfy.captioner_folder import load_captioner
         from ..shapes.captioner import FOLDER
 
         return (load_captioner(FOLDER),)

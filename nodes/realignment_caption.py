@@ -50,7 +50,7 @@ class RealCompoLoadCaptioner:
 
     def load(self, folder: str) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,)."""
-        from ..balancer.comfy.captioner import load_captioner
+        from ..balancer.comfy.captioner_folder import load_captioner
         from ..balancer.comfy.model_folders import find
 
         return (load_captioner(find("captioners", folder, "folder")),)
