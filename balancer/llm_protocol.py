@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
-from .answer_json import Answer, Entries, Form
+from .answer_form import Entries, Form
+from .answer_json import Answer
 from .errors import RealCompoError, shown
 from .words import find_phrase, nearest_wording
 
