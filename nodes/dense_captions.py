@@ -287,15 +287,15 @@ def _captions(
         made = captions_from_text(written, prompt, tags, extend)
         how = "from the text in 'llm_output'"
     else:
+        from ..balancer.comfy.answers import ServerInputs
         from ..balancer.comfy.planning import captions_with_model
 
-        name = inputs.get("model") or ""
-        made = captions_with_model(
-            prompt, tags, inputs.get("endpoint") or "", name, int(inputs.get("seed") or 0),
-            api_key_env=inputs.get("api_key_env") or "",
-            timeout=float(inputs.get("timeout") or 120.0), extend=extend,
+        server = ServerInputs(
+            inputs.get("endpoint") or "", inputs.get("model") or "", int(inputs.get("seed") or 0),
+            inputs.get("api_key_env") or "", float(inputs.get("timeout") or 120.0),
         )  # fmt: skip
-        how = f"by the model '{name.strip()}'"
+        made = captions_with_model(prompt, tags, server, extend)
+        how = f"by the model '{server.model.strip()}'"
     return list(made.captions), list(made.notes), made.prompt, how
 
 

@@ -134,12 +134,11 @@ class RealCompoLayoutFromText:
             elif llm_output.strip():
                 made, how = plan_from_text(llm_output, prompt), "from the text in 'llm_output'"
             else:
+                from ..balancer.comfy.answers import ServerInputs
                 from ..balancer.comfy.planning import plan_with_model
 
-                made = plan_with_model(
-                    prompt, endpoint, model, seed, api_key_env=api_key_env, timeout=timeout,
-                    width=width, height=height,
-                )  # fmt: skip
+                server = ServerInputs(endpoint, model, seed, api_key_env, timeout)
+                made = plan_with_model(prompt, server, width, height)
                 how = f"by the model '{model.strip()}'"
             layout = Layout(made.regions, prompt, width or None, height or None)
             count = len(made.regions)
