@@ -14,20 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
 
+from . import llm_protocol
 from .dense_captions import Caption
 from .errors import shown
 from .layout import checked_prompt
-from .llm_protocol import (
-    MAX_REGIONS,
-    AnsweredRegion,
-    Ask,
-    FewShotPrompt,
-    Reading,
-    ask_and_repair,
-    prompt_wording,
-    read,
-    read_pasted,
-)
 from .noun_words import same_word, wording
 from .words import find_phrase, plain_text, words_of
 
@@ -37,7 +27,7 @@ _LONGEST = 16
 """Words of a phrase that is added to the prompt."""
 
 
-class CaptionedRegion(AnsweredRegion):
+class CaptionedRegion(llm_protocol.AnsweredRegion):
     """One thing as the model writes it; other tools' names for the fields count."""
 
     phrase: str = Field(validation_alias=AliasChoices("phrase", "caption", "description", "text"))
@@ -68,7 +58,7 @@ def _regions(*regions: tuple[str, str, float]) -> list[dict[str, Any]]:
     return [{"phrase": p, "tag": t, "weight": w} for p, t, w in regions]
 
 
-CAPTIONS_PROMPT = FewShotPrompt(
+CAPTIONS_PROMPT = llm_protocol.FewShotPrompt(
     SYSTEM,
     CaptionedRegion,
     placeholder={"phrase": "...", "tag": "...", "weight": 1.0},
@@ -95,7 +85,7 @@ def captions_request(prompt: str, tags: Sequence[str]) -> dict[str, Any]:
     Raises RealCompoError for a prompt that is too long.
     """
     caption = plain_text(checked_prompt(prompt))
-    return {"caption": caption, "tags": list(dict.fromkeys(tags))[:MAX_REGIONS]}
+    return {"caption": caption, "tags": list(dict.fromkeys(tags))[:llm_protocol.MAX_REGIONS]}
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ def _plain_phrase(phrase: str) -> str:
 
 
 @dataclass
-class _Captions(Reading[Caption]):
+class _Captions(llm_protocol.Reading[Caption]):
     PROMPT = CAPTIONS_PROMPT
     WANTED = "phrase"
 
@@ -146,7 +136,7 @@ class _Captions(Reading[Caption]):
         tag = _known_tag(region.tag, self.tags)
         if region.tag.strip() and not tag:
             self.notes.append(f"{name}: {shown(region.tag)} is none of the tags")
-        phrase, reworded = prompt_wording(region.phrase, self.plain)
+        phrase, reworded = llm_protocol.prompt_wording(region.phrase, self.plain)
         if phrase is None:
             new = _plain_phrase(region.phrase)
             usable = bool(tag and new) and len(new.split()) <= _LONGEST
@@ -190,7 +180,7 @@ def read_captions(
     is a key that neither a remark nor the prompt may show.
     """
     new = partial(_Captions, plain_text(prompt), tags=tags, extend=extend)
-    return _captions(read(text, new, secret), prompt)
+    return _captions(llm_protocol.read(text, new, secret), prompt)
 
 
 def captions_from_text(
@@ -201,11 +191,11 @@ def captions_from_text(
     Raises RealCompoError for input 'llm_output' if it holds no usable phrase.
     """
     new = partial(_Captions, plain_text(checked_prompt(prompt)), tags=tags, extend=extend)
-    return _captions(read_pasted(text, new), prompt)
+    return _captions(llm_protocol.read_pasted(text, new), prompt)
 
 
 def captions_by(
-    ask: Ask, prompt: str, tags: Sequence[str], extend: bool = True, secret: str = ""
+    ask: llm_protocol.Ask, prompt: str, tags: Sequence[str], extend: bool = True, secret: str = ""
 ) -> Captions:
     """The phrases of a model behind ``ask`` (messages in, answer out), told its mistakes once.
 
@@ -214,4 +204,4 @@ def captions_by(
     """
     request = captions_request(prompt, tags)
     new = partial(_Captions, request["caption"], tags=tags, extend=extend)
-    return _captions(ask_and_repair(ask, request, new, secret), prompt)
+    return _captions(llm_protocol.ask_and_repair(ask, request, new, secret), prompt)

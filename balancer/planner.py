@@ -13,17 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
 
+from . import llm_protocol
 from .layout import Box, Region, checked_prompt
-from .llm_protocol import (
-    AnsweredRegion,
-    Ask,
-    FewShotPrompt,
-    Reading,
-    ask_and_repair,
-    prompt_wording,
-    read,
-    read_pasted,
-)
 from .words import plain_text
 
 _OVERSHOOT = 0.25
@@ -32,7 +23,7 @@ _SMALLEST = 0.01
 """Least width and height of a box."""
 
 
-class PlannedRegion(AnsweredRegion):
+class PlannedRegion(llm_protocol.AnsweredRegion):
     """One thing of the picture as the model writes it; other tools' names for the fields count."""
 
     phrase: str = Field(validation_alias=AliasChoices("phrase", "label", "name", "object", "text"))
@@ -65,7 +56,7 @@ def _regions(*regions: tuple[str, Box]) -> list[dict[str, Any]]:
     return [{"phrase": phrase, "box": list(box)} for phrase, box in regions]
 
 
-LAYOUT_PROMPT = FewShotPrompt(
+LAYOUT_PROMPT = llm_protocol.FewShotPrompt(
     SYSTEM,
     PlannedRegion,
     placeholder={"phrase": "...", "box": ["left", "top", "right", "bottom"]},
@@ -116,12 +107,12 @@ def _box(values: list[float]) -> tuple[Box | None, str]:
     return (x0, y0, x1, y1), "its box was cut at the picture's edge" if cut else ""
 
 
-class _Regions(Reading[Region]):
+class _Regions(llm_protocol.Reading[Region]):
     PROMPT = LAYOUT_PROMPT
     WANTED = "region"
 
     def take(self, region: PlannedRegion, name: str) -> None:
-        phrase, reworded = prompt_wording(region.phrase, self.plain)
+        phrase, reworded = llm_protocol.prompt_wording(region.phrase, self.plain)
         if phrase is None:
             self.problems.append(f"{name}: {reworded}")
             return
@@ -161,7 +152,7 @@ def read_answer(text: str, prompt: str, secret: str = "") -> Plan:
     read as the prompt's wording); boxes are cut at the edge; what is left is in ``problems``.
     ``secret`` is a key that no remark may show.
     """
-    return _plan(read(text, partial(_Regions, plain_text(prompt)), secret))
+    return _plan(llm_protocol.read(text, partial(_Regions, plain_text(prompt)), secret))
 
 
 def plan_from_text(text: str, prompt: str) -> Plan:
@@ -169,14 +160,18 @@ def plan_from_text(text: str, prompt: str) -> Plan:
 
     Raises RealCompoError for input 'llm_output' if it holds no usable region.
     """
-    return _plan(read_pasted(text, partial(_Regions, plain_text(checked_prompt(prompt)))))
+    new = partial(_Regions, plain_text(checked_prompt(prompt)))
+    return _plan(llm_protocol.read_pasted(text, new))
 
 
-def plan(ask: Ask, prompt: str, width: int = 0, height: int = 0, secret: str = "") -> Plan:
+def plan(
+    ask: llm_protocol.Ask, prompt: str, width: int = 0, height: int = 0, secret: str = ""
+) -> Plan:
     """The plan of a model behind ``ask`` (messages in, answer out), told its mistakes once.
 
     ``width`` and ``height`` in pixels, 0 = unknown. ``secret`` is a key that no remark may show.
     Raises RealCompoError for input 'model' if no answer holds a usable region.
     """
     request = layout_request(prompt, width, height)
-    return _plan(ask_and_repair(ask, request, partial(_Regions, request["caption"]), secret))
+    new = partial(_Regions, request["caption"])
+    return _plan(llm_protocol.ask_and_repair(ask, request, new, secret))
