@@ -89,13 +89,16 @@ def captions_request(prompt: str, tags: Sequence[str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Captions:
+class Captions(llm_protocol.Result):
     """Phrases with weights and tags, the prompt that holds them all, and remarks."""
 
-    captions: tuple[Caption, ...] = ()
-    prompt: str = ""
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    WANTED = "phrase"
+
+    captions: tuple[Caption, ...]
+    prompt: str
+
+    def __len__(self) -> int:
+        return len(self.captions)
 
 
 def _known_tag(answered: str, tags: Sequence[str]) -> str:
@@ -126,7 +129,6 @@ def _plain_phrase(phrase: str) -> str:
 @dataclass
 class _Captions(llm_protocol.Reading[Caption]):
     PROMPT = CAPTIONS_PROMPT
-    WANTED = "phrase"
 
     tags: Sequence[str] = ()
     extend: bool = True
@@ -163,12 +165,6 @@ class _Captions(llm_protocol.Reading[Caption]):
             self.notes.append(f"{name}: repeats another one")
 
 
-def _captions(reading: _Captions, prompt: str) -> Captions:
-    if reading.added:
-        prompt = ", ".join([prompt.rstrip().rstrip(","), *reading.added])
-    return Captions(tuple(reading.items), prompt, tuple(reading.notes), tuple(reading.problems))
-
-
 def read_captions(
     text: str, prompt: str, tags: Sequence[str], extend: bool = True, secret: str = ""
 ) -> Captions:
@@ -180,7 +176,12 @@ def read_captions(
     is a key that neither a remark nor the prompt may show.
     """
     new = partial(_Captions, plain_text(prompt), tags=tags, extend=extend)
-    return _captions(llm_protocol.read(text, new, secret), prompt)
+    found = llm_protocol.read(text, new, secret)
+    if found.added:
+        prompt = ", ".join([prompt.rstrip().rstrip(","), *found.added])
+    return Captions(
+        tuple(found.items), prompt, notes=tuple(found.notes), problems=tuple(found.problems)
+    )
 
 
 def captions_from_text(
@@ -190,8 +191,8 @@ def captions_from_text(
 
     Raises RealCompoError for input 'llm_output' if it holds no usable phrase.
     """
-    new = partial(_Captions, plain_text(checked_prompt(prompt)), tags=tags, extend=extend)
-    return _captions(llm_protocol.read_pasted(text, new), prompt)
+    found = read_captions(text, checked_prompt(prompt), tags, extend)
+    return llm_protocol.settle(found, "llm_output")
 
 
 def captions_by(
@@ -202,6 +203,7 @@ def captions_by(
     ``secret`` is a key that neither a remark nor the prompt may show. Raises RealCompoError for
     input 'model' if no answer holds a usable phrase.
     """
-    request = captions_request(prompt, tags)
-    new = partial(_Captions, request["caption"], tags=tags, extend=extend)
-    return _captions(llm_protocol.ask_and_repair(ask, request, new, secret), prompt)
+    return llm_protocol.ask_and_repair(
+        ask, CAPTIONS_PROMPT.messages(captions_request(prompt, tags)),
+        lambda answer: read_captions(answer, prompt, tags, extend, secret),
+    )  # fmt: skip

@@ -124,10 +124,10 @@ def lines(value: str, where: str) -> list[str]:
         raise RealCompoError(
             where, f"it has {len(found)} lines, and up to {MOST_LINES} are read", "Give fewer"
         )
-    for place, line in enumerate(found, 1):
+    for row, line in enumerate(found, 1):
         if len(line) > LONGEST_PROMPT:
             raise RealCompoError(
-                where, f"line {place} has {len(line)} characters, and up to {LONGEST_PROMPT} are"
+                where, f"line {row} has {len(line)} characters, and up to {LONGEST_PROMPT} are"
                 " read", "Shorten it, or part it into several lines",
             )  # fmt: skip
     return found

@@ -77,8 +77,8 @@ class RealCompoError(ValueError):
     def __init__(self, where: str, problem: str, remedy: str, node: str = "") -> None:
         self.node, self.where = cut(node), cut(where)
         self.problem, self.remedy = cut(problem, LONGEST_SENTENCE), cut(remedy, LONGEST_SENTENCE)
-        place = f"{self.node}, input '{self.where}'" if node else f"Input '{self.where}'"
-        super().__init__(f"{place}: {self.problem}. {self.remedy.rstrip('.')}.")
+        subject = f"{self.node}, input '{self.where}'" if node else f"Input '{self.where}'"
+        super().__init__(f"{subject}: {self.problem}. {self.remedy.rstrip('.')}.")
 
     def at(self, node: str, where: str | None = None) -> RealCompoError:
         """The same error, said by ``node`` (of its input ``where``, if that has another name)."""

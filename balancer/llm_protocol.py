@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
@@ -114,8 +114,6 @@ class Reading(Generic[Item]):
     """
 
     PROMPT: ClassVar[FewShotPrompt]
-    WANTED: ClassVar[str]
-    """What the model is to give, for the message that there is none."""
 
     plain: str
     items: list[Item] = field(default_factory=list)
@@ -145,7 +143,23 @@ class Reading(Generic[Item]):
             self.problems.append("the answer has no regions")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of a reading: remarks for the user and problems, one sentence each."""
+
+    WANTED: ClassVar[str]
+    """What there is to be ('region'), for the message that there is none."""
+
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """How much of the answer is usable."""
+        raise NotImplementedError
+
+
 Read = TypeVar("Read", bound=Reading[Any])
+Outcome = TypeVar("Outcome", bound=Result)
 
 
 def _first_fault(error: ValidationError) -> str:
@@ -195,24 +209,16 @@ def _listed(problems: Sequence[str], before: str, more: str) -> list[str]:
     return [*rows, f"{before}{more.format(left)}"] if left > 0 else rows
 
 
-def _settle(reading: Read, where: str) -> Read:
-    """``reading`` with a note on what is left out; RealCompoError for ``where`` if it is all."""
-    if not reading.items:
+def settle(result: Outcome, where: str) -> Outcome:
+    """``result`` with notes on what is left out; RealCompoError for ``where`` if all of it is."""
+    if not len(result):
         raise RealCompoError(
             where,
-            f"the language model's answer gives no usable {reading.WANTED}: {reading.problems[0]}",
+            f"the language model's answer gives no usable {result.WANTED}: {result.problems[0]}",
             "Try another seed or a larger model, or set 'method' to 'rules'",
         )
-    reading.notes += _listed(reading.problems, "left out: ", "{} more")
-    return reading
-
-
-def read_pasted(text: str, new: Callable[[], Read]) -> Read:
-    """As ``read``, for an answer that somebody pasted or another node made.
-
-    Raises RealCompoError for input 'llm_output' if it holds nothing usable.
-    """
-    return _settle(read(text, new), "llm_output")
+    left_out = _listed(result.problems, "left out: ", "{} more")
+    return replace(result, notes=(*result.notes, *left_out))
 
 
 def _repair(messages: list[Message], answer: str, problems: Sequence[str]) -> list[Message]:
@@ -230,20 +236,17 @@ def _repair(messages: list[Message], answer: str, problems: Sequence[str]) -> li
 
 
 def ask_and_repair(
-    ask: Ask, request: Mapping[str, Any], new: Callable[[], Read], secret: str = ""
-) -> Read:
-    """What the model behind ``ask`` answers to ``request``; a bad answer is told its faults once.
+    ask: Ask, messages: list[Message], read_answer: Callable[[str], Outcome]
+) -> Outcome:
+    """What the model behind ``ask`` answers to ``messages``; a bad answer is told its faults once.
 
-    The second answer counts unless it has fewer usable regions than the first. ``secret`` is a key
-    that nothing in the reading may show. Raises RealCompoError for input 'model' if no answer holds
-    anything usable, and whatever ``ask`` raises.
+    The second answer counts unless less of it is usable. Raises RealCompoError for input 'model' if
+    nothing of either is, and whatever ``ask`` raises.
     """
-    messages = new().PROMPT.messages(request)
     answer = ask(messages)
-    first = read(answer, new, secret)
+    first = read_answer(answer)
     if not first.problems:
-        return _settle(first, "model")
-    second = read(ask(_repair(messages, answer, first.problems)), new, secret)
-    better = _settle(second if len(second.items) >= len(first.items) else first, "model")
-    better.notes.insert(0, f"the model was told once: {first.problems[0]}")
-    return better
+        return settle(first, "model")
+    second = read_answer(ask(_repair(messages, answer, first.problems)))
+    better = settle(second if len(second) >= len(first) else first, "model")
+    return replace(better, notes=(f"the model was told once: {first.problems[0]}", *better.notes))

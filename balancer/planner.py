@@ -109,7 +109,6 @@ def _box(values: list[float]) -> tuple[Box | None, str]:
 
 class _Regions(llm_protocol.Reading[Region]):
     PROMPT = LAYOUT_PROMPT
-    WANTED = "region"
 
     def take(self, region: PlannedRegion, name: str) -> None:
         phrase, reworded = llm_protocol.prompt_wording(region.phrase, self.plain)
@@ -130,19 +129,15 @@ class _Regions(llm_protocol.Reading[Region]):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Regions, and what a user should know about how they came about, one sentence a line.
+class Plan(llm_protocol.Result):
+    """Regions, what a user should know about how they came about, and what could not be used."""
 
-    ``problems`` are what an answer held that could not be used.
-    """
+    WANTED = "region"
 
     regions: tuple[Region, ...]
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
 
-
-def _plan(reading: _Regions) -> Plan:
-    return Plan(tuple(reading.items), tuple(reading.notes), tuple(reading.problems))
+    def __len__(self) -> int:
+        return len(self.regions)
 
 
 def read_answer(text: str, prompt: str, secret: str = "") -> Plan:
@@ -152,7 +147,8 @@ def read_answer(text: str, prompt: str, secret: str = "") -> Plan:
     read as the prompt's wording); boxes are cut at the edge; what is left is in ``problems``.
     ``secret`` is a key that no remark may show.
     """
-    return _plan(llm_protocol.read(text, partial(_Regions, plain_text(prompt)), secret))
+    found = llm_protocol.read(text, partial(_Regions, plain_text(prompt)), secret)
+    return Plan(tuple(found.items), notes=tuple(found.notes), problems=tuple(found.problems))
 
 
 def plan_from_text(text: str, prompt: str) -> Plan:
@@ -160,8 +156,7 @@ def plan_from_text(text: str, prompt: str) -> Plan:
 
     Raises RealCompoError for input 'llm_output' if it holds no usable region.
     """
-    new = partial(_Regions, plain_text(checked_prompt(prompt)))
-    return _plan(llm_protocol.read_pasted(text, new))
+    return llm_protocol.settle(read_answer(text, checked_prompt(prompt)), "llm_output")
 
 
 def plan(
@@ -172,6 +167,5 @@ def plan(
     ``width`` and ``height`` in pixels, 0 = unknown. ``secret`` is a key that no remark may show.
     Raises RealCompoError for input 'model' if no answer holds a usable region.
     """
-    request = layout_request(prompt, width, height)
-    new = partial(_Regions, request["caption"])
-    return _plan(llm_protocol.ask_and_repair(ask, request, new, secret))
+    messages = LAYOUT_PROMPT.messages(layout_request(prompt, width, height))
+    return llm_protocol.ask_and_repair(ask, messages, lambda a: read_answer(a, prompt, secret))

@@ -50,4 +50,4 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
         regions += [Region(thing.phrase, box, occurrence=occurrence) for box in copies]
     if len(regions) > MAX_REGIONS:
         notes.append(f"only the first {MAX_REGIONS} of {len(regions)} boxes were kept")
-    return Plan(tuple(regions[:MAX_REGIONS]), (*notes, *said))
+    return Plan(tuple(regions[:MAX_REGIONS]), notes=(*notes, *said))
