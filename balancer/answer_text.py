@@ -52,25 +52,25 @@ def without_thoughts(text: str) -> str:
 
 
 class _TooMuch(Exception):
-    """The library looked at more letters than it may."""
+    """The library read more letters than it may."""
 
 
-class Looks:
-    """How many letters of broken JSON may still be looked at: a repair looks at each letter of a
-    usual answer about twice, but at hostile text again and again."""
+class Budget:
+    """How many letters of broken JSON may still be read: a repair reads each letter of a usual
+    answer about twice, but hostile text again and again."""
 
     def __init__(self, left: int) -> None:
         self.left = left
 
 
 class _Counted(str):
-    """Text that counts how often it is looked at: the library itself knows no bound."""
+    """Text that counts how often it is read: the library itself knows no bound."""
 
-    looks: Looks
+    budget: Budget
 
     def __getitem__(self, key: Any) -> str:
-        self.looks.left -= 1
-        if self.looks.left < 0:
+        self.budget.left -= 1
+        if self.budget.left < 0:
             raise _TooMuch
         return str.__getitem__(self, key)
 
@@ -96,11 +96,11 @@ def fault_of(text: str) -> str:
     return ""
 
 
-def mended(text: str, looks: Looks) -> Any:
+def mended(text: str, budget: Budget) -> Any:
     """The value of nearly right JSON: commas, quotes, comments, brackets, Python's literals.
 
     Raises ValueError that says why there is none: too long, too deep, or too broken to be read
-    with the ``looks`` that are left.
+    with the ``budget`` that is left.
     """
     if len(text) > LONGEST_PIECE:
         raise ValueError(f"longer than {LONGEST_PIECE} characters")
@@ -109,7 +109,7 @@ def mended(text: str, looks: Looks) -> Any:
     import json_repair
 
     counted = _Counted(text)
-    counted.looks = looks
+    counted.budget = budget
     try:
         return json_repair.loads(counted, skip_json_loads=True)
     except Exception:  # whatever a library meets in text that it was not made for

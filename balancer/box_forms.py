@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from .box_lines import BoxEntry, shown
-from .errors import RealCompoError
+from .box_lines import BoxEntry
+from .errors import RealCompoError, cut, shown
 from .layout import is_number
 
 Four = tuple[float, float, float, float]
@@ -101,7 +101,7 @@ def plain(value: Any) -> Any:
         return value.tolist()
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise RealCompoError(
-            "boxes", f"a {type(value).__name__} gives no numbers ({shown(str(error))})",
+            "boxes", f"a {type(value).__name__} gives no numbers ({cut(str(error))})",
             "Connect boxes as numbers",
         ) from None  # fmt: skip
 
@@ -148,7 +148,7 @@ def stated_form(value: Mapping[str, Any], where: str) -> Form | None:
             return form
         if key != "format":  # which also names files
             raise RealCompoError(
-                "boxes", f"{where} has the {key} '{shown(stated)}'",
+                "boxes", f"{where} has the {key} {shown(stated)}",
                 "Known are xyxy, xywh and cxcywh (also pascal_voc, coco, yolo)",
             )  # fmt: skip
     return None
@@ -221,7 +221,7 @@ def entry_of(value: Mapping[str, Any], where: str, depth: int = 0) -> BoxEntry:
             given = four([value[key] for key in keys], where)
             form = centred if form is sized and _MIDDLE_KEY in value else form
             return BoxEntry(where, name_of(value), form(given))
-    held = shown(", ".join(sorted(str(key) for key in list(value)[:16])))
+    held = cut(", ".join(sorted(str(key) for key in list(value)[:16])))
     raise RealCompoError(
         "boxes", f"{where} has the keys {held}",
         "Give 'bbox' with x0, y0, x1, y1, or 'x', 'y', 'width' and 'height'",

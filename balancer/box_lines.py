@@ -11,14 +11,12 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .layout import checked_prompt
-from .words import plain_text
+from .weights import plain_text
 
 MOST_BOXES = 1024
 """Boxes, phrases or lines in one input: a picture's attention maps have about as many cells."""
-LONGEST_SHOWN = 80
-"""Characters of somebody's text that a message repeats."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?"
 _ONE = re.compile(_NUMBER)
@@ -53,13 +51,6 @@ class BoxEntry:
     weight: float = 1.0
     numbers: int = 0
     sized: str = ""
-
-
-def shown(value: object) -> str:
-    """``value`` as a message may repeat it: one line, and no more than ``LONGEST_SHOWN``."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else "?" for c in text[: LONGEST_SHOWN + 1])
-    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
 def require_count(count: int, things: str, where: str) -> None:
@@ -168,7 +159,7 @@ def read_phrase(text: str, where: str, prompt: Wordings | None = None) -> BoxEnt
     to the phrase. ``where`` is the line's name. Raises RealCompoError for input 'phrases'.
     """
     holds = (prompt or Wordings()).hold
-    text, where = text.strip(), f"{where} '{shown(text.strip())}'"
+    text, where = text.strip(), f"{where} {shown(text.strip())}"
     if not _MARKS.search(text) or holds(text):
         return BoxEntry(where, text)
     phrase, values, weight, count = text, None, 1.0, 0

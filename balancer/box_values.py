@@ -18,8 +18,8 @@ from .box_forms import (
     plain,
     stated_form,
 )
-from .box_lines import BoxEntry, Wordings, read_lines, read_phrase, require_count, shown
-from .errors import RealCompoError
+from .box_lines import BoxEntry, Wordings, read_lines, read_phrase, require_count
+from .errors import RealCompoError, shown
 from .foreign_json import read_json
 from .layout import Layout, is_number
 

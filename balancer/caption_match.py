@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .detections import Detection
+from .errors import shown
 from .layout import Layout, Region
 from .masks import region_grid
 from .noun_words import (
@@ -23,7 +24,6 @@ from .noun_words import (
     shares_attribute,
     wording,
 )
-from .planner import quoted
 
 SAME = 0.85
 """From this overlap (IoU) on, two things of one name are one thing that was seen twice."""
@@ -168,7 +168,7 @@ class Match:
                 self.given[number] = [free[index]]
                 self.replaced.add(number)
                 phrase, seen = self.captions[number].phrase, self.found[free[index]].tag
-                self.notes.append(f"'{phrase}' takes the place of {quoted(seen)}")
+                self.notes.append(f"'{phrase}' takes the place of {shown(seen)}")
 
     def _rest(self) -> None:
         """Things that fit a phrase as well as the one it has belong to it, too."""
@@ -186,4 +186,4 @@ class Match:
                 continue
             named = any(self._worth[number][index] > 0 for number in range(len(self.captions)))
             why = "more than the prompt names" if named else "not in the prompt"
-            self.notes.append(f"left out: {quoted(self.found[index].tag)} ({why})")
+            self.notes.append(f"left out: {shown(self.found[index].tag)} ({why})")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .foreign_json import has_surrogates
 
 LONGEST_PROMPT = 20_000
@@ -24,8 +24,6 @@ MOST_LINES = 10_000
 """Lines of a text that holds a prompt a line."""
 EXACT = 1 << 53
 """Whole numbers up to here are exact as floats; beyond, a float is some other number nearby."""
-LONGEST_SHOWN = 40
-"""Characters of a value that a message repeats."""
 
 MOST_ENTRIES, DEEPEST_LIST = 1 << 16, 8
 """Entries of a list, and levels of lists in each other."""
@@ -40,19 +38,6 @@ def kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return _NAMES.get(type(value), f"a {type(value).__name__}")
-
-
-def shown(value: object) -> str:
-    """A number or text in at most about ``LONGEST_SHOWN`` printable characters."""
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        whole_number = int(value)
-        bits = whole_number.bit_length()
-        # Python refuses to spell numbers of thousands of digits
-        return str(whole_number) if bits <= 128 else f"a number of {int(bits * 0.30103) + 1} digits"
-    if isinstance(value, Real):
-        return str(float(value))
-    text = "".join(c if c.isprintable() else "?" for c in str(value)[: LONGEST_SHOWN + 1])
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _bound(value: float) -> str:
@@ -139,10 +124,10 @@ def lines(value: str, where: str) -> list[str]:
         raise RealCompoError(
             where, f"it has {len(found)} lines, and up to {MOST_LINES} are read", "Give fewer"
         )
-    for place, line in enumerate(found, 1):
+    for row, line in enumerate(found, 1):
         if len(line) > LONGEST_PROMPT:
             raise RealCompoError(
-                where, f"line {place} has {len(line)} characters, and up to {LONGEST_PROMPT} are"
+                where, f"line {row} has {len(line)} characters, and up to {LONGEST_PROMPT} are"
                 " read", "Shorten it, or part it into several lines",
             )  # fmt: skip
     return found
@@ -152,7 +137,7 @@ def choice(value: object, where: str, choices: Sequence[Any]) -> Any:
     """``value`` if it is one of ``choices``."""
     if isinstance(value, (str, int, float)) and value in choices:
         return value
-    what = f"'{shown(value)}' is unknown" if isinstance(value, str) else f"got {kind(value)}"
+    what = f"{shown(value)} is unknown" if isinstance(value, str) else f"got {kind(value)}"
     some = ", ".join(map(str, choices[:12]))
     more = f", or {len(choices) - 12} others" if len(choices) > 12 else ""
     raise RealCompoError(where, what, f"Use one of {some}{more}")

@@ -19,9 +19,8 @@ from .box_values import is_segments
 from .boxes_io import Size, foreign_boxes
 from .converters import mask_planes, to_mask
 from .coverage import Mask
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .layout import Box, Layout
-from .planner import quoted
 
 
 @dataclass(frozen=True)
@@ -162,11 +161,11 @@ def _large_enough(found: list[_Seen], smallest: float) -> tuple[list[Detection],
     kept, notes = [], []
     for seen in found:
         if seen.box is None:
-            notes += [f"dropped: {quoted(seen.tag)} (nothing there)"] if seen.tag else []
+            notes += [f"dropped: {shown(seen.tag)} (nothing there)"] if seen.tag else []
             continue
         thing = Detection(seen.tag, seen.box, seen.mask)
         if thing.area <= smallest:
-            name = quoted(seen.tag) if seen.tag else "a thing without a name"
+            name = shown(seen.tag) if seen.tag else "a thing without a name"
             notes.append(f"dropped: {name} (smaller than 'min_area')")
         elif not seen.tag:
             raise RealCompoError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from numbers import Integral, Real
 from typing import Any
 
 LONGEST_SENTENCE = 600
@@ -35,11 +36,11 @@ class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = LONGEST_VALUE
-        self.maxlong = 40
 
     def repr_int(self, x: int, level: int) -> str:
+        bits = x.bit_length()
         # Python refuses to write the digits of very long numbers.
-        return repr(x) if abs(x) < 1 << 64 else "a number of more than 19 digits"
+        return repr(x) if bits <= 128 else f"a number of {int(bits * 0.30103) + 1} digits"
 
     def repr_float(self, x: float, level: int) -> str:
         return repr(x)
@@ -51,11 +52,14 @@ _short = _Short()
 def shown(value: Any, longest: int = LONGEST_VALUE) -> str:
     """``value`` as a message shows it: like ``repr``, in at most ``longest`` characters.
 
-    Only the beginning of a long list or text is ever written out.
+    A text is in quotes, a number as Python writes it, whatever its type. Only the beginning of a
+    long list or text is ever written out.
     """
     if isinstance(value, str):
         return f"'{cut(value, longest - 2)}'"
     try:
+        if isinstance(value, Real) and not isinstance(value, bool):
+            value = int(value) if isinstance(value, Integral) else float(value)
         return cut(_short.repr(value), longest)
     except Exception:  # a foreign object's own repr may do anything
         return f"a {type(value).__name__}"
@@ -73,8 +77,8 @@ class RealCompoError(ValueError):
     def __init__(self, where: str, problem: str, remedy: str, node: str = "") -> None:
         self.node, self.where = cut(node), cut(where)
         self.problem, self.remedy = cut(problem, LONGEST_SENTENCE), cut(remedy, LONGEST_SENTENCE)
-        place = f"{self.node}, input '{self.where}'" if node else f"Input '{self.where}'"
-        super().__init__(f"{place}: {self.problem}. {self.remedy.rstrip('.')}.")
+        subject = f"{self.node}, input '{self.where}'" if node else f"Input '{self.where}'"
+        super().__init__(f"{subject}: {self.problem}. {self.remedy.rstrip('.')}.")
 
     def at(self, node: str, where: str | None = None) -> RealCompoError:
         """The same error, said by ``node`` (of its input ``where``, if that has another name)."""

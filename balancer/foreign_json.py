@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import RealCompoError
+from .errors import RealCompoError, cut, shown
 
 LONGEST = 64 << 20
 """Characters (bytes in a file) that are read unless a caller says otherwise."""
@@ -23,6 +23,8 @@ LARGEST = 1 << 64
 """Whole numbers beyond -LARGEST..LARGEST are refused: nothing here counts so far, and a float,
 a table's column and a tensor each fail at such a number in its own way."""
 
+_LONGEST_NUMBER = 24
+"""Digits of a number that a message repeats."""
 _REMEDY = "Give plain JSON, as the tool that made it writes it"
 
 
@@ -32,14 +34,14 @@ class _Refused(ValueError):
 
 def _whole(digits: str) -> int:
     if len(digits) > 21 or not -LARGEST <= int(digits) <= LARGEST:
-        raise _Refused(f"it holds the number {_cut(digits)}, which is too large")
+        raise _Refused(f"it holds the number {cut(digits, _LONGEST_NUMBER)}, which is too large")
     return int(digits)
 
 
-def _broken(digits: str) -> float:
+def _decimal(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise _Refused(f"it holds the number {_cut(digits)}, which is too large")
+        raise _Refused(f"it holds the number {cut(digits, _LONGEST_NUMBER)}, which is too large")
     return value
 
 
@@ -47,18 +49,13 @@ def _constant(name: str) -> NoReturn:
     raise _Refused(f"it holds {name}, which is no number of JSON")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise _Refused(f"one object has the key '{_cut(twice)}' twice")
+        raise _Refused(f"one object has the key {shown(twice)} twice")
     return value
-
-
-def _cut(text: str, longest: int = 24) -> str:
-    line = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
-    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def has_surrogates(text: str) -> bool:
@@ -70,7 +67,7 @@ def has_surrogates(text: str) -> bool:
     return False
 
 
-def _look_over(value: Any, deepest: int) -> None:
+def _require_sane(value: Any, deepest: int) -> None:
     """Refuse what the parser lets through: depth, and surrogates in any text."""
     waiting: list[tuple[Any, int]] = [(value, 1)]
     while waiting:
@@ -116,11 +113,11 @@ def parse_json(
         value = json.loads(
             text,
             parse_int=_whole,
-            parse_float=_broken if finite else float,
+            parse_float=_decimal if finite else float,
             parse_constant=_constant if finite else None,
-            object_pairs_hook=_once,
+            object_pairs_hook=_without_doubles,
         )
-        _look_over(value, deepest)
+        _require_sane(value, deepest)
     except json.JSONDecodeError as error:
         if not text.strip():
             raise _Refused("it is empty") from None

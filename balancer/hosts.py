@@ -79,15 +79,6 @@ def one_spelling(written: str) -> str:
     return host
 
 
-def is_address(host: str) -> bool:
-    """Is ``host`` (of ``one_spelling``) an address and not a name?"""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def is_local_address(text: str) -> bool:
     """Is ``text`` an address of this machine or of a private network? False for a name."""
     try:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from .box_forms import plain
-from .box_lines import shown
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .foreign_json import read_json
 from .layout import is_number
 

@@ -14,7 +14,8 @@ from .coverage import Mask
 from .errors import RealCompoError
 from .layout import Box, Layout, Region
 from .masks import region_grid, window_share
-from .words import find_phrase, plain_text, words_of
+from .weights import plain_text
+from .words import find_phrase, words_of
 
 FLIPS = ("none", "horizontal", "vertical", "both")
 

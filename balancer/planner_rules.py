@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .errors import RealCompoError
 from .layout import Region, checked_phrases, checked_prompt
-from .planner import MAX_REGIONS, Plan
+from .llm_protocol import MAX_REGIONS
+from .planner import Plan
 from .planner_parse import occurrences, parse_prompt
 from .planner_place import place
 from .weights import plain_text
@@ -46,4 +47,4 @@ def plan_by_rules(prompt: str, width: int = 0, height: int = 0) -> Plan:
     ]
     if len(regions) > MAX_REGIONS:
         notes.append(f"only the first {MAX_REGIONS} of {len(regions)} boxes were kept")
-    return Plan(tuple(regions[:MAX_REGIONS]), (*notes, *said))
+    return Plan(tuple(regions[:MAX_REGIONS]), notes=(*notes, *said))

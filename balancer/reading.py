@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .attention_maps import inside_share
-from .checked import shown
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .layout import Layout
 from .masks import region_grid
 
@@ -79,10 +78,10 @@ def parse_levels(text: str) -> tuple[float, ...]:
     try:
         levels = tuple(float(word) for word in words)
     except ValueError:
-        problem = f"'{shown(text)}' holds more than numbers"
+        problem = f"{shown(text)} holds more than numbers"
         raise RealCompoError("noise_levels", problem, remedy) from None
     if not levels or not all(0.0 <= level <= 1.0 for level in levels):
-        raise RealCompoError("noise_levels", f"'{shown(text)}' is no list of levels", remedy)
+        raise RealCompoError("noise_levels", f"{shown(text)} is no list of levels", remedy)
     if len(levels) > MOST_LEVELS:
         raise RealCompoError(
             "noise_levels", f"{len(levels)} noise levels are asked for",

@@ -122,7 +122,7 @@ def _needles(key: str) -> frozenset[str]:
     return frozenset(text for text in found if len(text) >= SHORTEST)
 
 
-def _places(text: str, needles: Iterable[str]) -> Iterator[Span]:
+def _found(text: str, needles: Iterable[str]) -> Iterator[Span]:
     for needle in needles:
         at = text.find(needle)
         while at >= 0:
@@ -141,7 +141,7 @@ def without_key(text: str, key: str) -> str:
     if len(key) < SHORTEST:
         return text
     needles = _needles(key)
-    spans = set(_places(text, needles))
+    spans = set(_found(text, needles))
     # A sign that the key itself holds may be meant as it stands where others are escapes.
     for held in product(*((sign, "") for sign in _WAYS if sign in key)):
         signs = "".join(sign for sign in _WAYS if sign not in key or sign in held)
@@ -151,7 +151,7 @@ def without_key(text: str, key: str) -> str:
             if len(breaks[0]) == 1:
                 break
             layers.append(breaks)
-            for span in _places(now, needles):
+            for span in _found(now, needles):
                 for one in reversed(layers):
                     span = _back(span, one)
                 spans.add(span)

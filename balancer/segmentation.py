@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .box_lines import BoxEntry, Wordings, read_phrase, require_count, shown
+from .box_lines import BoxEntry, Wordings, read_phrase, require_count
 from .checked import plain_tensor
 from .converters import Keep, named_region
 from .coverage import Mask
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .layout import Region
 
 LEGEND = "colours in the lines"
@@ -66,7 +66,7 @@ def _class(name: str, label: str, where: str) -> tuple[str, Rgb]:
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     raise RealCompoError(
         "phrases",
-        f"{where}: '{shown(label)}' is none of the {name}",
+        f"{where}: {shown(label)} is none of the {name}",
         f"{hint}Write a class, or a colour as #rrggbb: phrase",
     )
 
@@ -90,7 +90,7 @@ def read_legend(text: str, source: str = LEGEND, prompt: str = "") -> list[Legen
             colour, name, phrase = _rgb(found["hex"]), f"#{found['hex'].lower()}", found["phrase"]
         elif row.startswith("#") or source == LEGEND:
             raise RealCompoError(
-                "phrases", f"{where} '{shown(row)}' has no colour", "Write #rrggbb: phrase"
+                "phrases", f"{where} {shown(row)} has no colour", "Write #rrggbb: phrase"
             )
         else:
             label, colon, phrase = (part.strip() for part in row.partition(":"))

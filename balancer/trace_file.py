@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checked import EXACT, shown
+from .checked import EXACT
 from .equilibrium import Phase
-from .errors import RealCompoError
+from .errors import RealCompoError, cut, shown
 from .foreign_json import parse_json
 from .tensor_file import Unreadable, read_tensors
 from .trace import MAPS_KEPT, StepRecord, Trace, require_steps
@@ -109,7 +109,7 @@ def load_trace(path: Path) -> Trace:
     """
 
     def refuse(problem: str, remedy: str) -> RealCompoError:
-        return RealCompoError("trace_file", f"'{shown(path.name)}' {problem}", remedy)
+        return RealCompoError("trace_file", f"{shown(path.name)} {problem}", remedy)
 
     if not os.path.isfile(path):
         raise refuse("is not there", "Save a trace first, or choose another file.")
@@ -122,7 +122,7 @@ def load_trace(path: Path) -> Trace:
             int(version) > VERSION
         ):
             raise refuse(
-                f"has the form {shown(version) or 'of nobody knows'}, this pack knows {VERSION}",
+                f"has the form {cut(version) or 'of nobody knows'}, this pack knows {VERSION}",
                 "Update the pack, or save the trace again with this one.",
             )  # fmt: skip
 

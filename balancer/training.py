@@ -14,8 +14,7 @@ from torch import Tensor
 
 from . import checked
 from .adapters import Adapters
-from .checked import shown
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .foreign_json import parse_json
 
 CHECKPOINTING = ("auto", "on", "off")
@@ -166,7 +165,7 @@ class Optimisation:
             if key.startswith("optimiser|"):
                 _, number, name = (*key.split("|"), "", "")[:3]
                 if not number.isdecimal() or not int(number[:9]) < len(self._parameters):
-                    raise ValueError(f"its entry '{shown(key)}' belongs to no adapter")
+                    raise ValueError(f"its entry {shown(key)} belongs to no adapter")
                 # Adam's count of steps is one number, its averages are shaped like the weights
                 like = self._parameters[int(number)] if name != "step" else torch.zeros(())
                 wanted[key] = like.float() if name == "step" else like
@@ -174,11 +173,11 @@ class Optimisation:
         for key, like in wanted.items():
             value = tensors.get(key)
             if value is None:
-                raise ValueError(f"it has no '{shown(key)}'")
+                raise ValueError(f"it has no {shown(key)}")
             if value.shape != like.shape or value.dtype != like.dtype:
-                raise ValueError(f"its '{shown(key)}' has another shape or kind")
+                raise ValueError(f"its {shown(key)} has another shape or kind")
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ValueError(f"its '{shown(key)}' holds NaN or infinity")
+                raise ValueError(f"its {shown(key)} holds NaN or infinity")
         if any(set(state) != {"step", "exp_avg", "exp_avg_sq"} for state in moments.values()):
             raise ValueError("a part of what the optimiser keeps is missing")
         with torch.no_grad():

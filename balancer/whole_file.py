@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .checked import shown
-from .errors import RealCompoError
+from .errors import RealCompoError, shown
 from .foreign_json import has_surrogates
 
 LONGEST_PART = 200
@@ -38,7 +37,7 @@ def checked_name(name: str, where: str) -> str:
     remedy = "Give a plain name, such as 'folder/name'"
 
     def refuse(problem: str) -> RealCompoError:
-        return RealCompoError(where, f"'{shown(name)}' {problem}", remedy)
+        return RealCompoError(where, f"{shown(name)} {problem}", remedy)
 
     if has_surrogates(name):
         raise refuse("holds half a character (a lone surrogate)")
@@ -55,7 +54,7 @@ def checked_name(name: str, where: str) -> str:
         if part != ".." and part[-1] in ". ":
             raise refuse("has a part that ends with a dot or a space, which Windows takes off")
         if _DEVICES.fullmatch(part):
-            raise refuse(f"has the part '{shown(part)}', which Windows keeps for a device")
+            raise refuse(f"has the part {shown(part)}, which Windows keeps for a device")
         if len(part.encode()) > LONGEST_PART:
             raise refuse(
                 f"has a part of {len(part.encode())} bytes, and one may have {LONGEST_PART}"
@@ -77,7 +76,7 @@ def cannot_write(error: Exception, name: str, where: str) -> RealCompoError:
     else:
         said = os.strerror(number) if number else getattr(error, "strerror", None) or str(error)
         remedy = "Look at ComfyUI's output folder, or give another name"
-    return RealCompoError(where, f"'{shown(name)}' cannot be written: {said}", remedy)
+    return RealCompoError(where, f"{shown(name)} cannot be written: {said}", remedy)
 
 
 def write_whole(

@@ -75,8 +75,7 @@ class RealCompoShapesDetector:
 
         import torch
 
-        from ..balancer.checked import shown
-        from ..balancer.errors import RealCompoError
+        from ..balancer.errors import RealCompoError, shown
         from ..balancer.words import words_of
         from ..shapes.oracle import detect_masks
         from ..shapes.score import SINGULARS
@@ -92,7 +91,7 @@ class RealCompoShapesDetector:
         asked = {SINGULARS.get(word.text, word.text) for word in words_of(only)}
         wanted = asked & {*COLOURS, *SHAPES}
         if only.strip() and not wanted:
-            problem = f"'{shown(only)}' names none of the demo's"
+            problem = f"{shown(only)} names none of the demo's"
             raise RealCompoError("only", problem, "Name a colour, a shape or both", DETECTOR)
         seen = [
             (thing.shape if names == "shape" else f"{thing.colour} {thing.shape}", thing, mask)
@@ -132,7 +131,7 @@ class RealCompoShapesCaptioner:
 
     def load(self) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,) of the demo."""
-        from ..balancer.comfy.captioner import load_captioner
+        from ..balancer.comfy.captioner_folder import load_captioner
         from ..shapes.captioner import FOLDER
 
         return (load_captioner(FOLDER),)

@@ -70,7 +70,7 @@ class RealCompoPromptPhrases:
         self, prompt: list[str], tags: list[str] | None = None
     ) -> tuple[list[str], list[str], str, str]:
         """Returns phrases, names, the request and the prompt."""
-        from ..balancer.caption_answer import one_text
+        from ..balancer.caption_answer import CAPTIONS_PROMPT, captions_request
         from ..balancer.dense_captions import captions_by_rules
         from ..balancer.detections import tag_rows
         from ..balancer.noun_words import named
@@ -78,8 +78,9 @@ class RealCompoPromptPhrases:
         text = single(prompt, "")
         captions, _ = captions_by_rules(text)
         seen = [name for row in tag_rows(_texts(tags)) for name in row if name]
+        request = CAPTIONS_PROMPT.one_text(captions_request(text, seen))
         names = [named(caption.wording) for caption in captions]
-        return [caption.phrase for caption in captions], names, one_text(text, seen), text
+        return [caption.phrase for caption in captions], names, request, text
 
 
 @checked(CAPTIONS, own=("tags",), data=("llm_output",))
@@ -257,15 +258,15 @@ def _captions(
         made = captions_from_text(written, prompt, tags, extend)
         how = "from the text in 'llm_output'"
     else:
+        from ..balancer.comfy.answers import ServerInputs
         from ..balancer.comfy.planning import captions_with_model
 
-        name = inputs.get("model") or ""
-        made = captions_with_model(
-            prompt, tags, inputs.get("endpoint") or "", name, int(inputs.get("seed") or 0),
-            api_key_env=inputs.get("api_key_env") or "",
-            timeout=float(inputs.get("timeout") or 120.0), extend=extend,
+        server = ServerInputs(
+            inputs.get("endpoint") or "", inputs.get("model") or "", int(inputs.get("seed") or 0),
+            inputs.get("api_key_env") or "", float(inputs.get("timeout") or 120.0),
         )  # fmt: skip
-        how = f"by the model '{name.strip()}'"
+        made = captions_with_model(prompt, tags, server, extend)
+        how = f"by the model '{server.model.strip()}'"
     return list(made.captions), list(made.notes), made.prompt, how
 
 

@@ -49,6 +49,13 @@ def _side(name: str) -> tuple[str, dict[str, Any]]:
     })  # fmt: skip
 
 
+def _require_prompt(prompt: str) -> None:
+    from ..balancer.errors import RealCompoError
+
+    if not prompt.strip():
+        raise RealCompoError("prompt", "there is no prompt", "Write what the picture shows")
+
+
 @checked(PLANNER, data=("llm_output",))
 class RealCompoLayoutFromText:
     """A layout from nothing but the prompt."""
@@ -114,39 +121,30 @@ class RealCompoLayoutFromText:
         height: int = 0,
     ) -> tuple[Any, str, str]:
         """Returns the layout, its prompt and a report."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.layout import Layout
-        from ..balancer.planner import plan_from_text
 
-        try:
-            if not prompt.strip():
-                raise RealCompoError("prompt", "there is no prompt", "Write what the picture shows")
-            if method == RULES:
-                from ..balancer.planner_rules import plan_by_rules
+        _require_prompt(prompt)
+        if method == RULES:
+            from ..balancer.planner_rules import plan_by_rules
 
-                made, how = plan_by_rules(prompt, width, height), "by rules"
-                if llm_output.strip():
-                    how += " ('llm_output' is not read by this method)"
-            elif method != MODEL:
-                raise RealCompoError(
-                    "method", f"'{method}' is not known", f"Choose '{MODEL}' or '{RULES}'"
-                )
-            elif llm_output.strip():
-                made, how = plan_from_text(llm_output, prompt), "from the text in 'llm_output'"
-            else:
-                from ..balancer.comfy.planning import plan_with_model
+            made, how = plan_by_rules(prompt, width, height), "by rules"
+            if llm_output.strip():
+                how += " ('llm_output' is not read by this method)"
+        elif llm_output.strip():
+            from ..balancer.planner import plan_from_text
 
-                made = plan_with_model(
-                    prompt, endpoint, model, seed, api_key_env=api_key_env, timeout=timeout,
-                    width=width, height=height,
-                )  # fmt: skip
-                how = f"by the model '{model.strip()}'"
-            layout = Layout(made.regions, prompt, width or None, height or None)
-            count = len(made.regions)
-            head = f"{count} region{'s' if count > 1 else ''} {how}"
-            return layout, prompt, "\n".join([head, *made.notes])
-        except RealCompoError as error:
-            raise error.at(PLANNER) from None
+            made, how = plan_from_text(llm_output, prompt), "from the text in 'llm_output'"
+        else:
+            from ..balancer.comfy.answers import ServerInputs
+            from ..balancer.comfy.planning import plan_with_model
+
+            server = ServerInputs(endpoint, model, seed, api_key_env, timeout)
+            made = plan_with_model(prompt, server, width, height)
+            how = f"by the model '{model.strip()}'"
+        layout = Layout(made.regions, prompt, width or None, height or None)
+        count = len(made.regions)
+        head = f"{count} region{'s' if count > 1 else ''} {how}"
+        return layout, prompt, "\n".join([head, *made.notes])
 
 
 @checked(REQUEST)
@@ -176,13 +174,10 @@ class RealCompoPlannerRequest:
 
     def write(self, prompt: str, width: int = 0, height: int = 0) -> tuple[str, str]:
         """Returns the request and the prompt."""
-        from ..balancer.errors import RealCompoError
-        from ..balancer.planner import one_text
+        from ..balancer.planner import LAYOUT_PROMPT, layout_request
 
-        if not prompt.strip():
-            problem, remedy = "there is no prompt", "Write what the picture shows"
-            raise RealCompoError("prompt", problem, remedy, REQUEST)
-        return one_text(prompt, width, height), prompt
+        _require_prompt(prompt)
+        return LAYOUT_PROMPT.one_text(layout_request(prompt, width, height)), prompt
 
 
 NODE_CLASS_MAPPINGS = {

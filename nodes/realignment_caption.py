@@ -17,6 +17,31 @@ _CAPTIONER = ("REALCOMPO_CAPTIONER", {
 })  # fmt: skip
 
 
+def _prompt(things: str) -> tuple[str, dict[str, Any]]:
+    return ("STRING", {
+        "multiline": True, "default": "",
+        "tooltip": "What the pictures should show. A list of prompts shares the"
+        f" {things} evenly, in order.",
+    })  # fmt: skip
+
+
+def _prefix(use: str) -> tuple[str, dict[str, Any]]:
+    return ("STRING", {
+        "default": "",
+        "tooltip": f"What captions begin with, such as 'a photography of'; {use}",
+    })  # fmt: skip
+
+
+class _Reward:
+    """What every node has that gives rewards."""
+
+    INPUT_IS_LIST = True
+    RETURN_TYPES = ("FLOAT", "STRING")
+    RETURN_NAMES = ("rewards", "report")
+    OUTPUT_IS_LIST = (True, False)
+    CATEGORY = CATEGORY
+
+
 @checked(LOADER, own=("folder",))
 class RealCompoLoadCaptioner:
     """A captioning model from a local folder."""
@@ -50,7 +75,7 @@ class RealCompoLoadCaptioner:
 
     def load(self, folder: str) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,)."""
-        from ..balancer.comfy.captioner import load_captioner
+        from ..balancer.comfy.captioner_folder import load_captioner
         from ..balancer.comfy.model_folders import find
 
         return (load_captioner(find("captioners", folder, "folder")),)
@@ -85,12 +110,10 @@ class RealCompoCaption:
                 }),
             },
             "optional": {
-                "prefix": ("STRING", {
-                    "default": "",
-                    "tooltip": "What captions begin with, such as 'a photography of'; it is not"
-                    " part of the result. Florence-2 takes it as the task (<CAPTION>,"
-                    " <DETAILED_CAPTION>, ...). Empty = the model's own way.",
-                }),
+                "prefix": _prefix(
+                    "it is not part of the result. Florence-2 takes it as the task (<CAPTION>,"
+                    " <DETAILED_CAPTION>, ...). Empty = the model's own way."
+                ),
             },
         }  # fmt: skip
 
@@ -104,26 +127,19 @@ class RealCompoCaption:
 
         pictures = require_pictures(images)
         bar = comfy.utils.ProgressBar(len(pictures))
-        told = require_captioner(captioner).caption(
-            pictures, prefix, max_tokens, bar.update_absolute
-        )
-        return (told,)
+        model = require_captioner(captioner)
+        return (model.caption(pictures, prefix, max_tokens, bar.update_absolute),)
 
 
 @checked(REWARD, own=("captions", "encoder"))
-class RealCompoCaptionReward:
+class RealCompoCaptionReward(_Reward):
     """How much a caption says what the prompt asked for."""
 
-    INPUT_IS_LIST = True
-    RETURN_TYPES = ("FLOAT", "STRING")
-    RETURN_NAMES = ("rewards", "report")
-    OUTPUT_IS_LIST = (True, False)
     OUTPUT_TOOLTIPS = (
         "One reward per caption, in their order. Connect to RealCompo Pick Best.",
         "Captions with their rewards; the best of every prompt is marked.",
     )
     FUNCTION = "reward"
-    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Rewards pictures by their captions: how near in meaning the caption is to the prompt."
         " After RealignDiff; our choices: the cosine of the two texts' vectors by the connected"
@@ -138,11 +154,7 @@ class RealCompoCaptionReward:
 
         return {
             "required": {
-                "prompt": ("STRING", {
-                    "multiline": True, "default": "",
-                    "tooltip": "What the pictures should show. A list of prompts shares the"
-                    " captions evenly, in order.",
-                }),
+                "prompt": _prompt("captions"),
                 "captions": ("STRING", {
                     "forceInput": True,
                     "tooltip": "One text per picture: from RealCompo Caption or any captioner, as"
@@ -175,19 +187,14 @@ class RealCompoCaptionReward:
 
 
 @checked(LIKELIHOOD)
-class RealCompoLikelihoodReward:
+class RealCompoLikelihoodReward(_Reward):
     """How likely the captioner finds the prompt, seeing the picture."""
 
-    INPUT_IS_LIST = True
-    RETURN_TYPES = ("FLOAT", "STRING")
-    RETURN_NAMES = ("rewards", "report")
-    OUTPUT_IS_LIST = (True, False)
     OUTPUT_TOOLTIPS = (
         "One reward per picture, at most 0. Connect to RealCompo Pick Best.",
         "Pictures with their rewards; the best of every prompt is marked.",
     )
     FUNCTION = "reward"
-    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Rewards pictures by how likely the captioner finds the prompt's words when it sees them:"
         " the mean log-probability of a token. After RealignDiff; this form of the reward is our"
@@ -199,20 +206,12 @@ class RealCompoLikelihoodReward:
         """Prompt, captioner and pictures."""
         return {
             "required": {
-                "prompt": ("STRING", {
-                    "multiline": True, "default": "",
-                    "tooltip": "What the pictures should show. A list of prompts shares the"
-                    " pictures evenly, in order.",
-                }),
+                "prompt": _prompt("pictures"),
                 "captioner": _CAPTIONER,
                 "images": ("IMAGE", {"tooltip": "The pictures: a batch, or a list of batches."}),
             },
             "optional": {
-                "prefix": ("STRING", {
-                    "default": "",
-                    "tooltip": "What captions begin with, such as 'a photography of'; its words do"
-                    " not count. Florence-2 takes it as the task.",
-                }),
+                "prefix": _prefix("its words do not count. Florence-2 takes it as the task."),
             },
         }  # fmt: skip
 

@@ -112,7 +112,7 @@ class RealCompoPickBest:
         images: list[Any] | None = None,
         latents: list[Any] | None = None,
     ) -> tuple[list[Any], list[Any], list[int], list[float]]:
-        """(latents, images, places, rewards) of the kept ones."""
+        """(latents, images, indices, rewards) of the kept ones."""
         from ..balancer.comfy.ranked import pick_best
 
         return pick_best(rewards, keep[0], among[0] == EACH, images, latents)

@@ -156,7 +156,7 @@ def _told_right(captions: Sequence[str], wanted: Sequence[set[tuple[str, str]]])
 
 def _score_captioner(scenes: Sequence[Scene], generator: torch.Generator) -> dict[str, Any]:
     """Captions of unseen drawings, and of what the models drew, against what the oracle sees."""
-    from ..balancer.comfy.captioner import load_captioner
+    from ..balancer.comfy.captioner_folder import load_captioner
 
     captioner, codec, report = load_captioner(FOLDER), load_codec(), {}
     truth = [{(o.colour, o.shape) for o in scene.objects} for scene in scenes]

@@ -24,22 +24,22 @@ def caption_rewards(
     caption has the reward 0: a captioner that says nothing has seen nothing of the prompt. Raises
     RealCompoError for empty prompts and for numbers that do not fit.
     """
-    told = flat_texts(captions, "captions")
-    asked = _prompts(prompts, told)
+    texts = flat_texts(captions, "captions")
+    wanted = _prompts(prompts, texts)
     if encoder is not None:
         model = load_sentence_encoder(find("sentence_encoders", encoder, "encoder"))
-        values = cosines(model.vectors(asked), model.vectors(told)).tolist()
+        values = cosines(model.vectors(wanted), model.vectors(texts)).tolist()
         how = f"cosine of sentence vectors ({encoder})"
     elif clip is not None:
-        vectors, kind = clip_vectors(clip, [*asked, *told])
-        first, second = vectors.split(len(asked))
+        vectors, kind = clip_vectors(clip, [*wanted, *texts])
+        first, second = vectors.split(len(wanted))
         values = cosines(first, second).tolist()
         how = f"cosine of the text encoder's vectors ({kind})"
     else:
-        values = [lexical_similarity(a, c) for a, c in zip(asked, told, strict=True)]
+        values = [lexical_similarity(a, c) for a, c in zip(wanted, texts, strict=True)]
         how = "share of words in common (no text encoder connected)"
-    values = [v if c.strip() else 0.0 for v, c in zip(values, told, strict=True)]
-    return values, report(asked, told, values, how)
+    values = [v if c.strip() else 0.0 for v, c in zip(values, texts, strict=True)]
+    return values, report(wanted, texts, values, how)
 
 
 def _prompts(prompts: Any, captions: Sequence[str]) -> list[str]:
@@ -57,18 +57,19 @@ def likelihood_rewards(
 ) -> tuple[list[float], str]:
     """Mean log-probability of a prompt's token per picture (<= 0), and the report.
 
-    ``images`` is a list of batches (B, H, W, 3), which may differ in size.
+    ``images`` is a list of batches (B, H, W, 3), which may differ in size. Raises RealCompoError
+    for anything else, for empty prompts and for numbers that do not fit.
     """
     model = require_captioner(captioner)
     batches = [require_pictures(batch) for batch in images]
     names = [f"picture of {batch.shape[3]}x{batch.shape[2]}" for batch in batches for _ in batch]
-    asked = _prompts(prompts, names)
+    wanted = _prompts(prompts, names)
     model.load()
     values: list[float] = []
     for batch in batches:
         for pictures in batch.split(BATCH):
-            texts = asked[len(values) : len(values) + len(pictures)]
+            texts = wanted[len(values) : len(values) + len(pictures)]
             values += model.likelihood(pictures, texts, prefix).tolist()
             comfy.model_management.throw_exception_if_processing_interrupted()
     how = "mean log-probability of the prompt's tokens, given the picture"
-    return values, report(asked, names, values, how)
+    return values, report(wanted, names, values, how)

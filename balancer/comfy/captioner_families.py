@@ -16,7 +16,9 @@ from torch import Tensor
 from ..errors import RealCompoError
 
 IGNORED = -100
+"""Label of what is no token; its prediction counts for nothing."""
 ENDLESS = 1_000_000
+"""Tokens of a caption where the model has no bound of its own."""
 
 
 @dataclass
@@ -48,19 +50,19 @@ class Family:
 
     def generate(self, model: Any, pixels: Tensor, ids: Tensor, **options: Any) -> Tensor:
         """(B, T) tokens of the captions alone."""
-        told = model.generate(
+        tokens = model.generate(
             pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids), **options
         )
         count = ids.shape[1]
-        same = told.shape[1] >= count and bool((told[:, :count] == ids).all())
-        return told[:, count:] if same else told
+        same = tokens.shape[1] >= count and bool((tokens[:, :count] == ids).all())
+        return tokens[:, count:] if same else tokens
 
     def logits(self, model: Any, pixels: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
         """(B, T, V) predictions of ``labels`` (B, T), each from the tokens before it."""
         row = torch.cat((ids, labels.clamp(min=0)), 1)
         mask = torch.cat((torch.ones_like(ids), (labels != IGNORED).to(ids)), 1)
-        told = model(pixel_values=pixels, input_ids=row, attention_mask=mask).logits
-        return told[:, -labels.shape[1] - 1 : -1]
+        logits = model(pixel_values=pixels, input_ids=row, attention_mask=mask).logits
+        return logits[:, -labels.shape[1] - 1 : -1]
 
 
 def _words(tokenizer: Any, text: str) -> list[int]:
@@ -90,10 +92,10 @@ class Blip(Family):
     def generate(self, model: Any, pixels: Tensor, ids: Tensor, **options: Any) -> Tensor:
         # the library takes the tokenizer's closing token off again
         closed = torch.cat((ids, torch.full_like(ids[:, :1], self.end)), 1)
-        told = model.generate(
+        tokens = model.generate(
             pixel_values=pixels, input_ids=closed, attention_mask=torch.ones_like(closed), **options
         )
-        return told[:, ids.shape[1] :]
+        return tokens[:, ids.shape[1] :]
 
 
 @dataclass
@@ -121,10 +123,10 @@ def _closed(tokenizer: Any, text: str) -> list[int]:
 
 @dataclass
 class Blip2(Family):
-    """BLIP-2 with OPT: places for the picture, then </s> prefix caption </s>."""
+    """BLIP-2 with OPT: tokens for the picture, then </s> prefix caption </s>."""
 
     model_class = "Blip2ForConditionalGeneration"
-    places: tuple[int, ...] = ()
+    image_tokens: tuple[int, ...] = ()
     start: tuple[int, ...] = ()
 
     @classmethod
@@ -136,14 +138,14 @@ class Blip2(Family):
                 "Download the model's present files",
             )  # fmt: skip
         text = config.text_config
-        places = (image,) * config.num_query_tokens
+        image_tokens = (image,) * config.num_query_tokens
         longest = getattr(text, "max_position_embeddings", ENDLESS)
         if config.use_decoder_only_language_model:
-            return cls(longest, frozenset({image}), places, (text.bos_token_id,))
-        return Blip2T5(longest, frozenset({image}), places)
+            return cls(longest, frozenset({image}), image_tokens, (text.bos_token_id,))
+        return Blip2T5(longest, frozenset({image}), image_tokens)
 
     def begin(self, tokenizer: Any, prefix: str) -> list[int]:
-        return [*self.places, *self.start, *_words(tokenizer, prefix)]
+        return [*self.image_tokens, *self.start, *_words(tokenizer, prefix)]
 
     def text(self, tokenizer: Any, text: str) -> list[int]:
         # the word pieces of OPT carry the space before them
@@ -152,13 +154,13 @@ class Blip2(Family):
 
 @dataclass
 class Blip2T5(_EncoderDecoder):
-    """BLIP-2 with T5: places for the picture and the prefix; the caption beside them."""
+    """BLIP-2 with T5: tokens for the picture and the prefix; the caption beside them."""
 
     model_class = "Blip2ForConditionalGeneration"
-    places: tuple[int, ...] = ()
+    image_tokens: tuple[int, ...] = ()
 
     def begin(self, tokenizer: Any, prefix: str) -> list[int]:
-        return [*self.places, *_closed(tokenizer, prefix)]
+        return [*self.image_tokens, *_closed(tokenizer, prefix)]
 
     def text(self, tokenizer: Any, text: str) -> list[int]:
         return _closed(tokenizer, text)
@@ -174,15 +176,15 @@ QUESTIONS = {
 
 @dataclass
 class Florence2(_EncoderDecoder):
-    """Florence-2: places for the picture and a question; the caption beside them."""
+    """Florence-2: tokens for the picture and a question; the caption beside them."""
 
     model_class = "Florence2ForConditionalGeneration"
-    places: tuple[int, ...] = ()
+    image_tokens: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: Any, extra: dict[str, Any], where: str) -> Family:
-        told = extra.get("image_processor", extra)
-        count, image = told.get("image_seq_length"), getattr(config, "image_token_id", None)
+        settings = extra.get("image_processor", extra)
+        count, image = settings.get("image_seq_length"), getattr(config, "image_token_id", None)
         if not count or image is None:
             raise RealCompoError(
                 where, "this Florence-2 folder does not say how many tokens a picture takes",
@@ -194,7 +196,7 @@ class Florence2(_EncoderDecoder):
     def begin(self, tokenizer: Any, prefix: str) -> list[int]:
         question = QUESTIONS.get(prefix.strip(), prefix)
         words = _closed(tokenizer, question)
-        return [*self.places, tokenizer.bos_token_id, *words]
+        return [*self.image_tokens, tokenizer.bos_token_id, *words]
 
     def text(self, tokenizer: Any, text: str) -> list[int]:
         return [tokenizer.bos_token_id, *_closed(tokenizer, text.strip())]

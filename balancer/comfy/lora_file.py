@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .. import checked
-from ..errors import RealCompoError
+from ..errors import RealCompoError, shown
 from ..whole_file import write_whole
 from .output_place import free_place
 
@@ -40,7 +40,7 @@ def require_lora(value: Any, where: str) -> dict[str, Tensor]:
         try:
             checked.plain_tensor(tensor, where, "numbers", "Connect a training node")
         except RealCompoError as error:
-            problem = f"its entry '{checked.shown(name)}': {error.problem}"
+            problem = f"its entry {shown(name)}: {error.problem}"
             raise RealCompoError(where, problem, error.remedy) from None
     return value
 

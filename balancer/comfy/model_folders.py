@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..checked import shown
-from ..errors import RealCompoError
+from ..errors import RealCompoError, shown
 from ..foreign_json import has_surrogates, read_json_file
 
 # Where packs that run such models already keep them, beside a folder of our own.
@@ -111,6 +110,6 @@ def find(kind: str, name: str, where: str) -> Path:
         if known == name:
             return folder
     raise RealCompoError(
-        where, f"there is no model '{shown(name)}'",
+        where, f"there is no model {shown(name)}",
         f"Put its Hugging Face folder into ComfyUI's models/{PLACES[kind][0]} and refresh the page",
     )  # fmt: skip

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..checked import shown
-from ..errors import RealCompoError
+from ..errors import RealCompoError, shown
 from ..whole_file import cannot_write, checked_name
 
 
@@ -21,7 +20,7 @@ def inside(folder: str, relative: str, where: str) -> Path:
     path = os.path.abspath(os.path.join(base, relative))
     if not path.startswith(base + os.sep):
         raise RealCompoError(
-            where, f"'{shown(relative)}' leads out of ComfyUI's folder",
+            where, f"{shown(relative)} leads out of ComfyUI's folder",
             "Name a place below it, without '..' and without a drive or a leading slash",
         )  # fmt: skip
     return Path(path)

@@ -41,13 +41,13 @@ def _joined(parts: list[Tensor], where: str) -> Tensor:
     return torch.cat(parts)
 
 
-def _chosen(batches: Sequence[Any], where: str, places: list[int], group: int | None) -> Any:
-    """The entries at ``places``, counted over all batches or inside batch ``group``."""
+def _chosen(batches: Sequence[Any], where: str, indices: list[int], group: int | None) -> Any:
+    """The entries at ``indices``, counted over all batches or inside batch ``group``."""
     tensors = [batch if isinstance(batch, Tensor) else _samples(batch) for batch in batches]
     if group is not None:
         batches, tensors = [batches[group]], [tensors[group]]
     rows = [(number, row) for number, tensor in enumerate(tensors) for row in range(len(tensor))]
-    found = [rows[place] for place in places]
+    found = [rows[index] for index in indices]
     picked = _joined([tensors[number][row : row + 1] for number, row in found], where)
     if isinstance(batches[0], Tensor):
         return picked
@@ -85,7 +85,7 @@ def pick_best(
     images: Sequence[Any] | None = None,
     latents: Sequence[Any] | None = None,
 ) -> tuple[list[Any], list[Any], list[int], list[float]]:
-    """Latents, images, places and rewards of the ``keep`` best, of everything or of ``each`` batch.
+    """Latents, images, indices and rewards of the ``keep`` best: of all, or of ``each`` batch.
 
     ``images`` and ``latents`` are lists of batches; what is not given comes out blocked, so that
     nodes behind it do not run. Raises RealCompoError where numbers do not fit.
@@ -113,20 +113,20 @@ def pick_best(
     groups: list[int | None] = list(range(len(sizes))) if each else [None]
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     picked: dict[str, list[Any]] = {"images": [], "latents": []}
-    places: list[int] = []
+    indices: list[int] = []
     best: list[float] = []
     for group in groups:
         start, count = (0, len(values)) if group is None else (starts[group], sizes[group])
         own = best_places(values[start : start + count], keep)
-        places += own
-        best += [values[start + place] for place in own]
+        indices += own
+        best += [values[start + index] for index in own]
         for where, batches in given:
             if batches is not None:
                 picked[where].append(_chosen(batches, where, own, group))
     for where, batches in given:
         if batches is None:
             picked[where].append(_blocked())
-    return picked["latents"], picked["images"], places, best
+    return picked["latents"], picked["images"], indices, best
 
 
 def ranked_set(
@@ -162,5 +162,5 @@ def ranked_set(
                 "Connect the rewards of the kept latents, or set top_share to 1",
             )  # fmt: skip
         kept = sorted(best_places(values, math.ceil(share * len(values))))
-        joined, entries = joined[kept], [entries[place] for place in kept]
+        joined, entries = joined[kept], [entries[index] for index in kept]
     return {"samples": joined}, entries, len(entries)

@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from .. import checked
-from ..errors import RealCompoError
+from ..errors import RealCompoError, shown
 from ..foreign_json import has_surrogates
 from ..trace_file import SUFFIX
 from .output_place import free_place, inside
@@ -68,7 +68,7 @@ def find_trace(name: str) -> Path:
     kind = kind.removesuffix("]")
     if not relative or kind not in folders:
         raise RealCompoError(
-            "trace_file", f"'{checked.shown(name)}' names no file and its folder",
+            "trace_file", f"{shown(name)} names no file and its folder",
             "Write it as 'name.trace.safetensors [output]' or '... [input]'.",
         )  # fmt: skip
     return inside(folders[kind], relative, "trace_file")

@@ -9,12 +9,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from realcompo.balancer import caption_answer, planner
 from realcompo.balancer.answer_json import MAX_TEXT
 from realcompo.balancer.answer_text import without_thoughts
-from realcompo.balancer.caption_answer import captions_by, captions_from_text, read_captions
+from realcompo.balancer.caption_answer import (
+    CAPTIONS_PROMPT,
+    captions_by,
+    captions_from_text,
+    captions_request,
+    read_captions,
+)
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.planner import plan, plan_from_text, read_answer
+from realcompo.balancer.planner import (
+    LAYOUT_PROMPT,
+    layout_request,
+    plan,
+    plan_from_text,
+    read_answer,
+)
 
 PROMPT = "a cat next to two lemons"
 TAGS = ["kitten", "lemon"]
@@ -50,7 +61,8 @@ def pasted(asked: list[dict[str, str]], one_text: str) -> list[str]:
 @pytest.mark.parametrize("way", range(4))
 def test_an_echoed_request_is_no_answer(way: int) -> None:
     # The pack's example has two lemons of its own, and no cat.
-    asked = pasted(planner.messages(PROMPT), planner.one_text(PROMPT, 768, 512))[way]
+    asked = pasted(LAYOUT_PROMPT.messages(layout_request(PROMPT)),
+                   LAYOUT_PROMPT.one_text(layout_request(PROMPT, 768, 512)))[way]
     regions = read_answer(f"{asked}\n{GOOD}", PROMPT).regions
     assert [(region.phrase, region.box) for region in regions] == BOTH
     only = "the text holds only the request, and no answer to it"
@@ -58,8 +70,8 @@ def test_an_echoed_request_is_no_answer(way: int) -> None:
     # With an answer that breaks off, the example does not take its place.
     assert "cut off before" in read_answer(f"{asked} {GOOD[:30]}", PROMPT).problems[0]
 
-    text = caption_answer.one_text(PROMPT, TAGS)
-    asked = pasted(caption_answer.messages(PROMPT, TAGS), text)[way]
+    request = captions_request(PROMPT, TAGS)
+    asked = pasted(CAPTIONS_PROMPT.messages(request), CAPTIONS_PROMPT.one_text(request))[way]
     captions = read_captions(f"{asked}\n{GOOD}", PROMPT, TAGS).captions
     assert [(one.phrase, one.weight, one.tags) for one in captions] == BOTH_CAPTIONS
     assert read_captions(asked, PROMPT, TAGS).problems == (only,)
@@ -71,7 +83,7 @@ def test_the_request_as_the_planner_gives_it_and_the_answer_of_the_report() -> N
         '{"regions":[{"phrase":"a cat","box":[0.05,0.3,0.45,0.95]},'
         '{"phrase":"two lemons","box":[0.55,0.7,0.72,0.9]}]}'
     )
-    made = plan_from_text(planner.one_text(PROMPT) + answer, PROMPT)
+    made = plan_from_text(LAYOUT_PROMPT.one_text(layout_request(PROMPT)) + answer, PROMPT)
     assert [(region.phrase, region.box) for region in made.regions] == BOTH and not made.notes
 
 
@@ -264,6 +276,7 @@ def test_thoughts_are_cut_out() -> None:
 
 
 REGION = json.dumps(CAT)
+REQUEST = LAYOUT_PROMPT.one_text(layout_request(PROMPT))
 
 
 @pytest.mark.parametrize("before", ["", '{"regions": [', "[{'phrase': '"])
@@ -294,7 +307,7 @@ PIECES = st.sampled_from([
     "{", "}", "[", "]", ",", ":", '"', "'", "\\", "```", "```json\n", "<think>", "</think>", "//",
     "/*", "#", "(", ")", "null", "None", "NaN", "-Infinity", "1e999", "9" * 5000, "-", ".", "0.5",
     "\ud800", "\\ud800", "\x00", '"phrase":', "'box':", "phrase=", '"regions": [', REGION, GOOD,
-    DRAFT, BROKEN, planner.one_text(PROMPT), '{"caption": "a"}', "<|channel|>final<|message|>",
+    DRAFT, BROKEN, REQUEST, '{"caption": "a"}', "<|channel|>final<|message|>",
     "[" * 70, '{"a":' * 200, " ", "\n", "\u201c", "a cat",
 ])  # fmt: skip
 JUNK = st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=60)

@@ -431,7 +431,7 @@ def test_a_whole_coco_file_brings_names_and_the_pictures_size() -> None:
     [
         ([{"category_id": 1, "bbox": [100, 150, 500, 500]}], "because it has 'category_id'"),
         ([{"area": 1e9, "bbox": [100, 150, 300, 320]}], "fits neither"),
-        ([{"bbox": [1, 2, 3, 4], "bbox_mode": 9}], "bbox_mode '9'"),
+        ([{"bbox": [1, 2, 3, 4], "bbox_mode": 9}], "bbox_mode 9"),
         ([[10**400, 0, 1, 1]], "box 1 is"),
         ('[[1e999, 0, 1, 1]]', "too large"),
         ("[" * 100_000, "levels deep"),

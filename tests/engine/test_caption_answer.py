@@ -6,13 +6,12 @@ import json
 
 import pytest
 from realcompo.balancer.caption_answer import (
+    CAPTIONS_PROMPT,
     HIGHEST,
     LOWEST,
-    caption_schema,
     captions_by,
     captions_from_text,
-    messages,
-    one_text,
+    captions_request,
     read_captions,
 )
 from realcompo.balancer.errors import RealCompoError
@@ -141,15 +140,29 @@ def test_a_bad_answer_is_repaired_once() -> None:
 
 
 def test_the_request_says_what_is_meant() -> None:
-    conversation = messages(PROMPT, [*TAGS, TAGS[0]])
+    conversation = CAPTIONS_PROMPT.messages(captions_request(PROMPT, [*TAGS, TAGS[0]]))
     last = json.loads(conversation[-1]["content"])
     assert last == {"caption": "a blue square and a red circle, photo", "tags": TAGS}
     for question, answer in zip(conversation[1:-1:2], conversation[2:-1:2], strict=True):
         about = json.loads(question["content"])
         got = read_captions(answer["content"], about["caption"], about["tags"])
         assert got.captions and not got.problems and not got.notes
-    assert one_text(PROMPT, TAGS).endswith("Answer:") and "blue circle" in one_text(PROMPT, TAGS)
-    schema = caption_schema()
+    text = CAPTIONS_PROMPT.one_text(captions_request(PROMPT, TAGS))
+    assert text.endswith("Answer:") and "blue circle" in text
+    schema = CAPTIONS_PROMPT.schema()
     item = schema["properties"]["regions"]["items"]
     assert set(item["required"]) == set(item["properties"]) == {"phrase", "tag", "weight"}
     assert item["additionalProperties"] is False and "default" not in json.dumps(schema)
+
+
+def test_of_many_problems_eight_are_told_and_the_rest_counted() -> None:
+    dragons = [{"phrase": f"a dragon {n}", "tag": "", "weight": 1} for n in range(12)]
+    asked = []
+
+    def ask(conversation):
+        asked.append(conversation[-1]["content"])
+        return json.dumps({"regions": [SQUARE, *dragons]})
+
+    left_out = [note for note in captions_by(ask, PROMPT, TAGS).notes if "left out: " in note]
+    assert len(left_out) == 9 and left_out[-1] == "left out: 4 more"
+    assert asked[1].count("a dragon") == 8 and "and 4 more of the kind" in asked[1]

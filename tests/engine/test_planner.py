@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer import planner
+from realcompo.balancer import llm_protocol, planner
 from realcompo.balancer.answer_json import MAX_TEXT
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Region
@@ -123,7 +123,7 @@ def test_hostile_answers_cost_little(text: str) -> None:
     start = time.process_time()
     reading = read_answer(text, PROMPT)
     assert time.process_time() - start < 5
-    assert len(reading.regions) <= planner.MAX_REGIONS
+    assert len(reading.regions) <= llm_protocol.MAX_REGIONS
     said = [*reading.problems, *reading.notes]
     assert sum(map(len, said)) < 20_000
 
@@ -131,7 +131,7 @@ def test_hostile_answers_cost_little(text: str) -> None:
 def test_a_million_regions_are_cut_off_with_a_remark() -> None:
     wall = [{"phrase": "A red star", "box": [0, 0, 1 - n / 1e6, 1]} for n in range(12_000)]
     reading = read_answer(json.dumps(wall), PROMPT)
-    assert len(reading.regions) == planner.MAX_REGIONS
+    assert len(reading.regions) == llm_protocol.MAX_REGIONS
     assert any("12000" in note for note in reading.notes)
 
 
@@ -207,7 +207,7 @@ def test_after_the_repair_what_is_usable_stays_and_the_rest_is_named() -> None:
 
 
 def test_the_schema_says_what_the_reader_reads() -> None:
-    schema = planner.answer_schema()
+    schema = planner.LAYOUT_PROMPT.schema()
     region = schema["properties"]["regions"]["items"]
     assert schema["additionalProperties"] is False and region["additionalProperties"] is False
     assert sorted(region["required"]) == sorted(region["properties"]) == ["box", "phrase"]
@@ -216,7 +216,7 @@ def test_the_schema_says_what_the_reader_reads() -> None:
 
 
 def test_the_examples_given_to_the_model_keep_their_own_rules() -> None:
-    messages = planner.messages("x")
+    messages = planner.LAYOUT_PROMPT.messages(planner.layout_request("x"))
     pairs = list(zip(messages[1::2], messages[2::2], strict=False))
     assert len(pairs) >= 2
     for request, answer in pairs:
@@ -226,6 +226,13 @@ def test_the_examples_given_to_the_model_keep_their_own_rules() -> None:
 
 
 def test_the_request_as_one_text_holds_everything() -> None:
-    text = planner.one_text(PROMPT, 640, 480)
+    text = planner.LAYOUT_PROMPT.one_text(planner.layout_request(PROMPT, 640, 480))
     assert planner.SYSTEM in text and text.endswith("Answer:")
     assert re.search(r'"width": 640, "height": 480', text)
+
+
+def test_of_many_problems_eight_are_told_and_a_double_is_named() -> None:
+    dragons = [{**STAR, "phrase": f"a dragon {n}"} for n in range(12)]
+    made = plan_from_text(json.dumps([STAR, STAR, *dragons]), PROMPT)
+    assert made.notes[0] == "region 2 ('A red star'): repeats another one"
+    assert made.notes[-1] == "left out: 4 more" and len(made.notes) == 10

@@ -145,7 +145,7 @@ BAD: list[tuple[Any, str]] = [
     (pose(), "nobody"),
     (pose({"pose_keypoints_2d": [1.0] * 7}), "has 7 numbers.*17 .*18 .*25"),
     (pose({"pose_keypoints_2d": [1.0] * 63}), "has 21 points.*17 .*18 .*25"),
-    (pose({"pose_keypoints_2d": ["a"] * 54}), "no number but a"),
+    (pose({"pose_keypoints_2d": ["a"] * 54}), "no number but 'a'"),
     (pose({"pose_keypoints_2d": [float("nan")] * 54}), "nobody"),
     (pose({"pose_keypoints_2d": torch.tensor(3.0)}), "has a float as points"),
     (pose({"pose_keypoints_2d": torch.zeros(54, device="meta")}), "gives no numbers"),

@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def captioners(folders: dict[str, Path]) -> dict[str, Any]:
-    from realcompo.balancer.comfy.captioner import load_captioner
+    from realcompo.balancer.comfy.captioner_folder import load_captioner
 
     # as a node is run
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def test_a_prefix_is_no_part_of_the_caption(captioners: dict[str, Any]) -> None:
 
 
 def test_pictures_are_prepared_as_the_folder_says(folders: dict[str, Path]) -> None:
-    from realcompo.balancer.comfy.captioner import Preparation
+    from realcompo.balancer.comfy.captioner_pictures import Preparation
 
     squashed = Preparation((8, 8), None, (0.5,) * 3, (0.25,) * 3)(PICTURES)
     assert squashed.shape == (3, 3, 8, 8)
@@ -172,7 +172,7 @@ def _copy(folder: Path, target: Path) -> Path:
 def test_folders_that_are_no_captioners_say_what_is_wrong(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    from realcompo.balancer.comfy.captioner import load_captioner
+    from realcompo.balancer.comfy.captioner_folder import load_captioner
 
     def refused(folder: Path, match: str) -> None:
         with pytest.raises(RealCompoError, match=match) as told:

@@ -94,7 +94,7 @@ def _cut(folder: Path) -> None:
         (_settings(text_config="x"), "'text_config' in config.json"),
         (_settings(vision_config=[1]), "'vision_config' in config.json"),
         (_pictures(size=-4), "an edge is -4"), (_pictures(size=10**9), "an edge is 1000000000"),
-        (_pictures(size={"height": "x", "width": 32}), "an edge is x"),
+        (_pictures(size={"height": "x", "width": 32}), "an edge is 'x'"),
         (_pictures(size=[32, 32, 32]), "a height and a width"),
         (_pictures(size={"height": 32.5, "width": 32}), "an edge is 32.5"),
         (_pictures(size="x"), "does not say what size"),
@@ -130,7 +130,7 @@ def test_one_bad_folder_does_not_hide_the_others(models, originals, text) -> Non
 
 
 def test_a_beginning_of_any_length_is_captioned_or_refused(originals) -> None:
-    from realcompo.balancer.comfy.captioner import load_captioner
+    from realcompo.balancer.comfy.captioner_folder import load_captioner
 
     picture = torch.full((1, 3, 32, 32), 0.5)
     for folder in originals.values():
@@ -171,7 +171,7 @@ def _mutate(value: Any, draw: random.Random) -> None:
 
 def test_changed_files_load_and_caption_or_are_refused(models, originals) -> None:
     """Any change of a folder's JSON: it works, or one sentence says why not."""
-    from realcompo.balancer.comfy.captioner import load_captioner
+    from realcompo.balancer.comfy.captioner_folder import load_captioner
 
     picture = torch.full((1, 3, 32, 32), 0.5)
     for seed in range(MUTATIONS):

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management as management
 import pytest
 import torch
-from realcompo.balancer.comfy import chat, planning
+from realcompo.balancer.comfy import http_post, planning
 from realcompo.balancer.comfy.inputs import resolve
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.demo_vision import RealCompoShapesDetector
@@ -107,7 +107,7 @@ def test_bad_input_is_refused(changes, where, words) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[llm.Server]:
     planning.forget_plans()
-    monkeypatch.setattr(chat, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http_post, "FIRST_PAUSE", 0.01)
     management.interrupt_current_processing(False)
     with llm.serving() as running:
         running.say(GOOD)

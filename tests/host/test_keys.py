@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
-from realcompo.balancer.comfy import chat, planning
+from realcompo.balancer.comfy import http_post, planning
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.dense_captions import RealCompoDenseCaptions
 from realcompo.nodes.planner import RealCompoLayoutFromText
@@ -32,7 +32,7 @@ NAME = "REALCOMPO_TEST_KEY"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[llm.Server]:
     planning.forget_plans()
-    monkeypatch.setattr(chat, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http_post, "FIRST_PAUSE", 0.01)
     monkeypatch.setenv(NAME, KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with llm.serving() as running:

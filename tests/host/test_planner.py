@@ -12,9 +12,11 @@ from typing import Any
 
 import comfy.model_management as management
 import pytest
-from realcompo.balancer.comfy import chat, planning
+from realcompo.balancer.comfy import chat, http_post, planning
+from realcompo.balancer.endpoint import read_endpoint
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout
+from realcompo.balancer.planner import LAYOUT_PROMPT
 from realcompo.nodes.planner import RealCompoLayoutFromText, RealCompoPlannerRequest
 
 from . import llm_server as llm
@@ -29,7 +31,7 @@ KEY = "sk-SECRET-0123456789"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[llm.Server]:
     planning.forget_plans()
-    monkeypatch.setattr(chat, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http_post, "FIRST_PAUSE", 0.01)
     management.interrupt_current_processing(False)
     with llm.serving() as running:
         running.say(GOOD)
@@ -160,7 +162,7 @@ def test_pauses_grow_and_a_wish_to_wait_is_kept(server: llm.Server) -> None:
 def test_a_server_that_stays_busy_is_named_with_its_words(server: llm.Server) -> None:
     server.say(llm.error(503, "come back\nlater"))
     said = str(refused(server))
-    assert "503" in said and "come back later" in said and len(server.asked) == chat.ATTEMPTS
+    assert "503" in said and "come back later" in said and len(server.asked) == http_post.ATTEMPTS
     server.asked.clear()
     server.say(llm.error(429, "quota", Retry_After="86400"))
     start = time.monotonic()
@@ -301,7 +303,8 @@ def test_the_key_travels_to_the_endpoint_only_and_is_never_told(
         told.append(str(refused(server, api_key_env="PLANNER_TEST_KEY", seed=10 + number)))
     told += [record.getMessage() for record in caplog.records]
     assert not [line for line in told if KEY in line or "SECRET" in line]
-    assert KEY not in repr(chat.ChatClient(None, "m", 1, 1.0, KEY))  # type: ignore[arg-type]
+    connection = http_post.Connection(read_endpoint(server.url), 1.0, KEY)
+    assert KEY not in repr(chat.ChatClient(connection, "m", 1, LAYOUT_PROMPT, "layout"))
 
 
 def test_a_key_does_not_leave_for_a_host_that_the_workflow_chose(
