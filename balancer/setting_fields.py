@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import checked
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _KEY = "setting"
 
 
@@ -102,6 +105,12 @@ def widgets(kind: type, *names: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def from_inputs(kind: type[T], values: Mapping[str, Any]) -> T:
-    """``kind`` of a node's inputs; others among ``values`` are left alone, missing ones default."""
-    known = settings_of(kind)
-    return kind(**{known[name][0]: value for name, value in values.items() if name in known})
+    """``kind`` of a node's inputs by name; other inputs among ``values`` are passed over.
+
+    A workflow may lack inputs that are newer than it: they keep their defaults.
+    """
+    named = {entry.name: entry.name for entry in fields(kind)}
+    for name, (own, _) in settings_of(kind).items():
+        del named[own]
+        named[name] = own
+    return kind(**{named[name]: value for name, value in values.items() if name in named})
