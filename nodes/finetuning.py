@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from .checked import checked
 from .training_inputs import given, training_inputs, training_options
@@ -22,7 +22,7 @@ class RealCompoSeparateEnhance:
         from ..balancer.comfy.training import TARGETS
         from ..balancer.setting_fields import widgets
         from ..balancer.settings import MAP_LEVELS
-        from ..balancer.training_prompts import KINDS, TEMPLATE
+        from ..balancer.training_prompts import TEMPLATE, LineKind
 
         shared = training_inputs(200, 8, 1e-3)
         rank = shared.pop("rank")
@@ -56,8 +56,8 @@ class RealCompoSeparateEnhance:
                     "tooltip": "Clean latents to put noise on, best drawn by this model for such"
                     " prompts. Without them quiet noise stands in, as in the released code.",
                 }),
-                "lines": (list(KINDS), {
-                    "default": KINDS[0],
+                "lines": (list(get_args(LineKind)), {
+                    "default": "prompts",
                     "tooltip": "What the lines above are: whole prompts, or concepts to pair.",
                 }),
                 "template": ("STRING", {
@@ -156,9 +156,9 @@ class RealCompoSeparateEnhance:
 
 
 def _lines(prompts: str, seed: int, more: dict[str, Any]) -> list[Any]:
-    from ..balancer.training_prompts import KINDS, TEMPLATE, draw_pairs, parse_lines
+    from ..balancer.training_prompts import TEMPLATE, draw_pairs, parse_lines
 
-    if more.get("lines", KINDS[0]) == KINDS[1]:
+    if more.get("lines") == "concepts":
         return draw_pairs(prompts, more.get("template", TEMPLATE), more.get("pairs", 200), seed)
     return parse_lines(prompts)
 

@@ -21,7 +21,7 @@ from .latents import check_pictures
 from .lora_file import LoraModel
 from .separation import SeparateEnhance, SeparationSettings, prepare
 from .session import encode
-from .training import ON_CANCEL, Trained, train
+from .training import OnCancel, Trained, train
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Where:
     size: tuple[int, int]
     targets: str = "to_k"
     map_level: str = "auto"
-    on_cancel: str = ON_CANCEL[0]
+    on_cancel: OnCancel = "resume next time"
     save_every: int = 0
 
 

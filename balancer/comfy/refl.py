@@ -32,7 +32,7 @@ from .gradients import Aliases, ordinary_weights
 from .inputs import require_clip, require_model
 from .lora_file import LoraModel
 from .session import Encoded, Session, encode
-from .training import ON_CANCEL, train
+from .training import OnCancel, train
 from .walk import noise_levels, predicted, walk, with_guidance
 
 
@@ -230,7 +230,7 @@ def train_by_reward(
     settings: TrainingSettings,
     rewards: ReflSettings,
     targets: str = "attention",
-    on_cancel: str = ON_CANCEL[0],
+    on_cancel: OnCancel = "resume next time",
     save_every: int = 0,
 ) -> tuple[LoraModel, dict[str, list[float]], int]:
     """Finetune ``model`` by a captioner's reward on ``prompts``: a LoRA, its losses and steps.
