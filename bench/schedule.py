@@ -30,7 +30,7 @@ class Schedule:
 
 def mean_schedule(runs: Sequence[tuple[Trace, LayoutBatch]]) -> Schedule:
     """Shares of traced runs, averaged over all their positions by coverage."""
-    inside, outside, covered, bare = 0.0, 0.0, 0.0, 0.0
+    inside = outside = covered = bare = torch.zeros((), dtype=torch.float64)
     for trace, regions in runs:
         mix = torch.stack([record.mix for record in trace.steps]).double()
         cover = regions.coverage(*mix.shape[-2:]).double().expand(mix.shape[1:])
