@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .errors import RealCompoError
 from .layout import Layout
-from .overlay import Cell, coloured, draw_sheet, laid_over, outlines
+from .overlay import Cell, coloured, draw_sheet, laid_over
 from .palette import MIX_COLOURS
-from .preview import backdrop
+from .preview import backdrop, paint_region
 from .trace import Trace, require_steps
 
 OPACITY = 0.7
@@ -58,8 +58,8 @@ def draw_mix(
             picture = coloured(values, *size, MIX_COLOURS)
         else:
             picture = laid_over(backdrop(image, *size), values, MIX_COLOURS, OPACITY)
-        if layout is not None:
-            outlines(picture, layout)
+        for number, region in enumerate(layout.regions if layout is not None else ()):
+            paint_region(picture, region, number)
         middle = float(torch.median(values))
         caption = f"{record.step + 1}  {record.phase}  {middle:.2f}"
         cells.append(Cell(picture, caption))

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .layout import Layout
 from .palette import Rgb
-from .preview import fitted_text, font_file, paint_region
+from .preview import fitted_text, font_file
 
 GAP = 6
 """Pixels between two cells of a sheet."""
@@ -48,12 +47,6 @@ def heat_over(canvas: Tensor, values: Tensor) -> Tensor:
     heat = coloured(values / peak, width, height, "inferno")
     strength = interpolate((values / peak)[None, None].float(), (height, width), mode="bilinear")
     return (canvas * 0.45).lerp(heat, (0.15 + 0.75 * strength[0, 0].clamp(0, 1))[..., None])
-
-
-def outlines(canvas: Tensor, layout: Layout) -> None:
-    """Every region's rim on the canvas (H, W, 3), in place."""
-    for number, region in enumerate(layout.regions):
-        paint_region(canvas, region, number)
 
 
 @dataclass(frozen=True)

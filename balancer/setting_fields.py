@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import checked
@@ -42,7 +43,7 @@ def _field(
     read: Callable[[Any, str], Any],
     default: Any,
     tip: str,
-    name: str,
+    name: str = "",
     **options: Any,
 ) -> Any:
     setting = Setting(kind, {"default": default, **options, "tooltip": tip}, read, name)
@@ -53,34 +54,24 @@ def number(
     default: float, low: float, high: float, step: float, tip: str, name: str = "", **options: Any
 ) -> Any:
     """A float in ``low`` to ``high``; ``options`` are further ones of its widget."""
-
-    def read(value: Any, where: str) -> float:
-        return checked.number(value, where, low, high)
-
+    read = partial(checked.number, low=low, high=high)
     return _field("FLOAT", read, default, tip, name, min=low, max=high, step=step, **options)
 
 
 def whole(default: int, low: int, high: int, tip: str) -> Any:
     """A whole number in ``low`` to ``high``."""
-
-    def read(value: Any, where: str) -> int:
-        return checked.whole(value, where, low, high)
-
-    return _field("INT", read, default, tip, "", min=low, max=high)
+    read = partial(checked.whole, low=low, high=high)
+    return _field("INT", read, default, tip, min=low, max=high)
 
 
 def flag(default: bool, tip: str) -> Any:
     """Yes or no."""
-    return _field("BOOLEAN", checked.flag, default, tip, "")
+    return _field("BOOLEAN", checked.flag, default, tip)
 
 
 def choice(default: str, choices: Sequence[str], tip: str) -> Any:
     """One of ``choices``."""
-
-    def read(value: Any, where: str) -> Any:
-        return checked.choice(value, where, choices)
-
-    return _field(choices, read, default, tip, "")
+    return _field(choices, partial(checked.choice, choices=choices), default, tip)
 
 
 def settings_of(kind: type) -> dict[str, tuple[str, Setting]]:
