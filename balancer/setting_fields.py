@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import checked
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T")
 _KEY = "setting"
 
 
@@ -74,7 +71,7 @@ def choice(default: str, choices: Sequence[str], tip: str) -> Any:
     return _field(choices, partial(checked.choice, choices=choices), default, tip)
 
 
-def settings_of(kind: type) -> dict[str, tuple[str, Setting]]:
+def settings_of(kind: Any) -> dict[str, tuple[str, Setting]]:
     """Input name -> field name and setting of every field of ``kind`` that was made here."""
     made = ((entry.name, entry.metadata.get(_KEY)) for entry in fields(kind))
     return {setting.name or name: (name, setting) for name, setting in made if setting is not None}
@@ -89,19 +86,18 @@ def check(settings: Any) -> None:
         object.__setattr__(settings, name, setting.read(getattr(settings, name), where))
 
 
-def widgets(kind: type, *names: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+def widgets(kind: Any, *names: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Declarations of the inputs ``names``, in that order."""
     known = settings_of(kind)
     return {name: known[name][1].widget for name in names}
 
 
-def from_inputs(kind: type[T], values: Mapping[str, Any]) -> T:
-    """``kind`` of a node's inputs by name; other inputs among ``values`` are passed over.
+def from_inputs(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
+    """A settings class ``kind`` of a node's inputs by name; other inputs are passed over.
 
     A workflow may lack inputs that are newer than it: they keep their defaults.
     """
-    named = {entry.name: entry.name for entry in fields(kind)}
-    for name, (own, _) in settings_of(kind).items():
-        del named[own]
-        named[name] = own
+    settings_class: Any = kind
+    renamed = {own: name for name, (own, _) in settings_of(settings_class).items()}
+    named = {renamed.get(entry.name, entry.name): entry.name for entry in fields(settings_class)}
     return kind(**{named[name]: value for name, value in values.items() if name in named})
