@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-SEPARATE_FORMS = ("pairwise", "product")
-PEAKS = ("max", "soft")
+SeparateForm = Literal["pairwise", "product"]
+Peak = Literal["max", "soft"]
+SEPARATE_FORMS, PEAKS = get_args(SeparateForm), get_args(Peak)
 
 
 def realcompo_loss(shares: Tensor, weights: Tensor | None = None) -> Tensor:

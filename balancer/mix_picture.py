@@ -8,11 +8,11 @@ from torch import Tensor
 
 from .errors import RealCompoError
 from .layout import Layout
-from .overlay import Cell, coloured, draw_sheet, laid_over, outlines
-from .preview import backdrop
+from .overlay import Cell, coloured, draw_sheet, laid_over
+from .palette import MIX_COLOURS
+from .preview import backdrop, paint_region
 from .trace import Trace, require_steps
 
-COLOURS = "cividis"
 OPACITY = 0.7
 TITLE = "Realism share (blue: spatial model, yellow: realism model): step, phase, median"
 
@@ -35,14 +35,14 @@ def draw_mix(
     """
     require_steps(trace, sample)
     if step == 0:
-        places = np.unique(np.linspace(0, len(trace.steps) - 1, maps).round().astype(int))
+        indices = np.unique(np.linspace(0, len(trace.steps) - 1, maps).round().astype(int))
     else:
         numbers = [record.step + 1 for record in trace.steps]
         if step not in numbers:
             raise RealCompoError(
                 "step", f"the run has no step {step}", f"Use {numbers[0]} to {numbers[-1]}, or 0."
             )
-        places = np.array([numbers.index(step)])
+        indices = np.array([numbers.index(step)])
     height, width = trace.steps[0].mix.shape[-2:]
     if image is not None and image.ndim == 4:
         height, width = image.shape[1:3]
@@ -51,15 +51,15 @@ def draw_mix(
     if image is not None and image.ndim == 4 and sample < image.shape[0]:
         image = image[sample][None]
     cells = []
-    for place in places:
-        record = trace.steps[place]
+    for index in indices:
+        record = trace.steps[index]
         values = record.mix[sample, 0]
         if image is None:
-            picture = coloured(values, *size, COLOURS)
+            picture = coloured(values, *size, MIX_COLOURS)
         else:
-            picture = laid_over(backdrop(image, *size), values, COLOURS, OPACITY)
-        if layout is not None:
-            outlines(picture, layout)
+            picture = laid_over(backdrop(image, *size), values, MIX_COLOURS, OPACITY)
+        for number, region in enumerate(layout.regions if layout is not None else ()):
+            paint_region(picture, region, number)
         middle = float(torch.median(values))
         caption = f"{record.step + 1}  {record.phase}  {middle:.2f}"
         cells.append(Cell(picture, caption))

@@ -19,17 +19,19 @@ needs a pass of its own (modulation_range.py). No N x N tensor is stored.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import checked
 from .attention_maps import attention_output
 from .modulation_range import row_range
+from .setting_fields import check, choice, number
 
-OUTSIDE = ("flatten", "neutral", "background")
-WORDS = ("push down", "neutral")
+Outside = Literal["flatten", "neutral", "background"]
+Words = Literal["push down", "neutral"]
+OUTSIDE, WORDS = get_args(Outside), get_args(Words)
 # head dimensions in steps that fused kernels take
 STEP = 8
 # Cross-attention scores held at a time; see ``cross_attention``.
@@ -40,35 +42,47 @@ SCORES_AT_A_TIME = 1 << 22
 class DenseSettings:
     """How strongly and how long attention is modulated.
 
-    cross_strength  w_c of the paper, 0..2; the released code has 1
-    self_strength   w_s, 0..2; the released code has 0.3
-    end_fraction    part of the noise schedule (0..1, as end_percent) in which it acts
-    power           lambda_t = (t / 1000) ** power; 0 is no fading, the paper's is 5
-    area            how far (0..1) a position is spared by the share of the image that its segments
-                    cover: c_i = w * lambda_t * (1 - area * S_i)
-    outside         positions in no segment: ``flatten`` as the released code (their attention
-                    spreads out), ``neutral`` leaves them, ``background`` makes them one more
-                    segment, without words
-    words           tokens of no segment: ``push down`` as the paper, or ``neutral``
+    ``cross_strength`` and ``self_strength`` are the paper's w_c and w_s (the released code has 1
+    and 0.3), ``power`` is that of lambda_t = (t / 1000) ** power; with S_i, the share of the image
+    that a position's segments cover, c_i = w * lambda_t * (1 - area * S_i).
 
     Raises RealCompoError for a number outside its range.
     """
 
-    cross_strength: float = 1.0
-    self_strength: float = 0.3
-    end_fraction: float = 0.3
-    power: float = 5.0
-    area: float = 1.0
-    outside: str = "flatten"
-    words: str = "push down"
+    cross_strength: float = number(
+        1.0, 0.0, 2.0, 0.05,
+        "How firmly words are kept to their regions (the paper's w_c). 0 = off.", round=0.005,
+    )  # fmt: skip
+    self_strength: float = number(
+        0.3, 0.0, 2.0, 0.05,
+        "How firmly positions of one region keep to each other (w_s). 0 = off.", round=0.005,
+    )  # fmt: skip
+    end_fraction: float = number(
+        0.3, 0.0, 1.0, 0.01,
+        "Share of the noise schedule in which it acts, counted as ComfyUI's end_percent. After"
+        " that the model runs untouched.", round=0.001,
+    )  # fmt: skip
+    power: float = number(
+        5.0, 0.0, 20.0, 0.1,
+        "How fast it fades: (t / 1000) to this power. 0: not before the end.", round=0.01,
+    )  # fmt: skip
+    area: float = number(
+        1.0, 0.0, 1.0, 0.05,
+        "How much large regions are spared. 1: as in the paper. 0: all alike.", round=0.005,
+    )  # fmt: skip
+    outside: Outside = choice(
+        "flatten", OUTSIDE,
+        "Positions in no region. flatten: their attention spreads out, as in the released code."
+        " neutral: they are left alone. background: they are one more region, without words.",
+    )  # fmt: skip
+    words: Words = choice(
+        "push down", WORDS,
+        "Words that belong to no region. push down: everywhere, as in the paper. neutral: they are"
+        " left alone; weaker.",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        ranges = {"cross_strength": 2.0, "self_strength": 2.0, "end_fraction": 1.0, "power": 20.0,
-                  "area": 1.0}  # fmt: skip
-        for name, largest in ranges.items():
-            object.__setattr__(self, name, checked.number(getattr(self, name), name, 0.0, largest))
-        for name, choices in (("outside", OUTSIDE), ("words", WORDS)):
-            checked.choice(getattr(self, name), name, choices)
+        check(self)
 
     def fading(self, time: float) -> float:
         """lambda_t at ``time`` = t / 1000, which is held to 0..1."""

@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate
 
-from .layout import Layout, Region
-from .preview import PALETTE, Rgb, fitted_text, font_file, pixel_box, thickness
+from .palette import Rgb
+from .preview import fitted_text, font_file
 
 GAP = 6
 """Pixels between two cells of a sheet."""
@@ -47,31 +47,6 @@ def heat_over(canvas: Tensor, values: Tensor) -> Tensor:
     heat = coloured(values / peak, width, height, "inferno")
     strength = interpolate((values / peak)[None, None].float(), (height, width), mode="bilinear")
     return (canvas * 0.45).lerp(heat, (0.15 + 0.75 * strength[0, 0].clamp(0, 1))[..., None])
-
-
-def outline(canvas: Tensor, region: Region, number: int) -> None:
-    """Draw a region's rim on the canvas (H, W, 3), in place, in the colour of its number (0...)."""
-    height, width = canvas.shape[:2]
-    colour = torch.tensor(PALETTE[number % len(PALETTE)]) / 255.0
-    rim = thickness(width, height)
-    if region.mask is None:
-        left, top, right, bottom = pixel_box(region, width, height)
-        inside = torch.zeros(height, width)
-        inside[top : bottom + 1, left : right + 1] = 1.0
-    else:
-        plane = region.mask.tensor()[None, None]
-        cover = interpolate(plane, (height, width), mode="bilinear", antialias=True)[0, 0]
-        inside = (cover >= 0.5).float()
-    # erode with nothing outside the picture, so that a region at its edge has a rim there, too
-    framed = torch.nn.functional.pad(inside[None], (rim, rim, rim, rim))
-    eroded = 1 - max_pool2d(1 - framed, 2 * rim + 1, stride=1)[0]
-    canvas[(inside > 0) & (eroded == 0)] = colour
-
-
-def outlines(canvas: Tensor, layout: Layout) -> None:
-    """Every region's rim on the canvas (H, W, 3), in place."""
-    for number, region in enumerate(layout.regions):
-        outline(canvas, region, number)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .palette import MIX_COLOURS, PALETTE, REALISM, SPATIAL, hex_of, region_colour
 from .trace import StepRecord, Trace, require_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart with every kind of colour vision
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("", "o", "s", "^", "D", "v")
 MAPS = 6
 
@@ -49,7 +48,7 @@ def plot_trace(trace: Trace, width: int = 1024, height: int = 768, sample: int =
     image = None
     for axis, index in zip(panels, chosen, strict=True):
         record = trace.steps[index]
-        image = axis.imshow(record.mix[sample, 0].numpy(), vmin=0, vmax=1, cmap="cividis")
+        image = axis.imshow(record.mix[sample, 0].numpy(), vmin=0, vmax=1, cmap=MIX_COLOURS)
         axis.set_title(f"step {record.step + 1}", fontsize=9)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -64,13 +63,13 @@ def _draw_losses(axis: Axes, records: list[StepRecord], sample: int) -> None:
     axis.set_title("Loss (Eq. 6)", fontsize=10)
     axis.set_xlabel("step")
     for name, label, colour, style in (
-        ("loss_realism", "realism model", COLOURS[0], "-"),
-        ("loss_spatial", "spatial model", COLOURS[1], ":"),
+        ("loss_realism", "realism model", REALISM, "-"),
+        ("loss_spatial", "spatial model", SPATIAL, ":"),
     ):
         points = [(r.step + 1, value) for r in records if (value := getattr(r, name)) is not None]
         axis.plot(
             [step for step, _ in points], [float(value[sample]) for _, value in points],
-            style, marker="o", markersize=3, color=colour, label=label,
+            style, marker="o", markersize=3, color=hex_of(colour), label=label,
         )  # fmt: skip
     if records:
         # room above the curves: a loss that hardly moves must still be seen against zero
@@ -88,18 +87,22 @@ def _draw_shares(
     axis.set_title("Attention inside its region", fontsize=10)
     axis.set_xlabel("step")
     axis.set_ylim(0, 1)
+    from matplotlib.patheffects import withStroke
+
+    # a dark rim, as the page's lines have: some of the regions' colours are faint on white
+    rim = [withStroke(linewidth=2.3, foreground="#505050")]
     seen = [s for r in records for s in (r.shares_realism, r.shares_spatial) if s is not None]
     count = max((shares.shape[-1] for shares in seen), default=0)
     for region in range(count):
         # a batch of layouts has no phrases in common
         phrase = phrases[region] if region < len(phrases) else f"region {region + 1}"
-        colour = COLOURS[region % len(COLOURS)]
-        marker = MARKERS[region // len(COLOURS) % len(MARKERS)]
+        colour = hex_of(region_colour(region))
+        marker = MARKERS[region // len(PALETTE) % len(MARKERS)]
         for name, style in (("shares_realism", "-"), ("shares_spatial", ":")):
             points = [(r.step + 1, s) for r in records if (s := getattr(r, name)) is not None]
             axis.plot(
                 [step for step, _ in points], [float(s[sample, region]) for _, s in points],
-                style, color=colour, marker=marker, markersize=4,
+                style, color=colour, marker=marker, markersize=4, path_effects=rim,
                 label=phrase if style == "-" else None,
             )  # fmt: skip
     if records:
@@ -111,6 +114,7 @@ def _draw_shares(
 
 def _draw_mix(axis: Axes, records: list[StepRecord], sample: int) -> None:
     axis.set_title("Realism share of the mix", fontsize=10)
+    colour = hex_of(REALISM)
     axis.set_xlabel("step")
     axis.set_ylim(0, 1)
     steps = [record.step + 1 for record in records]
@@ -119,7 +123,7 @@ def _draw_mix(axis: Axes, records: list[StepRecord], sample: int) -> None:
     lowest, low, middle, high, highest = np.quantile(
         flat.numpy(), (0.1, 0.25, 0.5, 0.75, 0.9), axis=1
     )
-    axis.fill_between(steps, lowest, highest, color=COLOURS[0], alpha=0.2, label="10 to 90 %")
-    axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.3, label="25 to 75 %")
-    axis.plot(steps, middle, color=COLOURS[0], label="median")
+    axis.fill_between(steps, lowest, highest, color=colour, alpha=0.2, label="10 to 90 %")
+    axis.fill_between(steps, low, high, color=colour, alpha=0.3, label="25 to 75 %")
+    axis.plot(steps, middle, color=colour, label="median")
     axis.legend(fontsize=8)

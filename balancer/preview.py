@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate, max_pool2d, pad
 
 from .errors import RealCompoError
 from .layout import Layout, Region
+from .palette import Rgb, region_colour
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-Rgb = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
-
-# Okabe and Ito's colours ("Color Universal Design", 2008), told apart by colour-blind eyes too.
-PALETTE: tuple[Rgb, ...] = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0),
-    (204, 121, 167), (240, 228, 66), (0, 114, 178),
-)  # fmt: skip
 
 DEFAULT_SIZE = 512
 LONGEST_LABEL = 400
@@ -87,22 +81,32 @@ def thickness(width: int, height: int) -> int:
     return max(2, round(min(width, height) / 170))
 
 
-def _tint(canvas: Tensor, region: Region, colour: Rgb) -> None:
-    """Blend a region's colour over the canvas (H, W, 3) in place; a mask gets a firm rim, too."""
-    height, width = canvas.shape[:2]
-    paint = torch.tensor(colour) / 255.0
+def _cover(region: Region, width: int, height: int) -> Tensor:
+    """How much of each pixel belongs to the region, (height, width) in 0..1; a box takes all."""
     if region.mask is None:
         left, top, right, bottom = pixel_box(region, width, height)
-        part = canvas[top : bottom + 1, left : right + 1]
-        part.lerp_(paint, BOX_TINT)
-        return
+        cover = torch.zeros(height, width)
+        cover[top : bottom + 1, left : right + 1] = 1.0
+        return cover
     plane = region.mask.tensor()[None, None]
-    cover = interpolate(plane, (height, width), mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
-    canvas.lerp_(paint, (MASK_TINT * cover)[..., None])
-    inside = (cover >= 0.5).float()
-    rim = thickness(width, height)
-    eroded = 1 - max_pool2d(1 - inside[None], 2 * rim + 1, stride=1, padding=rim)[0]
-    canvas[(inside > 0) & (eroded == 0)] = paint
+    sized = interpolate(plane, (height, width), mode="bilinear", antialias=True)
+    return sized[0, 0].clamp(0, 1)
+
+
+def paint_region(canvas: Tensor, region: Region, number: int, tint: float = 0.0) -> None:
+    """Draw a region's rim on the canvas (H, W, 3), in place, in the colour of its number (0...).
+
+    ``tint`` 0..1 is how much of that colour is laid over the inside.
+    """
+    height, width = canvas.shape[:2]
+    colour = torch.tensor(region_colour(number)) / 255.0
+    cover = _cover(region, width, height)
+    canvas.lerp_(colour, (tint * cover)[..., None])
+    inside, rim = (cover >= 0.5).float(), thickness(width, height)
+    # eroded with nothing outside the picture, so that a region at its edge has a rim there, too
+    framed = pad(inside[None], (rim, rim, rim, rim))
+    eroded = 1 - max_pool2d(1 - framed, 2 * rim + 1, stride=1)[0]
+    canvas[(inside > 0) & (eroded == 0)] = colour
 
 
 def font_file() -> str:
@@ -145,27 +149,27 @@ def _draw_label(
     taken: list[Rect],
 ) -> None:
     """Text on a plate of the region's colour, at the box's corner or the next free place below."""
-    pad = max(2, round(font.size * 0.25))
-    line = round(font.size * 1.25) + 2 * pad
+    margin = max(2, round(font.size * 0.25))
+    plate_height = round(font.size * 1.25) + 2 * margin
     # A narrow box at the right edge may push its label to the left, but not far from itself.
-    text = fitted_text(text, font, max(size[0] - 1 - box[0], 0.4 * size[0]) - 2 * pad)
-    wide = round(font.getlength(text)) + 2 * pad
-    left = max(0, min(box[0], size[0] - 1 - wide))
-    top = max(0, min(box[1], size[1] - 1 - line))
+    text = fitted_text(text, font, max(size[0] - 1 - box[0], 0.4 * size[0]) - 2 * margin)
+    plate_width = round(font.getlength(text)) + 2 * margin
+    left = max(0, min(box[0], size[0] - 1 - plate_width))
+    top = max(0, min(box[1], size[1] - 1 - plate_height))
     for _ in range(len(taken)):
-        plate = (left, top, left + wide, top + line)
+        plate = (left, top, left + plate_width, top + plate_height)
         hit = next((rect for rect in taken if _overlaps(plate, rect)), None)
-        if hit is None or hit[3] + 1 + line >= size[1]:
+        if hit is None or hit[3] + 1 + plate_height >= size[1]:
             break
         top = hit[3] + 1
-    plate = (left, top, left + wide, top + line)
+    plate = (left, top, left + plate_width, top + plate_height)
     taken.append(plate)
     # Dark text from a relative luminance on where it has the better contrast (WCAG 2).
     linear = [(c / 255) ** 2.2 for c in colour]
     dark = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18
     draw.rectangle(plate, fill=colour, outline=(0, 0, 0) if dark else (255, 255, 255))
     ink = (0, 0, 0) if dark else (255, 255, 255)
-    draw.text((left + pad, top + line // 2), text, fill=ink, font=font, anchor="lm")
+    draw.text((left + margin, top + plate_height // 2), text, fill=ink, font=font, anchor="lm")
 
 
 def draw_layout(layout: Layout, width: int, height: int, image: Tensor | None = None) -> Tensor:
@@ -177,27 +181,24 @@ def draw_layout(layout: Layout, width: int, height: int, image: Tensor | None = 
     from PIL import Image, ImageDraw, ImageFont
 
     canvas = backdrop(image, width, height)
-    colours = [PALETTE[index % len(PALETTE)] for index in range(len(layout.regions))]
-    for region, colour in zip(layout.regions, colours, strict=True):
-        _tint(canvas, region, colour)
+    for number, region in enumerate(layout.regions):
+        paint_region(canvas, region, number, BOX_TINT if region.mask is None else MASK_TINT)
     picture = Image.fromarray((canvas * 255.0).round().to(torch.uint8).numpy())
     draw = ImageDraw.Draw(picture)
     font = ImageFont.truetype(font_file(), max(11, round(min(width, height) / 34)))
-    thick = thickness(width, height)
-    for region, colour in zip(layout.regions, colours, strict=True):
+    for number, region in enumerate(layout.regions):
         left, top, right, bottom = pixel_box(region, width, height)
+        frame = 1
         if region.mask is None:
             # The dark hairline keeps the frame visible on a backdrop of its own colour.
-            frame = (left - 1, top - 1, right + 1, bottom + 1)
-            draw.rectangle(frame, outline=(20, 20, 20))
-            draw.rectangle((left, top, right, bottom), outline=colour, width=thick)
-        else:
-            draw.rectangle((left, top, right, bottom), outline=colour, width=1)
+            draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(20, 20, 20))
+            frame = thickness(width, height)
+        box = (left, top, right, bottom)
+        draw.rectangle(box, outline=region_colour(number), width=frame)
     taken: list[Rect] = []
-    for number, (region, colour) in enumerate(zip(layout.regions, colours, strict=True), 1):
-        corner = pixel_box(region, width, height)
-        text = _label(number, region)
-        _draw_label(draw, corner, text, colour, font, (width, height), taken)
+    for number, region in enumerate(layout.regions):
+        box, text = pixel_box(region, width, height), _label(number + 1, region)
+        _draw_label(draw, box, text, region_colour(number), font, (width, height), taken)
     if not layout.regions:
         middle = (width // 2, height // 2)
         draw.text(middle, "no regions", fill=(90, 90, 90), font=font, anchor="mm")

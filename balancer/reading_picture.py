@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .layout import Layout
-from .overlay import Cell, draw_sheet, heat_over, outline
-from .preview import PALETTE, backdrop
+from .overlay import Cell, draw_sheet, heat_over
+from .palette import region_colour
+from .preview import backdrop, paint_region
 from .reading import Reading
 
 WIDEST, LARGEST_CELL, SMALLEST_CELL = 4096, 384, 96
@@ -54,13 +55,13 @@ def _cells(reading: Reading, layout: Layout, ground: Tensor, sample: int) -> lis
         for level, columns in zip(reading.levels, reading.columns, strict=True):
             for column in columns:
                 picture = heat_over(ground, column.maps[sample, number])
-                outline(picture, region, number)
+                paint_region(picture, region, number)
                 share = float(column.shares[sample, number])
                 name = region.phrase or f"region {number + 1}"
                 # the share comes first: it must stay readable where the cell is narrow
-                place = f"{level:g}" if len(columns) == 1 else f"{level:g}, {column.name}"
-                caption = f"{share:.0%}  {name} ({place})"
-                cells.append(Cell(picture, caption, PALETTE[number % len(PALETTE)]))
+                column_name = f"{level:g}" if len(columns) == 1 else f"{level:g}, {column.name}"
+                caption = f"{share:.0%}  {name} ({column_name})"
+                cells.append(Cell(picture, caption, region_colour(number)))
     return cells
 
 

@@ -154,14 +154,14 @@ def _built(facts: Any, tensors: dict[str, Tensor]) -> Trace:
         raise ValueError("no steps")
     regions = 0
     for index, entry in enumerate(entries):
-        entry, said = _of(entry, dict, "a step"), f"of step {index + 1}"
+        entry, where = _of(entry, dict, "a step"), f"of step {index + 1}"
         values = {name: tensors.get(f"{name}.{index}") for name in _TENSORS}
-        regions = _check_tensors(values, trace, regions, said)
-        step = _count(entry.get("step"), f"the number {said}")
+        regions = _check_tensors(values, trace, regions, where)
+        step = _count(entry.get("step"), f"the number {where}")
         phase = entry.get("phase")
         if phase not in PHASES:
-            raise ValueError(f"the phase {said} is none of {', '.join(PHASES)}")
-        sigma = _number(entry.get("sigma"), f"the sigma {said}")
+            raise ValueError(f"the phase {where} is none of {', '.join(PHASES)}")
+        sigma = _number(entry.get("sigma"), f"the sigma {where}")
         trace.steps.append(StepRecord(step, sigma, phase, **values))  # type: ignore[arg-type]
         # other kinds of floats become what a trace holds
         trace.steps[-1].to_cpu()
@@ -169,7 +169,7 @@ def _built(facts: Any, tensors: dict[str, Tensor]) -> Trace:
 
 
 def _check_tensors(
-    values: dict[str, Tensor | None], trace: Trace, regions: int, said: str
+    values: dict[str, Tensor | None], trace: Trace, regions: int, where: str
 ) -> int:
     """Raise ValueError for tensors of a step that no run can have recorded.
 
@@ -177,16 +177,16 @@ def _check_tensors(
     """
     mix = values["mix"]
     if mix is None:
-        raise ValueError(f"{said.removeprefix('of ')} has no mix")
+        raise ValueError(f"{where.removeprefix('of ')} has no mix")
     batch = len(mix) if mix.ndim else 0
     for name, value in values.items():
         if value is None:
             continue
-        wrong = ValueError(f"{name} {said} has the shape {tuple(value.shape)}")
+        wrong = ValueError(f"{name} {where} has the shape {tuple(value.shape)}")
         if value.ndim != _TENSORS[name] or not value.numel():
             raise wrong
         if value.dtype not in _FLOATS:
-            raise ValueError(f"{name} {said} holds {value.dtype}, not numbers of a trace")
+            raise ValueError(f"{name} {where} holds {value.dtype}, not numbers of a trace")
         if name.startswith(("shares", "maps")):
             regions = regions or value.shape[1]
         rows = min(batch, MAPS_KEPT) if name.startswith("maps") else batch
@@ -194,11 +194,11 @@ def _check_tensors(
             raise wrong
         # a run whose gradients were not finite has such losses and shares: gaps in a plot
         if name == "mix" and not bool(((value >= -_SLACK) & (value <= 1 + _SLACK)).all()):
-            raise ValueError(f"the mix {said} is outside 0 to 1")
+            raise ValueError(f"the mix {where} is outside 0 to 1")
         if name.startswith("maps") and not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} {said} holds NaN or infinity")
+            raise ValueError(f"{name} {where} holds NaN or infinity")
     if trace.steps and trace.steps[0].mix.shape != mix.shape:
-        raise ValueError(f"the mix {said} has the shape {tuple(mix.shape)}, unlike the first")
+        raise ValueError(f"the mix {where} has the shape {tuple(mix.shape)}, unlike the first")
     return regions
 
 

@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 from .checked import lines
 from .errors import RealCompoError
@@ -14,7 +15,7 @@ from .weights import escaped, plain_text
 from .words import find_phrase
 
 SEPARATOR = "|"
-KINDS = ("prompts", "concepts")
+LineKind = Literal["prompts", "concepts"]
 _TO_BRACE = re.compile(r"[^{}]*[{}]?")
 MOST_CONCEPTS = 1000
 """Concepts to pair: half a million pairs are shuffled."""

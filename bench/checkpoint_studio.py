@@ -26,7 +26,7 @@ from ..balancer.comfy.sampling import sample_pair
 from ..balancer.errors import RealCompoError
 from ..balancer.layout import Layout
 from ..balancer.regions import Tokens
-from ..balancer.settings import BalancerSettings
+from ..balancer.settings import BalancerSettings, plain_settings
 from ..balancer.trace import Trace
 from .pictures import SAMPLER, SCHEDULER, MakeGuider
 
@@ -169,7 +169,7 @@ class CheckpointStudio:
         model sees its own conditioning; the spatial one is given the boxes and is the kinder judge.
         None for a model whose conditioning is not in force at that noise level.
         """
-        guider = self.guider(asked, BalancerSettings(), cfg=1.0)
+        guider = self.guider(asked, plain_settings(initial_mix=0.95, prior_until=0.5), cfg=1.0)
         sampling = self.realism.get_model_object("model_sampling")
         sigma = float(sampling.percent_to_sigma(LOOK_PERCENT))
         noise = comfy.sample.prepare_noise(latent, LOOK_SEED)

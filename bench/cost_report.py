@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..balancer import palette
 from ..balancer.settings import BalancerSettings
 from .cost_runs import EQUILIBRIUM, EVERY_2, FLOOR, LAGGED, MIXED, PAPER, Cost
 from .cpu_time import Share, Timing
@@ -259,14 +260,14 @@ def write(
 
 PARTS: Mapping[str, tuple[str, str]] = {
     "alone": ("one model, guided", "#999999"),
-    "spatial": ("spatial model alone", "#56B4E9"),
-    "mix": ("both models", "#0072B2"),
-    "balance": ("both models, balanced", "#E69F00"),
-    "realism": ("realism model alone", "#009E73"),
-    "first": ("released procedure", "#D55E00"),
-    "step": ("released procedure", "#D55E00"),
+    "spatial": ("spatial model alone", palette.hex_of(palette.SKY)),
+    "mix": ("both models", palette.hex_of(palette.BLUE)),
+    "balance": ("both models, balanced", palette.hex_of(palette.ORANGE)),
+    "realism": ("realism model alone", palette.hex_of(palette.GREEN)),
+    "first": ("released procedure", palette.hex_of(palette.VERMILLION)),
+    "step": ("released procedure", palette.hex_of(palette.VERMILLION)),
 }
-"""Phases as the chart names and colours them (Okabe and Ito's colours for all kinds of sight)."""
+"""Phases as the chart names and colours them."""
 
 
 def chart(table: Table, path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..balancer.comfy import probe
 from ..balancer.comfy.guider import RealCompoGuider
-from ..balancer.settings import MODES, BalancerSettings, preset
+from ..balancer.settings import MODES, BalancerSettings, plain_settings, preset
 from .cost_networks import CFG, Pair, steady_host
 from .hollow import FlopCount, Kept, counted, kept_activations
 from .passes import Passes, counting
@@ -38,13 +38,11 @@ def methods() -> dict[str, BalancerSettings]:
     ``static-floor``: no balancing, but as in the paper's preset the spatial model alone for 40 % of
     the steps and then both. ``realcompo-lagged`` is there when the pack has that mode.
     """
-    even = BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=0.0)
+    even = plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0)
     paper = preset("paper", spatial_only=T0)
     rows = {
         MIXED: even,
-        FLOOR: BalancerSettings(
-            mode="fixed", initial_mix=0.5, region_prior=0.0, spatial_only=T0
-        ),
+        FLOOR: plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0, spatial_only=T0),
         PAPER: paper,
         EVERY_2: preset("paper", spatial_only=T0, every=2),
         EQUILIBRIUM: preset("equilibrium"),

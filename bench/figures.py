@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..balancer import palette
 from ..balancer.layout import Layout
-from ..balancer.preview import PALETTE
 from .report import ABLATION, ALONE, CONTROL, OURS, SWAP
 from .statistics import DISTANCE, Estimate, Summary, curve_of, parameter_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from PIL.ImageFont import FreeTypeFont
 
-GAP, INK, GREY = 6, (25, 25, 25), (110, 110, 110)
+GAP, INK = 6, (25, 25, 25)
 LABEL_WIDTH = 132
 
 
@@ -60,56 +60,56 @@ def contact_sheet(
     """
     from PIL import Image, ImageDraw
 
-    count, high, wide = len(captions), rows[0][1].shape[-2], rows[0][1].shape[-1]
+    count, height, width = len(captions), rows[0][1].shape[-2], rows[0][1].shape[-1]
     for label, pictures in rows:
-        if pictures.shape != (count, 3, high, wide):
+        if pictures.shape != (count, 3, height, width):
             raise ValueError(
-                f"row '{label}' is {tuple(pictures.shape)}, not {(count, 3, high, wide)}"
+                f"row '{label}' is {tuple(pictures.shape)}, not {(count, 3, height, width)}"
             )
     if layouts is not None and len(layouts) != count:
         raise ValueError(f"{len(layouts)} layouts for {count} captions")
     small, strong = _font(11), _font(13, bold=True)
-    texts = [_wrapped(caption, small, wide) for caption in captions]
+    texts = [_wrapped(caption, small, width) for caption in captions]
     line = 14
     top = line * (1 + max(text.count("\n") for text in texts)) + GAP
     labels = ["layout"] * (layouts is not None) + [label for label, _ in rows]
-    size = (LABEL_WIDTH + count * (wide + GAP), top + len(labels) * (high + GAP))
+    size = (LABEL_WIDTH + count * (width + GAP), top + len(labels) * (height + GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(texts):
-        left = LABEL_WIDTH + column * (wide + GAP)
+        left = LABEL_WIDTH + column * (width + GAP)
         # Captions of different length end at one height, right above their pictures.
         draw.multiline_text((left, top - GAP), text, fill=INK, font=small, spacing=1, anchor="ld")
         if layouts is not None:
-            sheet.paste(_boxes(layouts[column], wide, high), (left, top))
+            sheet.paste(_boxes(layouts[column], width, height), (left, top))
     for number, label in enumerate(labels):
-        y = top + number * (high + GAP)
+        y = top + number * (height + GAP)
         text = _wrapped(label, strong, LABEL_WIDTH - 2 * GAP)
-        place = (GAP, y + high // 2)
-        draw.multiline_text(place, text, fill=INK, font=strong, spacing=3, anchor="lm")
+        corner = (GAP, y + height // 2)
+        draw.multiline_text(corner, text, fill=INK, font=strong, spacing=3, anchor="lm")
     for number, (_, pictures) in enumerate(rows, len(labels) - len(rows)):
         pixels = pictures.detach().float().cpu().clamp(0, 1).movedim(1, -1)
         for column, tile in enumerate((pixels * 255).round().to(torch.uint8).numpy()):
-            place = (LABEL_WIDTH + column * (wide + GAP), top + number * (high + GAP))
-            sheet.paste(Image.fromarray(tile), place)
+            corner = (LABEL_WIDTH + column * (width + GAP), top + number * (height + GAP))
+            sheet.paste(Image.fromarray(tile), corner)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
 
-def _boxes(layout: Layout, wide: int, high: int) -> Any:
+def _boxes(layout: Layout, width: int, height: int) -> Any:
     """A white tile with the regions' boxes and phrases, thin enough for a small picture.
 
     Articles are left out: a narrow box has no room for them.
     """
     from PIL import Image, ImageDraw
 
-    tile = Image.new("RGB", (wide, high), (250, 250, 250))
+    tile = Image.new("RGB", (width, height), (250, 250, 250))
     draw = ImageDraw.Draw(tile)
-    draw.rectangle((0, 0, wide - 1, high - 1), outline=(205, 205, 205))
+    draw.rectangle((0, 0, width - 1, height - 1), outline=(205, 205, 205))
     font = _font(9)
     for number, region in enumerate(layout.regions):
-        colour = PALETTE[number % len(PALETTE)]
-        x0, y0, x1, y1 = (v * side for v, side in zip(region.box, (wide, high) * 2, strict=True))
+        colour = palette.region_colour(number)
+        x0, y0, x1, y1 = (v * side for v, side in zip(region.box, (width, height) * 2, strict=True))
         pale = tuple(255 - (255 - c) // 4 for c in colour)
         box = (x0, y0, max(x0 + 1, x1 - 1), max(y0 + 1, y1 - 1))
         draw.rectangle(box, outline=colour, fill=pale)
@@ -122,16 +122,18 @@ def _boxes(layout: Layout, wide: int, high: int) -> Any:
 
 
 CURVES = {
-    "fixed": ("#0072B2", "s", "-", "fixed mix (label: realism share)"),
-    "switch": ("#E69F00", "o", "-", "switch (label: spatial share of steps)"),
+    "fixed": (palette.hex_of(palette.BLUE), "s", "-", "fixed mix (label: realism share)"),
+    "switch": (palette.hex_of(palette.ORANGE), "o", "-", "switch (label: spatial share of steps)"),
     "mask-switch": ("#8C8C8C", "h", ":", "switch inside the regions only"),
 }
 ENDS = {"realism": ("#000000", "^", "realism model alone"),
         "spatial": ("#000000", "v", "spatial model alone")}  # fmt: skip
-OUR_COLOUR, COLOURS = "#D55E00", ("#009E73", "#CC79A7", "#56B4E9", "#F0E442")
+OUR_COLOUR = palette.hex_of(palette.VERMILLION)
+COLOURS = [
+    palette.hex_of(c) for c in (palette.GREEN, palette.PURPLE, palette.SKY, palette.YELLOW)
+]
 MARKERS = ("*", "D", "P", "X", "p", "<", ">")
-"""Of points: Okabe and Ito's colours, told apart with every kind of colour vision, and markers
-besides. There are 4 colours and 7 markers, so that they repeat together after 28 rows only."""
+"""Of points. There are 4 colours and 7 markers, so that they repeat together after 28 rows."""
 
 
 def trade_off(rows: Sequence[Summary], path: Path) -> None:
@@ -185,48 +187,56 @@ def _bars(x: Estimate, y: Estimate) -> dict[str, Any]:
     return {"xerr": sides(x), "yerr": sides(y)}
 
 
+def _draw_point(axis: Axes, row: Summary, metric: str, **style: Any) -> None:
+    """A row at its two means, with the bars of its intervals."""
+    x, y = row.metrics["right"], row.metrics[metric]
+    axis.errorbar(x.mean, y.mean, **_bars(x, y), **style)
+
+
+def _draw_curve(axis: Axes, rows: Sequence[Summary], metric: str, family: str) -> None:
+    """A family of baselines from one model to the other; every point is labelled by its number."""
+    colour, marker, dash, label = CURVES[family]
+    means = [(row.metrics["right"].mean, row.metrics[metric].mean) for row in rows]
+    axis.plot([x for x, _ in means], [y for _, y in means], dash, color=colour, linewidth=1.3,
+              zorder=2)  # fmt: skip
+    between = [(row, mean) for row, mean in zip(rows, means, strict=True) if row.method not in ENDS]
+    for number, (row, mean) in enumerate(between):
+        _draw_point(
+            axis, row, metric, color=colour, marker=marker, markersize=5, linestyle=dash,
+            elinewidth=0.7, alpha=0.9, zorder=3, label=None if number else label,
+        )  # fmt: skip
+        value = (parameter_of(row.method) or ("", 0.0))[1]
+        axis.annotate(f"{value:g}", mean, (-4, -11), textcoords="offset points", fontsize=8,
+                      color=colour, ha="right")  # fmt: skip
+
+
+def _draw_method(axis: Axes, row: Summary, metric: str, number: int) -> None:
+    """A row that is on no curve, by its number among them; RealCompo's is large and filled."""
+    main = row.method.startswith("realcompo")
+    colour = OUR_COLOUR if row.method.startswith(OURS) else COLOURS[number % len(COLOURS)]
+    marker = MARKERS[number % len(MARKERS)]
+    _draw_point(
+        axis, row, metric, color=colour, marker=marker, linestyle="none",
+        markersize=(13 if marker == "*" else 9) if main else 7, elinewidth=1.0, zorder=5,
+        markerfacecolor=colour if main else "white", markeredgewidth=0.7 if main else 1.3,
+        markeredgecolor="black" if main else colour,
+        label="control: our mean shares, no gradient" if row.method == CONTROL else row.method,
+    )  # fmt: skip
+
+
 def _draw_panel(axis: Axes, rows: Sequence[Summary], metric: str) -> None:
     named = {row.method: row for row in rows}
-
-    def at(row: Summary) -> tuple[Estimate, Estimate]:
-        return row.metrics["right"], row.metrics[metric]
-
-    on_curves: set[str] = set()
-    for family, (colour, marker, dash, label) in CURVES.items():
+    drawn = set(ENDS)
+    for family in CURVES:
         points = curve_of(rows, family)
-        on_curves.update(row.method for row in points)
-        told = [row for row in points if row.method not in ENDS]
-        line = [at(row) for row in points]
-        axis.plot([x.mean for x, _ in line], [y.mean for _, y in line], dash, color=colour,
-                  linewidth=1.3, zorder=2)  # fmt: skip
-        for number, row in enumerate(told):
-            x, y = at(row)
-            axis.errorbar(
-                x.mean, y.mean, **_bars(x, y), color=colour, marker=marker, markersize=5,
-                linestyle=dash, elinewidth=0.7, alpha=0.9, zorder=3,
-                label=None if number else label,
-            )  # fmt: skip
-            value = (parameter_of(row.method) or ("", 0.0))[1]
-            axis.annotate(f"{value:g}", (x.mean, y.mean), (-4, -11), textcoords="offset points",
-                          fontsize=8, color=colour, ha="right")  # fmt: skip
+        drawn.update(row.method for row in points)
+        _draw_curve(axis, points, metric, family)
     for name, (colour, marker, label) in ENDS.items():
         if name in named:
-            x, y = at(named[name])
-            axis.errorbar(x.mean, y.mean, **_bars(x, y), color=colour, marker=marker,
-                          markersize=8, elinewidth=0.8, zorder=4, linestyle="none",
-                          label=label)  # fmt: skip
-    rest = [row for row in rows if row.method not in {*ENDS, *on_curves}]
+            _draw_point(axis, named[name], metric, color=colour, marker=marker, markersize=8,
+                        elinewidth=0.8, zorder=4, linestyle="none", label=label)  # fmt: skip
+    rest = [row for row in rows if row.method not in drawn]
     # Ours first: it then has the same marker in every edition of the figure.
     rest.sort(key=lambda row: (row.method != OURS, not row.method.startswith(OURS)))
     for number, row in enumerate(rest):
-        main = row.method.startswith("realcompo")
-        colour = OUR_COLOUR if row.method.startswith(OURS) else COLOURS[number % len(COLOURS)]
-        marker = MARKERS[number % len(MARKERS)]
-        x, y = at(row)
-        axis.errorbar(
-            x.mean, y.mean, **_bars(x, y), color=colour, marker=marker, linestyle="none",
-            markersize=(13 if marker == "*" else 9) if main else 7, elinewidth=1.0, zorder=5,
-            markerfacecolor=colour if main else "white", markeredgewidth=0.7 if main else 1.3,
-            markeredgecolor="black" if main else colour,
-            label="control: our mean shares, no gradient" if row.method == CONTROL else row.method,
-        )  # fmt: skip
+        _draw_method(axis, row, metric, number)

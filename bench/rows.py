@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..balancer.modulation import DenseSettings
-from ..balancer.settings import BalancerSettings, preset
+from ..balancer.settings import BalancerSettings, plain_settings, preset
 from .alignment_rows import REFL_UNTIL, SEPEN_UNTIL
 
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
@@ -81,7 +81,9 @@ class Row:
 
 def fixed(mix: float, **changes: Any) -> BalancerSettings:
     """A constant realism share: the paper's ablation."""
-    return BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0, **changes)
+    # there is no prior to end, but kept pictures go by all the numbers
+    numbers = {"mode": "fixed", "initial_mix": mix, "region_prior": 0.0, "prior_until": 0.5}
+    return plain_settings(**numbers | changes)
 
 
 def switch(part: float) -> BalancerSettings:
@@ -92,7 +94,7 @@ def switch(part: float) -> BalancerSettings:
 def mask_switch(part: float, steps: int) -> BalancerSettings:
     """The spatial model inside the regions for the first ``part`` of ``steps``, then realism."""
     # As many logits as tell the models apart completely; the ends of the sigmoid are infinite.
-    return BalancerSettings(
+    return plain_settings(
         mode="fixed", initial_mix=1 / (1 + math.exp(-30)), region_prior=60.0, prior_until=1.0,
         realism_only=1.0 - round(part * steps) / steps,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..balancer.comfy.guider import RealCompoGuider
 from ..balancer.equilibrium import Balancer, Phase
 from ..balancer.regions import LayoutBatch
-from ..balancer.settings import BalancerSettings
+from ..balancer.settings import plain_settings
 from ..balancer.trace import Trace
 
 
@@ -30,7 +30,7 @@ class Schedule:
 
 def mean_schedule(runs: Sequence[tuple[Trace, LayoutBatch]]) -> Schedule:
     """Shares of traced runs, averaged over all their positions by coverage."""
-    inside, outside, covered, bare = 0.0, 0.0, 0.0, 0.0
+    inside = outside = covered = bare = torch.zeros((), dtype=torch.float64)
     for trace, regions in runs:
         mix = torch.stack([record.mix for record in trace.steps]).double()
         cover = regions.coverage(*mix.shape[-2:]).double().expand(mix.shape[1:])
@@ -44,7 +44,7 @@ class Scheduled(Balancer):
     """A balancer that never looks: its mix is a schedule's, laid over the regions' coverage."""
 
     def __init__(self, schedule: Schedule, batch: int, coverage: Tensor) -> None:
-        settings = BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=0.0)
+        settings = plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0)
         super().__init__(settings, batch, coverage)
         self._schedule, self._place, self._cover = schedule, 0, coverage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from .checked import checked
 from .training_inputs import given, training_inputs, training_options
@@ -18,19 +18,11 @@ class RealCompoSeparateEnhance:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.comfy.separation import HEADS, NORM_FORMS, STATES, SeparationSettings
+        from ..balancer.comfy.separation import SeparationSettings
         from ..balancer.comfy.training import TARGETS
-        from ..balancer.losses import PEAKS, SEPARATE_FORMS
+        from ..balancer.setting_fields import widgets
         from ..balancer.settings import MAP_LEVELS
-        from ..balancer.training_prompts import KINDS, TEMPLATE
-
-        base = SeparationSettings()
-
-        def weight(name: str, tip: str) -> tuple[str, dict[str, Any]]:
-            return ("FLOAT", {
-                "default": getattr(base, name), "min": 0.0, "max": 100.0, "step": 0.05,
-                "tooltip": tip,
-            })  # fmt: skip
+        from ..balancer.training_prompts import TEMPLATE, LineKind
 
         shared = training_inputs(200, 8, 1e-3)
         rank = shared.pop("rank")
@@ -48,12 +40,7 @@ class RealCompoSeparateEnhance:
                     " prompts.",
                 }),
                 **shared,
-                "separate": weight("separate", "Weight of the Separate loss: objects' attention"
-                    " must not overlap."),
-                "enhance": weight("enhance", "Weight of the Enhance loss: every object must be"
-                    " looked at firmly somewhere."),
-                "norm": weight("norm", "Weight of the norm loss, which keeps the model near what"
-                    " it was. 0 for a pair, 0.5 for many prompts in the released code."),
+                **widgets(SeparationSettings, "separate", "enhance", "norm"),
                 "seed": ("INT", {
                     "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
                     "control_after_generate": True,
@@ -69,8 +56,8 @@ class RealCompoSeparateEnhance:
                     "tooltip": "Clean latents to put noise on, best drawn by this model for such"
                     " prompts. Without them quiet noise stands in, as in the released code.",
                 }),
-                "lines": (list(KINDS), {
-                    "default": KINDS[0],
+                "lines": (list(get_args(LineKind)), {
+                    "default": "prompts",
                     "tooltip": "What the lines above are: whole prompts, or concepts to pair.",
                 }),
                 "template": ("STRING", {
@@ -93,35 +80,9 @@ class RealCompoSeparateEnhance:
                     "tooltip": "Which layers' maps are judged, by latent positions per map cell."
                     " auto: 4 (16x16 maps of SD1.5 at 512 px, as in the paper).",
                 }),
-                "heads": (list(HEADS), {
-                    "default": base.heads,
-                    "tooltip": "each: the losses look at every attention head by itself, as"
-                    " released. mean: at their mean.",
-                }),
-                "form": (list(SEPARATE_FORMS), {
-                    "default": base.form,
-                    "tooltip": "Separate loss for three and more objects: mean over pairs (ours),"
-                    " or the paper's product of all.",
-                }),
-                "peak": (list(PEAKS), {
-                    "default": base.peak,
-                    "tooltip": "max: the strongest position alone, as in the paper. soft: all"
-                    " near it (ours).",
-                }),
-                "norm_form": (list(NORM_FORMS), {
-                    "default": base.norm_form,
-                    "tooltip": "What the norm loss asks: the frozen model's predictions for single"
-                    " objects, as released; or denoising of the latents, which then go with the"
-                    " prompts one by one.",
-                }),
-                "start": ("FLOAT", {
-                    "default": base.start, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "Train from this part of the noise schedule on (0: only noise).",
-                }),
-                "end": ("FLOAT", {
-                    "default": base.end, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "Train up to this part of the noise schedule (1: finished).",
-                }),
+                **widgets(
+                    SeparationSettings, "heads", "form", "peak", "norm_form", "start", "end"
+                ),
                 "width": ("INT", {
                     "default": 512, "min": 8, "max": 16384, "step": 8,
                     "tooltip": "Width of the pictures; latents, if any, have their own.",
@@ -130,21 +91,7 @@ class RealCompoSeparateEnhance:
                     "default": 512, "min": 8, "max": 16384, "step": 8,
                     "tooltip": "Height of the pictures.",
                 }),
-                "states": (list(STATES), {
-                    "default": base.states,
-                    "tooltip": "Where attention is judged: at latents with noise on them, as"
-                    " released; or at what the untrained model comes by while it draws each"
-                    " prompt once (ours), before the first step. The second worked better on"
-                    " many prompts.",
-                }),
-                "sampling_steps": ("INT", {
-                    "default": base.sampling_steps, "min": 2, "max": 1000,
-                    "tooltip": "Steps of those pictures, for states = own sampling.",
-                }),
-                "sampling_cfg": ("FLOAT", {
-                    "default": base.sampling_cfg, "min": 1.0, "max": 100.0, "step": 0.1,
-                    "tooltip": "Guidance of those pictures; the one you sample with.",
-                }),
+                **widgets(SeparationSettings, "states", "sampling_steps", "sampling_cfg"),
                 **training_options(),
             },
         }  # fmt: skip
@@ -182,16 +129,14 @@ class RealCompoSeparateEnhance:
         """Returns the LoRA, the losses and the steps made."""
         from ..balancer.comfy.finetune import Where, clean_latents, layout_prompt, separate_enhance
         from ..balancer.comfy.separation import SeparationSettings
+        from ..balancer.setting_fields import from_inputs
         from ..balancer.training import TrainingSettings
 
         chosen = [] if layout is None else [layout_prompt(layout)]
         if prompts.strip() or not chosen:
             chosen += _lines(prompts, seed, more)
-        losses = SeparationSettings(
-            separate, enhance, norm, **given(more, "form", "peak", "heads", "norm_form",
-                                              "start", "end", "states", "sampling_steps",
-                                              "sampling_cfg"),
-        )  # fmt: skip
+        weights = {"separate": separate, "enhance": enhance, "norm": norm}
+        losses = from_inputs(SeparationSettings, weights | more)
         rank = more.get("rank", 8)
         training = TrainingSettings(
             steps, batch_size, learning_rate, rank, float(rank or 1),
@@ -211,9 +156,9 @@ class RealCompoSeparateEnhance:
 
 
 def _lines(prompts: str, seed: int, more: dict[str, Any]) -> list[Any]:
-    from ..balancer.training_prompts import KINDS, TEMPLATE, draw_pairs, parse_lines
+    from ..balancer.training_prompts import TEMPLATE, draw_pairs, parse_lines
 
-    if more.get("lines", KINDS[0]) == KINDS[1]:
+    if more.get("lines") == "concepts":
         return draw_pairs(prompts, more.get("template", TEMPLATE), more.get("pairs", 200), seed)
     return parse_lines(prompts)
 

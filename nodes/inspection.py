@@ -6,7 +6,25 @@ from typing import Any
 
 from .checked import checked
 
+CATEGORY = "RealCompo/inspect"
 PLOT, MIX = "RealCompo Trace Plot", "RealCompo Mix Preview"
+TRACE = ("REALCOMPO_TRACE", {"tooltip": "From RealCompo Dual Sampler or RealCompo Guider."})
+
+
+def latent_input(who: str) -> tuple[str, dict[str, Any]]:
+    """The optional LATENT that makes a node wait for the run; ``who`` waits."""
+    return ("LATENT", {
+        "tooltip": "With RealCompo Guider: connect the sampler's latent, so that the"
+        f" {who} waits until it is done. It is not looked at.",
+    })  # fmt: skip
+
+
+def sample_input(what: str) -> tuple[str, dict[str, Any]]:
+    """Which picture of the batch to ``what``."""
+    return ("INT", {
+        "default": 0, "min": 0, "max": 4095,
+        "tooltip": f"Which picture of the batch to {what}, counted from 0.",
+    })  # fmt: skip
 
 
 @checked(PLOT, own=("latent",))
@@ -16,20 +34,10 @@ class RealCompoTracePlot:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
-            "required": {
-                "trace": ("REALCOMPO_TRACE", {
-                    "tooltip": "From RealCompo Dual Sampler or RealCompo Guider.",
-                }),
-            },
+            "required": {"trace": TRACE},
             "optional": {
-                "latent": ("LATENT", {
-                    "tooltip": "With RealCompo Guider: connect the sampler's latent, so that the"
-                    " plot waits until it is done. It is not looked at.",
-                }),
-                "sample": ("INT", {
-                    "default": 0, "min": 0, "max": 4095,
-                    "tooltip": "Which picture of the batch to plot, counted from 0.",
-                }),
+                "latent": latent_input("plot"),
+                "sample": sample_input("plot"),
                 "width": ("INT", {
                     "default": 1024, "min": 512, "max": 4096, "step": 8,
                     "tooltip": "Width of the plot in pixels.",
@@ -45,13 +53,13 @@ class RealCompoTracePlot:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The plot. Connect to Preview Image or Save Image.",)
     FUNCTION = "plot"
-    CATEGORY = "RealCompo/inspect"
+    CATEGORY = CATEGORY
     DESCRIPTION = "Plots how a run was balanced: losses, attention inside the regions, mix maps."
 
     def plot(
         self, trace: Any, latent: Any = None, sample: int = 0, width: int = 1024, height: int = 768
     ) -> tuple[Any]:
-        """Draw the trace."""
+        """Draw the trace, (1, height, width, 3)."""
         from ..balancer.plot import plot_trace
         from ..balancer.trace import require_trace
 
@@ -88,20 +96,14 @@ class RealCompoMixPreview:
                 }),
             },
             "optional": {
-                "latent": ("LATENT", {
-                    "tooltip": "With RealCompo Guider: connect the sampler's latent, so that the"
-                    " picture waits until it is done. It is not looked at.",
-                }),
+                "latent": latent_input("picture"),
                 "image": ("IMAGE", {
                     "tooltip": "A picture to lay the maps over, such as the result.",
                 }),
                 "layout": ("REALCOMPO_LAYOUT", {
                     "tooltip": "Regions to outline.",
                 }),
-                "sample": ("INT", {
-                    "default": 0, "min": 0, "max": 4095,
-                    "tooltip": "Which picture of the batch to show, counted from 0.",
-                }),
+                "sample": sample_input("show"),
             },
         }  # fmt: skip
 
@@ -109,25 +111,16 @@ class RealCompoMixPreview:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The maps. Connect to Preview Image or Save Image.",)
     FUNCTION = "draw"
-    CATEGORY = "RealCompo/inspect"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Shows which model had the say where: the mix of one step or of several, alone or over the"
         " result."
     )
 
     def draw(
-        self,
-        trace: Any,
-        step: int,
-        maps: int,
-        columns: int,
-        side: int,
-        latent: Any = None,
-        image: Any = None,
-        layout: Any = None,
-        sample: int = 0,
+        self, trace: Any, latent: Any = None, layout: Any = None, **options: Any
     ) -> tuple[Any]:
-        """Draw the maps."""
+        """Draw the maps, (1, height, width, 3); ``options`` as ``draw_mix`` has them."""
         from ..balancer.layout import require_layout
         from ..balancer.mix_picture import draw_mix
         from ..balancer.trace import require_trace
@@ -135,7 +128,7 @@ class RealCompoMixPreview:
         require_trace(trace)
         if layout is not None:
             require_layout(layout)
-        return (draw_mix(trace, step, maps, columns, side, sample, image, layout),)
+        return (draw_mix(trace, layout=layout, **options),)
 
 
 NODE_CLASS_MAPPINGS = {

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .checked import checked
+from .inspection import CATEGORY
 
 MAPS = "RealCompo Attention Maps"
 
@@ -72,7 +73,7 @@ class RealCompoAttentionMaps:
         "The share of each phrase's attention inside its region, as JSON.",
     )
     FUNCTION = "look"
-    CATEGORY = "RealCompo/inspect"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Shows where a model's cross-attention puts each phrase of the layout, over a picture, with"
         " the share that lies inside the phrase's region. Reads only; the model stays as it is."

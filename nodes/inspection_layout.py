@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .checked import checked
+from .inspection import CATEGORY
 
 PREVIEW = "RealCompo Layout Preview"
 MAX_SIDE = 8192
@@ -42,7 +43,7 @@ class RealCompoLayoutPreview:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The drawing. Connect to Preview Image or Save Image.",)
     FUNCTION = "draw"
-    CATEGORY = "RealCompo/inspect"
+    CATEGORY = CATEGORY
     DESCRIPTION = "Draws a layout's regions with their phrases, alone or over a picture."
 
     def draw(self, layout: Any, image: Any = None, width: int = 0, height: int = 0) -> tuple[Any]:

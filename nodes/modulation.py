@@ -16,15 +16,8 @@ class RealCompoDenseAttention:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.modulation import OUTSIDE, WORDS, DenseSettings
-
-        base = DenseSettings()
-
-        def number(name: str, largest: float, step: float, tip: str) -> tuple[str, dict[str, Any]]:
-            return ("FLOAT", {
-                "default": getattr(base, name), "min": 0.0, "max": largest, "step": step,
-                "round": step / 10, "tooltip": tip,
-            })  # fmt: skip
+        from ..balancer.modulation import DenseSettings
+        from ..balancer.setting_fields import widgets
 
         return {
             "required": {
@@ -44,13 +37,7 @@ class RealCompoDenseAttention:
                     "tooltip": "Which phrase of the prompt belongs where. Boxes and masks, at any"
                     " size; they may overlap.",
                 }),
-                "cross_strength": number("cross_strength", 2.0, 0.05,
-                    "How firmly words are kept to their regions (the paper's w_c). 0 = off."),
-                "self_strength": number("self_strength", 2.0, 0.05,
-                    "How firmly positions of one region keep to each other (w_s). 0 = off."),
-                "end_fraction": number("end_fraction", 1.0, 0.01,
-                    "Share of the noise schedule in which it acts, counted as ComfyUI's"
-                    " end_percent. After that the model runs untouched."),
+                **widgets(DenseSettings, "cross_strength", "self_strength", "end_fraction"),
             },
             "optional": {
                 "replace_phrases": ("BOOLEAN", {
@@ -58,21 +45,7 @@ class RealCompoDenseAttention:
                     "tooltip": "Give every phrase's words the vectors that it has when encoded"
                     " alone, as the released code does.",
                 }),
-                "outside": (list(OUTSIDE), {
-                    "default": base.outside,
-                    "tooltip": "Positions in no region. flatten: their attention spreads out, as in"
-                    " the released code. neutral: they are left alone. background: they are one"
-                    " more region, without words.",
-                }),
-                "words": (list(WORDS), {
-                    "default": base.words,
-                    "tooltip": "Words that belong to no region. push down: everywhere, as in the"
-                    " paper. neutral: they are left alone; weaker.",
-                }),
-                "area": number("area", 1.0, 0.05,
-                    "How much large regions are spared. 1: as in the paper. 0: all alike."),
-                "power": number("power", 20.0, 0.1,
-                    "How fast it fades: (t / 1000) to this power. 0: not before the end."),
+                **widgets(DenseSettings, "outside", "words", "area", "power"),
             },
         }  # fmt: skip
 
@@ -107,9 +80,7 @@ class RealCompoDenseAttention:
         from ..balancer.modulation import DenseSettings
 
         settings = DenseSettings(cross_strength, self_strength, end_fraction, **numbers)
-        return apply_dense(
-            model, clip, positive, layout, settings, replace_phrases
-        )
+        return apply_dense(model, clip, positive, layout, settings, replace_phrases)
 
 
 NODE_CLASS_MAPPINGS = {"RealCompoDenseAttention": RealCompoDenseAttention}

@@ -124,16 +124,18 @@ class RealCompoReweightedAttention:
         from ..balancer.errors import RealCompoError
         from ..balancer.modulation import DenseSettings
         from ..balancer.modulation_plan import MODULATE
+        from ..balancer.setting_fields import from_inputs
 
         names = {
             "cross_strength": "cross_weight", "self_strength": "self_weight",
             "end_fraction": "fraction", "area": "size_weight", "words": "unassigned",
         }  # fmt: skip
         try:
-            settings = DenseSettings(
-                cross_weight, self_weight, fraction, power, size_weight, outside,
-                unassigned.replace("_", " "),
-            )  # fmt: skip
+            settings = from_inputs(DenseSettings, {
+                "cross_strength": cross_weight, "self_strength": self_weight,
+                "end_fraction": fraction, "power": power, "area": size_weight, "outside": outside,
+                "words": unassigned.replace("_", " "),
+            })  # fmt: skip
             return apply_dense(
                 model, clip, positive, layout, settings,
                 replace_phrases and mode == MODULATE, mode, REWEIGHTED,

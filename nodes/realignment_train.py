@@ -42,8 +42,8 @@ class RealCompoReFLTrain:
 
         from ..balancer.comfy.refl import ReflSettings
         from ..balancer.comfy.training import TARGETS
+        from ..balancer.setting_fields import widgets
 
-        base = ReflSettings()
         side = {"default": 512, "min": 64, "max": MAX_SIDE, "step": 8}
 
         return {
@@ -70,44 +70,15 @@ class RealCompoReFLTrain:
                 }),
             },
             "optional": {
-                "sampling_steps": ("INT", {
-                    "default": base.sampling_steps, "min": 2, "max": 1000,
-                    "tooltip": "Steps of the sampling (Euler) that training cuts short.",
-                }),
+                **widgets(ReflSettings, "sampling_steps"),
                 "scheduler": (list(comfy.samplers.KSampler.SCHEDULERS), {
-                    "default": base.scheduler,
+                    "default": ReflSettings.scheduler,
                     "tooltip": "Noise levels of the sampling.",
                 }),
-                "cfg": ("FLOAT", {
-                    "default": base.cfg, "min": 1.0, "max": 30.0, "step": 0.1,
-                    "tooltip": "Guidance of the sampling against the empty prompt. 1 = none, as"
-                    " ReFL was released; the value you draw with shows the pictures you will get,"
-                    " and doubles the time.",
-                }),
-                "stop_from": ("FLOAT", {
-                    "default": base.start, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "The step with a gradient is drawn from here on, as a part of the"
-                    " sampling: 0.75 = its last quarter. Earlier steps decide more, but show it"
-                    " less clearly.",
-                }),
-                "stop_to": ("FLOAT", {
-                    "default": base.end, "min": 0.0, "max": 1.0, "step": 0.01,
-                    "tooltip": "And up to here.",
-                }),
-                "margin": ("FLOAT", {
-                    "default": base.margin, "min": -100.0, "max": 0.0, "step": 0.01,
-                    "tooltip": "A picture with a reward (mean log-probability) above this teaches"
-                    " nothing more. Good value: what Likelihood Reward gives good pictures.",
-                }),
-                "reward_weight": ("FLOAT", {
-                    "default": base.weight, "min": 0.000001, "max": 1000.0, "step": 0.000001,
-                    "tooltip": "Factor of the reward's loss.",
-                }),
-                "keep_weight": ("FLOAT", {
-                    "default": base.keep, "min": 0.0, "max": 1000.0, "step": 0.01,
-                    "tooltip": "Factor of the distance from the untrained model's predicted noise:"
-                    " higher keeps its look better and learns less. 0 = off, and faster.",
-                }),
+                **widgets(
+                    ReflSettings, "cfg", "stop_from", "stop_to", "margin", "reward_weight",
+                    "keep_weight",
+                ),
                 "prefix": ("STRING", {
                     "default": "",
                     "tooltip": "What the captioner's captions begin with, such as 'a photography"
@@ -140,6 +111,7 @@ class RealCompoReFLTrain:
         """(LORA_MODEL, LOSS_MAP, steps)."""
         from ..balancer.comfy.refl import ReflSettings, train_by_reward
         from ..balancer.rewards import read_prompts
+        from ..balancer.setting_fields import from_inputs
         from ..balancer.training import TrainingSettings
 
         how = TrainingSettings(
@@ -147,12 +119,7 @@ class RealCompoReFLTrain:
             clip=more.get("gradient_clip", 1.0), seed=seed,
             **given(more, "weight_decay", "ema", "checkpointing"),
         )  # fmt: skip
-        names = {
-            "stop_from": "start", "stop_to": "end", "reward_weight": "weight",
-            "keep_weight": "keep",
-        }  # fmt: skip
-        told = given(more, *names, "sampling_steps", "scheduler", "cfg", "margin", "prefix")
-        rewards = ReflSettings(**{names.get(name, name): v for name, v in told.items()})
+        rewards = from_inputs(ReflSettings, more)
         return train_by_reward(
             model, clip, vae, captioner, read_prompts(prompts), (width, height), how, rewards,
             **given(more, "targets", "on_cancel", "save_every"),

@@ -72,13 +72,13 @@ def build_guider(
     from ..balancer.comfy.inputs import require_conditioning, require_model, require_settings
     from ..balancer.errors import RealCompoError
     from ..balancer.layout import require_layout
-    from ..balancer.settings import PRESETS
+    from ..balancer.settings import DEFAULT_PRESET, preset
 
     try:
         require_model(realism_model, "realism_model")
         require_model(spatial_model, "spatial_model")
         require_layout(layout)
-        settings = require_settings(PRESETS["equilibrium"] if balancer is None else balancer)
+        settings = require_settings(preset(DEFAULT_PRESET) if balancer is None else balancer)
         spatial_positive = positive if spatial_positive is None else spatial_positive
         spatial_negative = negative if spatial_negative is None else spatial_negative
         for where, value in (
@@ -214,82 +214,26 @@ class RealCompoBalancer:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.settings import MAP_LEVELS, MODES, PRESETS, PROBE_TIMESTEPS
-
-        base = PRESETS["equilibrium"]
-
-        def number(name: str, low: float, high: float, step: float, tip: str) -> tuple[str, dict]:
-            return ("FLOAT", {
-                "default": getattr(base, name), "min": low, "max": high, "step": step,
-                "round": step / 10, "tooltip": tip,
-            })  # fmt: skip
+        from ..balancer.setting_fields import widgets
+        from ..balancer.settings import DEFAULT_PRESET, PRESETS, BalancerSettings
 
         return {
             "required": {
                 "preset": ([*PRESETS, "custom"], {
-                    "default": "equilibrium",
+                    "default": DEFAULT_PRESET,
                     "tooltip": "equilibrium: the default. paper: Algorithm 1 as printed. official:"
                     " the released code's numbers. custom: the numbers below. With any other"
                     " preset only mode, map_level and probe_timestep below are used.",
                 }),
-                "mode": (list(MODES), {
-                    "default": "dynamic",
-                    "tooltip": "dynamic: balance by both models' attention maps one step ahead, as"
-                    " the paper does. lagged: by the maps of the step's own predictions, which"
-                    " needs no passes beside them. fixed: keep the starting mix (and the region"
-                    " prior).",
-                }),
-                "rate": number("rate", 0.0, 1e9, 0.1,
-                    "Step size at the start of the noise schedule. In logits when normalize_rate is"
-                    " on."),
-                "rate_end": number("rate_end", 0.0, 1e9, 0.1,
-                    "Step size at the end of the noise schedule."),
-                "normalize_rate": ("BOOLEAN", {
-                    "default": base.normalize_rate,
-                    "tooltip": "On: divide the gradient by its size and weight it by the loss that"
-                    " is left. Off: the paper's plain step.",
-                }),
-                "memory": number("memory", 0.0, 1.0, 0.01,
-                    "1: changes accumulate over the steps, as in the paper. 0: start afresh."),
-                "smoothing": ("INT", {
-                    "default": base.smoothing, "min": 0, "max": 65,
-                    "tooltip": "Average the gradient over this many attention cells. 0 = off.",
-                }),
-                "initial_mix": number("initial_mix", 0.0, 1.0, 0.01,
-                    "Share of the realism model to start from. 0.5 = equal, as in the paper."),
-                "region_prior": number("region_prior", -100.0, 100.0, 0.1,
-                    "Logits given to the spatial model inside the regions while noise is high."),
-                "prior_until": number("prior_until", 0.0, 1.0, 0.01,
-                    "The region prior ends at this part of the noise schedule."),
-                "spatial_only": number("spatial_only", 0.0, 1.0, 0.01,
-                    "Share of the noise schedule that the spatial model does alone, first."),
-                "start": number("start", 0.0, 1.0, 0.01,
-                    "Balance from this part of the noise schedule on (as start_percent)."),
-                "end": number("end", 0.0, 1.0, 0.01,
-                    "Balance up to this part of the noise schedule, then hold the mix."),
-                "every": ("INT", {
-                    "default": base.every, "min": 1, "max": 10000,
-                    "tooltip": "Balance at every n-th step only; hold the mix between. Cheaper.",
-                }),
+                **widgets(
+                    BalancerSettings, "mode", "rate", "rate_end", "normalize_rate", "memory",
+                    "smoothing", "initial_mix", "region_prior", "prior_until", "spatial_only",
+                    "start", "end", "every",
+                ),
             },
-            "optional": {
-                "map_level": (list(MAP_LEVELS), {
-                    "default": "auto",
-                    "tooltip": "Which attention maps to read, by latent positions per map cell."
-                    " auto: 4 (16x16 maps for SD1.5 at 512 px) or the model's finest.",
-                }),
-                "probe_timestep": (list(PROBE_TIMESTEPS), {
-                    "default": "current",
-                    "tooltip": "Timestep told to the models with the probe latent. current: as"
-                    " Algorithm 1. next: the one that the probe latent belongs to.",
-                }),
-                "realism_only": number("realism_only", 0.0, 1.0, 0.01,
-                    "Share of the noise schedule that the realism model does alone, last."
-                    " Cheaper."),
-                "match_background": number("match_background", 0.0, 1.0, 0.01,
-                    "How far the spatial model's mean colours outside the regions are moved to the"
-                    " realism model's before mixing. 1 keeps the realism model's light and tint."),
-            },
+            "optional": widgets(
+                BalancerSettings, "map_level", "probe_timestep", "realism_only", "match_background"
+            ),
         }  # fmt: skip
 
     RETURN_TYPES = ("REALCOMPO_BALANCER",)
@@ -302,13 +246,14 @@ class RealCompoBalancer:
     def settings(self, preset: str, mode: str, **numbers: Any) -> tuple[Any]:
         """Settings of the named preset, or of the widgets for ``custom``."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.settings import BalancerSettings
+        from ..balancer.settings import plain_settings
         from ..balancer.settings import preset as named
 
         always = {k: numbers[k] for k in ("map_level", "probe_timestep") if k in numbers}
         try:
             if preset == "custom":
-                return (BalancerSettings(mode=mode, **numbers),)
+                # a workflow saved before the optional numbers were there has none of them
+                return (plain_settings(mode=mode, **numbers),)
             return (named(preset, mode=mode, **always),)
         except RealCompoError as error:
             raise error.at(SETTINGS) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .checked import checked
+from .inspection import CATEGORY, TRACE, latent_input
 
 SAVE, LOAD = "RealCompo Save Trace", "RealCompo Load Trace"
 
@@ -17,21 +18,14 @@ class RealCompoSaveTrace:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "trace": ("REALCOMPO_TRACE", {
-                    "tooltip": "From RealCompo Dual Sampler or RealCompo Guider.",
-                }),
+                "trace": TRACE,
                 "filename_prefix": ("STRING", {
                     "default": "realcompo/run",
                     "tooltip": "Name of the files below the output folder; a number is added."
                     " Slashes make folders, and dates such as %year% are filled in.",
                 }),
             },
-            "optional": {
-                "latent": ("LATENT", {
-                    "tooltip": "With RealCompo Guider: connect the sampler's latent, so that the"
-                    " node waits until it is done. It is not looked at.",
-                }),
-            },
+            "optional": {"latent": latent_input("node")},
         }  # fmt: skip
 
     RETURN_TYPES = ("STRING",)
@@ -39,7 +33,7 @@ class RealCompoSaveTrace:
     OUTPUT_TOOLTIPS = ("Name of the saved trace. Connect to RealCompo Load Trace.",)
     FUNCTION = "save"
     OUTPUT_NODE = True
-    CATEGORY = "RealCompo/inspect"
+    CATEGORY = CATEGORY
     DESCRIPTION = (
         "Saves a run's trace: losses, attention shares, attention maps and mix of every step, as"
         " safetensors, with the numbers as JSON beside it."
@@ -88,7 +82,7 @@ class RealCompoLoadTrace:
     RETURN_NAMES = ("trace",)
     OUTPUT_TOOLTIPS = ("The trace. Connect to RealCompo Trace Plot or RealCompo Mix Preview.",)
     FUNCTION = "load"
-    CATEGORY = "RealCompo/inspect"
+    CATEGORY = CATEGORY
     DESCRIPTION = "Loads a trace that RealCompo Save Trace has saved."
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 
 def training_inputs(steps: int, rank: int, learning_rate: float) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def training_inputs(steps: int, rank: int, learning_rate: float) -> dict[str, An
 
 def training_options() -> dict[str, Any]:
     """Optional inputs that all training nodes share."""
+    from ..balancer.comfy.training import OnCancel
     from ..balancer.training import CHECKPOINTING, TrainingSettings
 
     base = TrainingSettings()
@@ -51,7 +52,7 @@ def training_options() -> dict[str, Any]:
             "tooltip": "Compute activations again in the backward instead of keeping them: about a"
             " third slower, far less memory. auto: where memory is short.",
         }),
-        "on_cancel": (["resume next time", "finish with what was learned"], {
+        "on_cancel": (list(get_args(OnCancel)), {
             "default": "resume next time",
             "tooltip": "What cancelling does. resume: the run stops, and the same inputs go on"
             " from there next time. finish: this node ends with what it has, and the nodes"

@@ -19,9 +19,9 @@ from .checks import model_name, require_ability
 from .encoded import check_width
 from .latents import check_pictures
 from .lora_file import LoraModel
-from .separation import NORM_FORMS, STATES, SeparateEnhance, SeparationSettings, prepare
+from .separation import SeparateEnhance, SeparationSettings, prepare
 from .session import encode
-from .training import ON_CANCEL, Trained, train
+from .training import OnCancel, Trained, train
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Where:
     size: tuple[int, int]
     targets: str = "to_k"
     map_level: str = "auto"
-    on_cancel: str = ON_CANCEL[0]
+    on_cancel: OnCancel = "resume next time"
     save_every: int = 0
 
 
@@ -77,10 +77,10 @@ def separate_enhance(
     it is. Raises RealCompoError for what cannot be trained, before anything is.
     """
     factor = level_of(patcher, where.map_level)
-    singles = bool(losses.norm) and losses.norm_form == NORM_FORMS[0]
+    singles = bool(losses.norm) and losses.norm_form == "frozen prediction"
     prepared = prepare(clip, prompts, singles)
     check_width(patcher, [prompt.encoded.text for prompt in prepared])
-    guided = losses.states == STATES[1] and losses.sampling_cfg > 1.0
+    guided = losses.states == "own sampling" and losses.sampling_cfg > 1.0
     empty = encode(clip, "") if guided else None
     objective = SeparateEnhance(
         prepared, losses, training.batch_size, factor, latents, empty, training.seed

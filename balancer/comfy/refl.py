@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import checked
 from ..errors import RealCompoError
+from ..setting_fields import check, number, whole
 from ..training import TrainingSettings
 from .captioner import Captioner, require_captioner
 from .checks import require_ability
@@ -31,7 +32,7 @@ from .gradients import Aliases, ordinary_weights
 from .inputs import require_clip, require_model
 from .lora_file import LoraModel
 from .session import Encoded, Session, encode
-from .training import ON_CANCEL, train
+from .training import OnCancel, train
 from .walk import noise_levels, predicted, walk, with_guidance
 
 
@@ -47,24 +48,38 @@ class ReflSettings:
     step with a gradient and at another one before it.
     """
 
-    sampling_steps: int = 20
+    sampling_steps: int = whole(
+        20, 2, 1000, "Steps of the sampling (Euler) that training cuts short."
+    )
     scheduler: str = "normal"
-    cfg: float = 1.0
-    start: float = 0.75
-    end: float = 1.0
-    margin: float = 0.0
-    weight: float = 1.0
-    keep: float = 1.0
+    cfg: float = number(
+        1.0, 1.0, 30.0, 0.1,
+        "Guidance of the sampling against the empty prompt. 1 = none, as ReFL was released; the"
+        " value you draw with shows the pictures you will get, and doubles the time.",
+    )  # fmt: skip
+    start: float = number(
+        0.75, 0.0, 1.0, 0.01,
+        "The step with a gradient is drawn from here on, as a part of the sampling: 0.75 = its"
+        " last quarter. Earlier steps decide more, but show it less clearly.", "stop_from",
+    )  # fmt: skip
+    end: float = number(1.0, 0.0, 1.0, 0.01, "And up to here.", "stop_to")
+    margin: float = number(
+        0.0, -100.0, 0.0, 0.01,
+        "A picture with a reward (mean log-probability) above this teaches nothing more. Good"
+        " value: what Likelihood Reward gives good pictures.",
+    )  # fmt: skip
+    weight: float = number(
+        1.0, 1e-6, 1000.0, 1e-6, "Factor of the reward's loss.", "reward_weight"
+    )
+    keep: float = number(
+        1.0, 0.0, 1000.0, 0.01,
+        "Factor of the distance from the untrained model's predicted noise: higher keeps its look"
+        " better and learns less. 0 = off, and faster.", "keep_weight",
+    )  # fmt: skip
     prefix: str = ""
 
     def __post_init__(self) -> None:
-        checked.whole(self.sampling_steps, "sampling_steps", 2, 1000)
-        for name, value, low, high in (
-            ("cfg", self.cfg, 1.0, 100.0), ("stop_from", self.start, 0.0, 1.0),
-            ("stop_to", self.end, 0.0, 1.0), ("margin", self.margin, -1000.0, 1000.0),
-            ("reward_weight", self.weight, 1e-12, 1e6), ("keep_weight", self.keep, 0.0, 1e6),
-        ):  # fmt: skip
-            checked.number(value, name, low, high)
+        check(self)
         checked.choice(self.scheduler, "scheduler", comfy.samplers.KSampler.SCHEDULERS)
         checked.text(self.prefix, "prefix")
         if self.start >= self.end:
@@ -215,7 +230,7 @@ def train_by_reward(
     settings: TrainingSettings,
     rewards: ReflSettings,
     targets: str = "attention",
-    on_cancel: str = ON_CANCEL[0],
+    on_cancel: OnCancel = "resume next time",
     save_every: int = 0,
 ) -> tuple[LoraModel, dict[str, list[float]], int]:
     """Finetune ``model`` by a captioner's reward on ``prompts``: a LoRA, its losses and steps.

@@ -4,65 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import comfy.utils
 import torch
 from torch import Tensor
 
-from .. import checked
 from ..attention_maps import HeadMaps
 from ..errors import RealCompoError
 from ..layout import Layout, Region
-from ..losses import PEAKS, SEPARATE_FORMS, enhance_loss, separate_loss
+from ..losses import PEAKS, SEPARATE_FORMS, Peak, SeparateForm, enhance_loss, separate_loss
 from ..regions import LayoutBatch
+from ..setting_fields import check, choice, number, whole
 from ..training_prompts import TrainingPrompt
 from .inputs import resolve
 from .session import Encoded, Session, encode
 from .walk import noise_levels, walk
 
-HEADS = ("each", "mean")
-NORM_FORMS = ("frozen prediction", "denoising")
-STATES = ("noised latents", "own sampling")
+Heads = Literal["each", "mean"]
+NormForm = Literal["frozen prediction", "denoising"]
+States = Literal["noised latents", "own sampling"]
 # pictures on their way are drawn so many at a time, once, before the first step
 _DRAWN_TOGETHER = 8
 # spread of the stand-in for a clean latent, where none is given: as in the released code
 QUIET = 0.18215
 
 
+def _weight(default: float, tip: str) -> Any:
+    return number(default, 0.0, 100.0, 0.05, tip)
+
+
 @dataclass(frozen=True)
 class SeparationSettings:
     """Weights and forms of the losses; the defaults are the released code's for one pair.
 
-    ``separate``, ``enhance``, ``norm`` weigh L_sep, L_en, L_norm. ``form``, ``peak``: see
-    ``separate_loss``. ``heads``: every attention head by itself, or their mean. ``norm_form``:
-    stay near the frozen model's predictions (as released), or denoise given latents. ``start`` and
-    ``end`` in 0..1 are the part of the noise schedule that is trained. ``states``: what the maps
-    are read at, latents with noise on them (as released), or the latents that the untrained model
-    comes by while it draws the very prompt (ours), in ``sampling_steps`` steps of Euler's method
-    at guidance ``sampling_cfg``.
+    ``separate``, ``enhance``, ``norm`` weigh L_sep, L_en, L_norm. ``states``: with ``own sampling``
+    each prompt is drawn once by Euler's method, in ``sampling_steps`` steps at guidance
+    ``sampling_cfg``.
+
+    Raises RealCompoError when a number is outside its range, or nothing would be trained.
     """
 
-    separate: float = 1.0
-    enhance: float = 0.5
-    norm: float = 0.0
-    form: str = SEPARATE_FORMS[0]
-    peak: str = PEAKS[0]
-    heads: str = HEADS[0]
-    norm_form: str = NORM_FORMS[0]
-    start: float = 0.0
-    end: float = 1.0
-    states: str = STATES[0]
-    sampling_steps: int = 12
-    sampling_cfg: float = 5.0
+    separate: float = _weight(
+        1.0, "Weight of the Separate loss: objects' attention must not overlap."
+    )
+    enhance: float = _weight(
+        0.5, "Weight of the Enhance loss: every object must be looked at firmly somewhere."
+    )
+    norm: float = _weight(
+        0.0,
+        "Weight of the norm loss, which keeps the model near what it was. 0 for a pair, 0.5 for"
+        " many prompts in the released code.",
+    )
+    form: SeparateForm = choice(
+        "pairwise", SEPARATE_FORMS,
+        "Separate loss for three and more objects: mean over pairs (ours), or the paper's product"
+        " of all.",
+    )  # fmt: skip
+    peak: Peak = choice(
+        "max", PEAKS,
+        "max: the strongest position alone, as in the paper. soft: all near it (ours).",
+    )  # fmt: skip
+    heads: Heads = choice(
+        "each", get_args(Heads),
+        "each: the losses look at every attention head by itself, as released. mean: at their"
+        " mean.",
+    )  # fmt: skip
+    norm_form: NormForm = choice(
+        "frozen prediction", get_args(NormForm),
+        "What the norm loss asks: the frozen model's predictions for single objects, as released;"
+        " or denoising of the latents, which then go with the prompts one by one.",
+    )  # fmt: skip
+    start: float = number(
+        0.0, 0.0, 1.0, 0.01, "Train from this part of the noise schedule on (0: only noise)."
+    )
+    end: float = number(
+        1.0, 0.0, 1.0, 0.01, "Train up to this part of the noise schedule (1: finished)."
+    )
+    states: States = choice(
+        "noised latents", get_args(States),
+        "Where attention is judged: at latents with noise on them, as released; or at what the"
+        " untrained model comes by while it draws each prompt once (ours), before the first step."
+        " The second worked better on many prompts.",
+    )  # fmt: skip
+    sampling_steps: int = whole(
+        12, 2, 1000, "Steps of those pictures, for states = own sampling."
+    )
+    sampling_cfg: float = number(
+        5.0, 1.0, 100.0, 0.1, "Guidance of those pictures; the one you sample with."
+    )
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("separate", 0.0, 1e6), ("enhance", 0.0, 1e6), ("norm", 0.0, 1e6), ("start", 0.0, 1.0),
-            ("end", 0.0, 1.0), ("sampling_cfg", 1.0, 100.0),
-        ):  # fmt: skip
-            checked.number(getattr(self, name), name, low, high)
-        checked.whole(self.sampling_steps, "sampling_steps", 2, 1000)
+        check(self)
         if not (self.separate or self.enhance):
             raise RealCompoError(
                 "separate", "both losses are off", "Set separate or enhance above 0"
@@ -72,11 +105,6 @@ class SeparationSettings:
                 "start", f"the part of the schedule is {self.start} to {self.end}",
                 "Set start below end, both in 0..1",
             )  # fmt: skip
-        for name, known in (
-            ("form", SEPARATE_FORMS), ("peak", PEAKS), ("heads", HEADS), ("norm_form", NORM_FORMS),
-            ("states", STATES),
-        ):  # fmt: skip
-            checked.choice(getattr(self, name), name, known)
 
 
 @dataclass(frozen=True)
@@ -153,13 +181,13 @@ class SeparateEnhance:
                 "prompts", f"'{alone[0]}' has one object, and there is nothing to separate it from",
                 "Name two or more after |, or set separate to 0",
             )  # fmt: skip
-        if settings.norm and settings.norm_form == NORM_FORMS[1]:
+        if settings.norm and settings.norm_form == "denoising":
             have = 0 if latents is None else len(latents)
             if have != len(prompts):
                 raise RealCompoError(
                     "latents", f"there are {have} latents for {len(prompts)} prompts",
                     "Connect one per prompt, drawn by this model, or set norm_form to"
-                    f" '{NORM_FORMS[0]}'",
+                    " 'frozen prediction'",
                 )  # fmt: skip
 
     def __call__(self, session: Session) -> None:
@@ -169,7 +197,7 @@ class SeparateEnhance:
         some = [self._prompts[index] for index in chosen]
         x, sigma = self._states(session, chosen)
         maps = read_heads(session, x, sigma, some, self._factor)
-        maps = maps.mean(dim=1, keepdim=True) if settings.heads == HEADS[1] else maps
+        maps = maps.mean(dim=1, keepdim=True) if settings.heads == "mean" else maps
         separate = separate_loss(maps, settings.form, settings.peak).mean()
         enhance = enhance_loss(maps, settings.peak).mean()
         session.backward(
@@ -177,8 +205,8 @@ class SeparateEnhance:
             separate=separate, enhance=enhance,
         )  # fmt: skip
         if settings.norm:
-            form = self._distill if settings.norm_form == NORM_FORMS[0] else self._denoise
-            norm = form(session, chosen)
+            norm_loss = self._denoise if settings.norm_form == "denoising" else self._distill
+            norm = norm_loss(session, chosen)
             session.backward(settings.norm * norm, norm=norm)
 
     def _choose(self, session: Session) -> list[int]:
@@ -203,7 +231,7 @@ class SeparateEnhance:
     def _states(self, session: Session, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and their noise levels (B,) for prompts ``chosen``."""
         settings = self._settings
-        if settings.states == STATES[0]:
+        if settings.states == "noised latents":
             sigma = session.random_sigmas(len(chosen), settings.start, settings.end)
             return session.noised(self._clean(session, chosen), sigma), sigma
         if self._walks is None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import comfy.model_management
 import torch
@@ -40,7 +40,7 @@ TARGETS = {
 }
 """What may be trained, by the names of the layers. Separate-and-Enhance trains keys only."""
 
-ON_CANCEL = ("resume next time", "finish with what was learned")
+OnCancel = Literal["resume next time", "finish with what was learned"]
 # the share of the free memory that activations may take before they are computed again instead
 _SHARE = 0.5
 
@@ -82,7 +82,7 @@ def train(
     size: tuple[int, int],
     targets: str = "to_k",
     about: str = "",
-    on_cancel: str = ON_CANCEL[0],
+    on_cancel: OnCancel = "resume next time",
     save_every: int = 0,
     whole: bool = True,
     extra_memory: float = 0.0,
@@ -140,7 +140,7 @@ def train(
                 if not run.steps:
                     raise
                 run.generator.set_state(begin)
-                if on_cancel == ON_CANCEL[0]:
+                if on_cancel == "resume next time":
                     checkpoint.save(run)
                     raise
                 finished = False

@@ -4,6 +4,7 @@
  * migrates older forms; a form that is newer or broken is refused, and its text stays untouched.
  */
 
+import { regionColour } from "../palette.js";
 import { isBox, rounded } from "./geometry.js";
 import { boundsOf, fromValue, toValue } from "./mask.js";
 
@@ -33,11 +34,6 @@ import { boundsOf, fromValue, toValue } from "./mask.js";
 /** @typedef {{regions: Region[], settings: Settings, extra: Record<string, unknown>}} Drawing */
 
 export const SCHEMA = 1;
-
-/** Okabe and Ito's colours, told apart by colour-blind eyes too; the server's preview has the same. */
-export const PALETTE = [
-  "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442", "#0072b2",
-];
 
 /** A text that is no layout (``newer``: not yet), with the reason as its message. */
 export class LayoutTextError extends Error {
@@ -135,7 +131,7 @@ async function readRegion(value, index) {
     occurrence: Number(occurrence ?? 0),
     weight: factor,
     tokens: listed ? [.../** @type {number[]} */ (tokens)] : null,
-    colour: known ? colour.toLowerCase() : PALETTE[index % PALETTE.length],
+    colour: known ? colour.toLowerCase() : regionColour(index),
     extra,
   };
 }

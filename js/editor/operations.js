@@ -4,8 +4,9 @@
  * it is; what cannot be meant (an empty phrase, a weight of 0) gives the old list back.
  */
 
+import { PALETTE } from "../palette.js";
 import { drawn, reach, resized, shifted } from "./geometry.js";
-import { PALETTE, newId, tidy } from "./layout_text.js";
+import { newId, tidy } from "./layout_text.js";
 import { blank, boundsOf, copyOf, fill, isEmpty, stretched } from "./mask.js";
 
 /** @typedef {import("./layout_text.js").Region} Region */

@@ -1,13 +1,7 @@
 // @ts-check
-/** Colours that can be told apart with every kind of colour vision. No DOM here. */
+/** Maps of values to colours that can be told apart with every kind of colour vision. No DOM here. */
 
 /** @typedef {[number, number, number]} Rgb 0 to 255 */
-
-/** Okabe and Ito's, in the order of the pack's pictures. */
-export const PALETTE = ["#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442", "#0072b2"];
-
-/** @param {number} region counted from 0 */
-export const regionColour = (region) => PALETTE[region % PALETTE.length];
 
 /** @type {Record<"mix" | "heat", Rgb[]>} nine colours each of the maps cividis and inferno */
 const ANCHORS = {
@@ -24,9 +18,9 @@ const ANCHORS = {
 /** @param {"mix" | "heat"} name @param {number} value 0 to 255 @returns {Rgb} */
 export function mapColour(name, value) {
   const anchors = ANCHORS[name];
-  const place = (Math.min(255, Math.max(0, value)) / 255) * (anchors.length - 1);
-  const low = Math.min(anchors.length - 2, Math.floor(place));
+  const position = (Math.min(255, Math.max(0, value)) / 255) * (anchors.length - 1);
+  const low = Math.min(anchors.length - 2, Math.floor(position));
   const [from, to] = [anchors[low], anchors[low + 1]];
-  const mixed = from.map((channel, i) => Math.round(channel + (to[i] - channel) * (place - low)));
+  const mixed = from.map((channel, i) => Math.round(channel + (to[i] - channel) * (position - low)));
   return [mixed[0], mixed[1], mixed[2]];
 }

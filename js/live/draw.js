@@ -1,7 +1,8 @@
 // @ts-check
 /** Draws a step and the loss on canvases. Everything comes in as values. */
 
-import { mapColour, regionColour } from "./colours.js";
+import { MODEL_COLOUR, regionColour } from "../palette.js";
+import { mapColour } from "./colours.js";
 import { MODELS } from "./state.js";
 
 /** @typedef {import("./planes.js").Plane} Plane */
@@ -15,7 +16,6 @@ const sheets = new WeakMap();
 const FONT = 10;
 /** Dashes say which model a line belongs to, for eyes that see no colours. */
 const DASH = { realism: [], spatial: [4, 3] };
-export const LOSS_COLOUR = { realism: "#0072b2", spatial: "#d55e00" };
 
 /** A plane as a picture, one pixel a cell. @param {Plane} plane @param {"mix" | "heat"} colours */
 function sheetOf(plane, colours) {
@@ -122,12 +122,12 @@ export function drawLoss(context, width, height, run, theme, title) {
       else context.lineTo(across(x), up(y));
     });
     context.setLineDash(DASH[name]);
-    context.strokeStyle = LOSS_COLOUR[name];
+    context.strokeStyle = MODEL_COLOUR[name];
     context.lineWidth = 2;
     context.stroke();
     context.setLineDash([]);
     if (points.length === 1) {
-      context.fillStyle = LOSS_COLOUR[name];
+      context.fillStyle = MODEL_COLOUR[name];
       context.fillRect(across(points[0].x) - 2, up(points[0].y) - 2, 4, 4);
     }
   }

@@ -3,8 +3,8 @@
 
 import { make } from "../editor/dom.js";
 import { say } from "../editor/words.js";
-import { regionColour } from "./colours.js";
-import { drawLoss, drawStep, LOSS_COLOUR } from "./draw.js";
+import { MODEL_COLOUR, regionColour } from "../palette.js";
+import { drawLoss, drawStep } from "./draw.js";
 import { median } from "./planes.js";
 import { follow, MODELS } from "./state.js";
 
@@ -222,7 +222,7 @@ export class LiveView {
     mark.style.background = regionColour(region);
     const bars = MODELS.map((name) => {
       const bar = make("i");
-      bar.style.background = LOSS_COLOUR[name];
+      bar.style.background = MODEL_COLOUR[name];
       return make("span", { class: "rc-share", title: this.words[name] }, bar, make("b"));
     });
     return make("li", {}, make(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import plain_settings, preset
 from realcompo.bench import hollow
 from realcompo.bench import true_models as true
 from realcompo.tests.host import pair, tiny
@@ -115,7 +115,7 @@ def test_a_balanced_step_needs_little_more_than_a_static_mix(mode) -> None:
     noise = tiny.latent_noise(5, height=32, width=32)
     peaks = []
     for settings in (
-        BalancerSettings(mode="fixed", preset="fixed"), preset("paper", spatial_only=0.0, mode=mode)
+        plain_settings(mode="fixed", preset="fixed"), preset("paper", spatial_only=0.0, mode=mode)
     ):  # fmt: skip
         guider = pair.guider(*models, settings, positive=text, negative=empty)
         weights = [patcher.model for patcher in models]

@@ -21,7 +21,7 @@ import comfy.ops  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.settings import BalancerSettings  # noqa: E402
+from realcompo.balancer.settings import plain_settings  # noqa: E402
 from realcompo.bench import random_files  # noqa: E402
 from realcompo.bench.file_values import drawn  # noqa: E402
 from realcompo.nodes.sampling import RealCompoDualSampler  # noqa: E402
@@ -256,7 +256,7 @@ def _plain(path: Path, on_loading: str) -> Any:
 
 def _balanced(mode: str, realism: Any, spatial: Any) -> tuple[Any, Any]:
     """Latent and trace of two balanced steps of the pair."""
-    settings = BalancerSettings(mode=mode, rate=4.0, initial_mix=0.5, region_prior=0.0, every=1)
+    settings = plain_settings(mode=mode, rate=4.0, initial_mix=0.5, region_prior=0.0, every=1)
     positive, negative = _drawn_prompts()
     latent, trace = RealCompoDualSampler().sample(
         {"samples": torch.zeros(1, 4, SIDE, SIDE)}, 1, 2, "euler", "normal", 1.0,

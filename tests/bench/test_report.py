@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.preview import PALETTE
+from realcompo.balancer.palette import PALETTE
 from realcompo.bench.figures import GAP, LABEL_WIDTH, contact_sheet, trade_off
 from realcompo.bench.report import Claim, claims, grouped, markdown_table, write_json
 from realcompo.bench.statistics import (

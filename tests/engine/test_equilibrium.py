@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from realcompo.balancer.equilibrium import Balancer, Phase, logit_gradient, probe_latent, smooth
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import PRESETS, BalancerSettings, preset
+from realcompo.balancer.settings import (
+    DEFAULT_PRESET,
+    PRESETS,
+    BalancerSettings,
+    plain_settings,
+    preset,
+)
 from torch import Tensor
 
 PLAIN = {
@@ -20,7 +26,7 @@ PLAIN = {
 
 
 def balancer(batch: int = 2, size: int = 6, **changes) -> Balancer:
-    chosen = BalancerSettings(**{**PLAIN, **changes})
+    chosen = plain_settings(**{**PLAIN, **changes})
     return Balancer(chosen, batch, torch.zeros(1, 1, size, size))
 
 
@@ -176,7 +182,7 @@ def test_samples_do_not_see_each_other() -> None:
 
 def test_phases() -> None:
     one = Balancer(
-        BalancerSettings(**{**PLAIN, "spatial_only": 0.2, "every": 2}), 1,
+        plain_settings(**{**PLAIN, "spatial_only": 0.2, "every": 2}), 1,
         torch.zeros(1, 1, 4, 4), window=(8.0, 3.0), alone=(8.7, 0.0),
     )  # fmt: skip
     sigmas = [10.0, 9.0, 8.5, 8.0, 7.0, 6.0, 5.0, 3.0, 2.0, 1.0]
@@ -186,7 +192,7 @@ def test_phases() -> None:
 
 
 def test_the_realism_model_ends_alone() -> None:
-    chosen = BalancerSettings(**{**PLAIN, "spatial_only": 0.3, "realism_only": 0.5})
+    chosen = plain_settings(**{**PLAIN, "spatial_only": 0.3, "realism_only": 0.5})
     spatial, both, realism = [Phase.SPATIAL] * 3, [Phase.BALANCE] * 2, [Phase.REALISM] * 5
     sigmas = [10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
 
@@ -201,11 +207,11 @@ def test_the_realism_model_ends_alone() -> None:
     # noise levels come through logarithms: a border is not missed by a rounding
     assert phases([s * (1.0 + 1e-6) for s in sigmas]) == spatial + both + realism
     with pytest.raises(RealCompoError, match="realism_only"):
-        BalancerSettings(spatial_only=0.6, realism_only=0.5)
+        plain_settings(spatial_only=0.6, realism_only=0.5)
 
 
 def test_no_share_is_no_step() -> None:
-    one = Balancer(BalancerSettings(**PLAIN), 1, torch.zeros(1, 1, 4, 4))
+    one = Balancer(plain_settings(**PLAIN), 1, torch.zeros(1, 1, 4, 4))
     assert one.phase(0, 1e-6) is Phase.BALANCE
     assert one.phase(1, 0.0) is Phase.MIX
 
@@ -213,7 +219,7 @@ def test_no_share_is_no_step() -> None:
 def test_fixed_never_balances_but_keeps_the_prior() -> None:
     coverage = torch.zeros(1, 1, 4, 4)
     coverage[..., :2] = 1.0
-    chosen = BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=3.0, prior_until=0.3)
+    chosen = plain_settings(mode="fixed", initial_mix=0.5, region_prior=3.0, prior_until=0.3)
     one = Balancer(chosen, 1, coverage, prior_sigma=2.0)
     assert {one.phase(step, 5.0) for step in range(10)} == {Phase.MIX}
     assert one.constant_mix(5.0) is None
@@ -259,11 +265,12 @@ def test_smoothing_is_a_mean_that_keeps_a_constant() -> None:
         ({"mode": "magic"}, "mode"),
         ({"map_level": "3"}, "map_level"),
         ({"smoothing": 1000}, "smoothing"),
+        ({"rate": 1.1e9}, "rate"),
     ],
 )
 def test_numbers_out_of_range_are_refused(changes, where) -> None:
     with pytest.raises(RealCompoError) as caught:
-        BalancerSettings(**changes)
+        plain_settings(**changes)
     assert caught.value.where == where
 
 
@@ -271,5 +278,6 @@ def test_presets() -> None:
     assert set(PRESETS) == {"equilibrium", "paper", "official"}
     assert all(chosen.preset == name for name, chosen in PRESETS.items())
     assert preset("paper", every=3).every == 3
+    assert preset(DEFAULT_PRESET, preset="custom") == BalancerSettings()
     with pytest.raises(RealCompoError, match="'none' is unknown"):
         preset("none")

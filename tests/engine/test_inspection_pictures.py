@@ -7,8 +7,9 @@ import torch
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.mix_picture import draw_mix
-from realcompo.balancer.overlay import GAP, Cell, coloured, draw_sheet, heat_over, outline
-from realcompo.balancer.preview import PALETTE
+from realcompo.balancer.overlay import GAP, Cell, coloured, draw_sheet, heat_over
+from realcompo.balancer.palette import PALETTE
+from realcompo.balancer.preview import paint_region
 from realcompo.balancer.reading import Column, Reading, SiteMap, columns_of, parse_levels
 from realcompo.balancer.reading_picture import cell_size, draw_reading, phrase_masks
 from realcompo.balancer.trace import StepRecord, Trace
@@ -52,7 +53,7 @@ def test_the_heat_is_where_the_map_is_and_the_rim_is_the_regions() -> None:
     picture = heat_over(torch.full((64, 64, 3), 0.5), values)
     assert float(picture[60, 4].sum()) > float(picture[4, 60].sum()) + 0.5
     canvas = torch.zeros(64, 64, 3)
-    outline(canvas, LAYOUT.regions[1], 1)
+    paint_region(canvas, LAYOUT.regions[1], 1)
     colour = torch.tensor(PALETTE[1]) / 255.0
     for row, column in ((32, 40), (63, 40), (40, 32), (40, 63)):
         assert torch.equal(canvas[row, column], colour)

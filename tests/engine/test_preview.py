@@ -7,7 +7,8 @@ import torch
 from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.preview import PALETTE, draw_layout, preview_size
+from realcompo.balancer.palette import PALETTE
+from realcompo.balancer.preview import draw_layout, preview_size
 from realcompo.nodes.inspection_layout import PREVIEW, RealCompoLayoutPreview
 
 LEFT = Region("a red star", (0.0, 0.25, 0.5, 1.0))
@@ -64,6 +65,18 @@ def test_mask_is_drawn_as_its_shape() -> None:
     out = draw_layout(layout, 200, 200, image)[0]
     assert out[140, 70].sum() > 0.5  # below the diagonal
     assert out[90, 130].sum() == 0  # above it, still inside the bounds
+
+
+def test_a_mask_at_the_pictures_edge_has_its_rim_there_too() -> None:
+    plane = torch.zeros(10, 10)
+    plane[4:, 5:] = 1.0
+    layout = Layout((Region.from_mask("x", Mask.from_tensor(plane)),))
+    out = (draw_layout(layout, 200, 200, torch.zeros(1, 200, 200, 3)) * 255)[0].round()
+    rim = (out == torch.tensor(PALETTE[0]).float()).all(-1)
+    # its four sides, two pixels wide; the label is at the corner of its box
+    for side in (rim[198:, 101:199], rim[150:199, 198:], rim[150:199, 100:102]):
+        assert side.all()
+    assert not rim[150:198, 102:198].any()
 
 
 def luminance(pixel: torch.Tensor) -> float:

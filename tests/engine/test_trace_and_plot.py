@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.palette import PALETTE, REALISM, SPATIAL, region_colour
 from realcompo.balancer.plot import plot_trace
 from realcompo.balancer.trace import StepRecord, Trace
 
@@ -40,6 +41,15 @@ def test_regions_without_common_phrases_are_drawn_too() -> None:
     pictures = [plot_trace(one, width=800, height=600) for one in (named, nameless, bare)]
     assert not torch.equal(pictures[0], pictures[1])
     assert not torch.equal(pictures[1], pictures[2])
+
+
+def test_regions_and_models_have_their_colours() -> None:
+    """Every colour of the legend's lines is somewhere in the picture, bare of smoothing."""
+    image = (plot_trace(example(), width=800, height=600)[0] * 255).round()
+    for colour in (region_colour(0), region_colour(1), REALISM, SPATIAL):
+        assert int((image == torch.tensor(colour)).all(-1).sum()) > 20, colour
+    for colour in PALETTE[2:]:
+        assert not (image == torch.tensor(colour)).all(-1).any(), colour
 
 
 def test_more_regions_than_colours_stay_apart() -> None:

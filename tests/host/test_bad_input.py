@@ -12,7 +12,7 @@ import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import BalancerSettings
+from realcompo.balancer.settings import BalancerSettings, plain_settings
 
 from . import pair, tiny, tiny_dit
 
@@ -146,7 +146,7 @@ def test_latents_of_another_shape(models, monkeypatch) -> None:
     error = refuse(models, monkeypatch, latent_image={"samples": samples})
     assert error.where == "latent_image"
     assert "16 channels" in str(error)
-    guider = pair.guider(*models, BalancerSettings(mode="fixed"))
+    guider = pair.guider(*models, plain_settings(mode="fixed"))
     with pytest.raises(RealCompoError, match="differ"):
         guider.sample(torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 8, 8), None, torch.ones(3))
 
@@ -213,7 +213,7 @@ def test_settings_out_of_range() -> None:
 
 
 def test_a_level_that_the_model_does_not_have(models, monkeypatch) -> None:
-    error = refuse(models, monkeypatch, balancer=BalancerSettings(map_level="8"))
+    error = refuse(models, monkeypatch, balancer=plain_settings(map_level="8"))
     assert error.where == "balancer"
     assert "map_level" in str(error)
     assert "1, 2" in str(error)
@@ -234,7 +234,7 @@ def test_a_picture_models_latent_has_no_frames(models, monkeypatch) -> None:
     for mode in ("dynamic", "lagged", "fixed"):
         for frames in (1, 3):
             error = refuse(
-                models, monkeypatch, balancer=BalancerSettings(mode=mode),
+                models, monkeypatch, balancer=plain_settings(mode=mode),
                 latent_image={"samples": torch.zeros(1, 4, frames, 16, 16)},
             )  # fmt: skip
             assert error.where == "latent_image" and "fixed" not in error.remedy
@@ -253,7 +253,7 @@ def test_videos_are_sampled_in_fixed_mode_as_the_sentence_says(monkeypatch) -> N
     with pytest.raises(RealCompoError, match="fixed") as caught:
         pair.run(pair.guider(*models, BalancerSettings(), **texts), video, 2)
     assert caught.value.where == "latent_image"
-    settings = BalancerSettings(
+    settings = plain_settings(
         mode="fixed", initial_mix=0.5, region_prior=4.0, prior_until=1.0, match_background=1.0
     )
     out = pair.run(pair.guider(*models, settings, **texts), video, 2)
@@ -261,7 +261,7 @@ def test_videos_are_sampled_in_fixed_mode_as_the_sentence_says(monkeypatch) -> N
     ends = [
         pair.run(
             pair.guider(
-                *models, BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0), **texts
+                *models, plain_settings(mode="fixed", initial_mix=mix, region_prior=0.0), **texts
             ), video, 2,
         )
         for mix in (0.0, 1.0)
@@ -304,7 +304,7 @@ def test_conditioning_that_cannot_be_sampled_with(models, monkeypatch, where) ->
     error = refuse(models, monkeypatch, **{where: tiny.conditioning(3, dim=96)})
     assert "96" in error.problem and "64" in error.problem
     for mode in ("dynamic", "fixed"):
-        balancer = BalancerSettings(mode=mode)
+        balancer = plain_settings(mode=mode)
         error = refuse(models, monkeypatch, balancer=balancer, **{where: []})
         assert error.where == where and "empty" in error.problem
 
@@ -331,7 +331,7 @@ def test_attention_masks_that_keep_tokens_out(mode) -> None:
         return apply(text, Style(), None, strength, "attn_bias")[0]
 
     models, noise = tiny_dit.models_of("flux"), tiny_dit.noise("flux")
-    settings = BalancerSettings(mode=mode, spatial_only=0.0)
+    settings = plain_settings(mode=mode, spatial_only=0.0)
 
     def run(positive: Any) -> torch.Tensor:
         guider = pair.guider(*models, settings, positive, tiny_dit.conditioning(4))

@@ -10,7 +10,7 @@ import torch
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.modulation import DenseSettings
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import plain_settings, preset
 from realcompo.tests import dense_reference as literal
 from torch import Tensor
 
@@ -433,7 +433,7 @@ def test_either_branch_of_the_pair(models, noise, branch) -> None:
     chosen[which] = model
     texts = {"positive": tiny.conditioning(3), "spatial_positive": tiny.conditioning(3)}
     texts["positive" if branch == "realism" else "spatial_positive"] = positive
-    alone = BalancerSettings(initial_mix=1.0 - which, region_prior=0.0, end=1.0, every=1)
+    alone = plain_settings(initial_mix=1.0 - which, region_prior=0.0, end=1.0, every=1)
     assert torch.equal(
         pair.run(pair.guider(*chosen, alone, **texts), noise),
         pair.run_alone(model, noise, positive=positive),

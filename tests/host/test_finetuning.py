@@ -331,11 +331,11 @@ def test_cancelled_and_taken_up_is_as_if_never_stopped(model, monkeypatch, tmp_p
 
 def test_cancelled_and_finished_with_what_was_learned(model, monkeypatch, tmp_path) -> None:
     from realcompo.balancer.comfy.finetune import Where
-    from realcompo.balancer.comfy.training import ON_CANCEL
 
     wanted, _, _ = finetune(model, steps=3)
     Stopping(monkeypatch, 3)
-    lora, losses, steps = finetune(model, steps=50, where=Where(SIZE, on_cancel=ON_CANCEL[1]))
+    where = Where(SIZE, on_cancel="finish with what was learned")
+    lora, losses, steps = finetune(model, steps=50, where=where)
     assert steps == 3 and len(losses["loss"]) == 3 and same(wanted, lora)
     assert lora.notes["finished"] is False
     assert not list((tmp_path / "realcompo_training").glob("*"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import plain_settings, preset
 
 from . import pair, tiny
 from .counting import counting
@@ -36,7 +36,7 @@ def test_minimum_of_passes(models) -> None:
 def test_fixed_and_unbalanced_steps_cost_no_probe(models) -> None:
     noise = tiny.latent_noise(5)
     with counting(realism=models[0], spatial=models[1]) as counts:
-        pair.run(pair.guider(*models, BalancerSettings(mode="fixed")), noise, steps=STEPS)
+        pair.run(pair.guider(*models, plain_settings(mode="fixed")), noise, steps=STEPS)
     assert counts.total("full_samples") == 4 * STEPS
     assert counts.total("partial") == counts.backward == 0
     half = preset("equilibrium", start=0.0, end=1.0, every=3, realism_only=0.3)
@@ -46,7 +46,7 @@ def test_fixed_and_unbalanced_steps_cost_no_probe(models) -> None:
 
 
 def test_a_mix_of_one_model_never_runs_the_other(models) -> None:
-    settings = BalancerSettings(mode="fixed", initial_mix=1.0, region_prior=0.0)
+    settings = plain_settings(mode="fixed", initial_mix=1.0, region_prior=0.0)
     with counting(realism=models[0], spatial=models[1]) as counts:
         pair.run(pair.guider(*models, settings), tiny.latent_noise(5), steps=STEPS)
     assert counts.models["spatial"].full == 0

@@ -7,13 +7,13 @@ import torch
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.regions import LayoutBatch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import plain_settings, preset
 
 from . import pair, tiny
 
 SETTINGS = preset("paper", spatial_only=0.0, rate=1e4, rate_end=1e4)
 ALONE = {
-    which: BalancerSettings(initial_mix=mix, region_prior=0.0, end=1.0, every=1)
+    which: plain_settings(initial_mix=mix, region_prior=0.0, end=1.0, every=1)
     for which, mix in (("realism", 1.0), ("spatial", 0.0))
 }
 

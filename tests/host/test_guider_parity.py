@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
 
 from . import pair, tiny
 
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.older_hosts
 
 
 def fixed(mix: float) -> BalancerSettings:
-    return BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0)
+    return plain_settings(mode="fixed", initial_mix=mix, region_prior=0.0)
 
 
 @pytest.mark.parametrize("mode", ["fixed", "dynamic"])
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral", "euler_cfg_pp"])
 def test_one_model_alone_is_that_models_own_result(models, noise, mode, sampler) -> None:
     settings = [
-        BalancerSettings(mode=mode, initial_mix=mix, region_prior=0.0, end=1.0, every=1)
+        plain_settings(mode=mode, initial_mix=mix, region_prior=0.0, end=1.0, every=1)
         for mix in (1.0, 0.0)
     ]
     for model, setting in zip(models, settings, strict=True):
@@ -46,7 +46,7 @@ def test_half_and_half_is_the_mean_of_the_predictions(models) -> None:
 @pytest.mark.parametrize("share", [0.3, 0.0])
 def test_the_background_is_matched_before_the_mix(models, share) -> None:
     noise = tiny.latent_noise(5, batch=2)
-    settings = BalancerSettings(
+    settings = plain_settings(
         mode="fixed", initial_mix=share, region_prior=0.0, match_background=0.8
     )
     realism, spatial = (pair.run_alone(model, noise, steps=1) for model in models)
@@ -121,7 +121,7 @@ def test_every_sampler_balances_once_per_step(models, sampler) -> None:
 def test_eps_with_v_prediction(noise) -> None:
     """The two predictions meet as denoised latents; a wrong conversion would blow up."""
     eps, v = tiny.tiny_unet(1), tiny.tiny_unet(2, model_type="v")
-    settings = BalancerSettings(initial_mix=0.0, region_prior=0.0, end=1.0)
+    settings = plain_settings(initial_mix=0.0, region_prior=0.0, end=1.0)
     assert torch.equal(pair.run(pair.guider(eps, v, settings), noise), pair.run_alone(v, noise))
     balanced = pair.guider(eps, v, preset("equilibrium", end=1.0, realism_only=0.0))
     assert torch.isfinite(pair.run(balanced, noise)).all()
@@ -136,7 +136,7 @@ def test_same_model_on_both_inputs(models, noise) -> None:
 
 
 def test_single_guidance_scale_needs_no_negative(models, noise) -> None:
-    settings = BalancerSettings(initial_mix=1.0, region_prior=0.0)
+    settings = plain_settings(initial_mix=1.0, region_prior=0.0)
     guider = pair.guider(*models, settings, cfg=1.0)
     assert torch.equal(pair.run(guider, noise), pair.run_alone(models[0], noise, cfg=1.0))
     assert guider.trace.forwards == 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings
+from realcompo.balancer.settings import BalancerSettings, plain_settings
 
 from . import pair, reference, tiny
 
@@ -19,7 +19,7 @@ def settings(**changes) -> BalancerSettings:
         "rate": RATE, "rate_end": RATE, "normalize_rate": False, "memory": 1.0, "smoothing": 0,
         "initial_mix": 0.5, "region_prior": 0.0, "end": 1.0, "every": 1, "map_level": "2",
     }  # fmt: skip
-    return BalancerSettings(**{**numbers, **changes})
+    return plain_settings(**{**numbers, **changes})
 
 
 def compare(chosen: BalancerSettings, models, noise, positive, negative, grounding=None, rho=None):

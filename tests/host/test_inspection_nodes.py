@@ -114,7 +114,7 @@ def test_a_trace_is_saved_and_loaded_and_drawn_the_same(folders, trace) -> None:
     from realcompo.nodes.trace_files import RealCompoLoadTrace, RealCompoSaveTrace
 
     def drawn(value: Trace) -> list[torch.Tensor]:
-        mix = RealCompoMixPreview().draw(value, 0, 4, 2, 128)[0]
+        mix = RealCompoMixPreview().draw(value, maps=4, columns=2, side=128)[0]
         return [mix, RealCompoTracePlot().plot(value)[0]]
 
     done = RealCompoSaveTrace().save(trace, "folder/run")
@@ -238,7 +238,7 @@ def test_what_is_no_trace(folders) -> None:
     save, draw = RealCompoSaveTrace().save, RealCompoMixPreview().draw
     for bad in (None, Trace()):
         refused(lambda bad=bad: save(bad, "x"), "RealCompo Save Trace", "trace")
-        refused(lambda bad=bad: draw(bad, 0, 8, 4, 256), "RealCompo Mix Preview", "trace")
+        refused(lambda bad=bad: draw(bad), "RealCompo Mix Preview", "trace")
     assert not list(folders.output.iterdir())
 
 
@@ -246,6 +246,6 @@ def test_a_step_that_the_run_does_not_have(trace) -> None:
     from realcompo.nodes.inspection import RealCompoMixPreview
 
     draw = RealCompoMixPreview().draw
-    refused(lambda: draw(trace, 9, 8, 4, 256), "RealCompo Mix Preview", "step")
-    refused(lambda: draw(trace, 0, 8, 4, 256, sample=5), "RealCompo Mix Preview", "sample")
-    refused(lambda: draw(trace, 0, 8, 4, 256, layout="x"), "RealCompo Mix Preview", "layout")
+    refused(lambda: draw(trace, step=9), "RealCompo Mix Preview", "step")
+    refused(lambda: draw(trace, sample=5), "RealCompo Mix Preview", "sample")
+    refused(lambda: draw(trace, layout="x"), "RealCompo Mix Preview", "layout")

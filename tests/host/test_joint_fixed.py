@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import BalancerSettings
+from realcompo.balancer.settings import BalancerSettings, plain_settings
 
 from . import pair, tiny, tiny_dit
 
@@ -13,7 +13,7 @@ TEXTS = {"positive": tiny_dit.conditioning(3), "negative": tiny_dit.conditioning
 
 
 def fixed(mix: float, **changes) -> BalancerSettings:
-    return BalancerSettings(mode="fixed", initial_mix=mix, region_prior=0.0, **changes)
+    return plain_settings(mode="fixed", initial_mix=mix, region_prior=0.0, **changes)
 
 
 @pytest.mark.parametrize("family", list(tiny_dit.FAMILIES))
@@ -34,7 +34,7 @@ def test_the_ends_of_the_mix_are_the_models_and_the_middle_is_neither(family) ->
 def test_regions_and_backgrounds_reach_every_sample(family) -> None:
     """With frames, too, the maps of sample k go to sample k: a batch equals its samples."""
     models = tiny_dit.models_of(family)
-    settings = BalancerSettings(
+    settings = plain_settings(
         mode="fixed", initial_mix=0.5, region_prior=4.0, prior_until=1.0, match_background=1.0
     )
     noise = tiny_dit.noise(family, batch=2)

@@ -15,7 +15,7 @@ pytest.importorskip("comfy.ldm.qwen_image.model")
 
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.settings import BalancerSettings, preset  # noqa: E402
+from realcompo.balancer.settings import plain_settings, preset  # noqa: E402
 
 from . import joint_reference, pair, tiny_dit  # noqa: E402
 from .counting import counting  # noqa: E402
@@ -36,7 +36,7 @@ def test_a_run_equals_the_literal_algorithm(family, timestep) -> None:
     models = models_of(family)
     noise = tiny_dit.noise(family, 5, 2, 12, 16)
     rate = 1e3
-    settings = BalancerSettings(
+    settings = plain_settings(
         rate=rate, rate_end=rate, normalize_rate=False, memory=1.0, smoothing=0, initial_mix=0.5,
         region_prior=0.0, end=1.0, every=1, probe_timestep=timestep,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import plain_settings, preset
 
 from . import pair, tiny
 
@@ -56,7 +56,7 @@ def test_a_balanced_step_of_two_sd15_models_and_gligen() -> None:
     noise = tiny.latent_noise(5, height=64, width=64)
     peaks = {}
     for settings in (
-        BalancerSettings(mode="fixed", preset="fixed"),
+        plain_settings(mode="fixed", preset="fixed"),
         preset("paper", spatial_only=0.0, preset="dynamic"),
     ):
         guider = pair.guider(
@@ -94,7 +94,7 @@ def test_a_look_needs_little_more_than_a_static_mix_whatever_weights_are_kept_in
     noise = tiny.latent_noise(5, height=32, width=32)
     peaks = {}
     for settings in (
-        BalancerSettings(mode="fixed", preset="fixed"),
+        plain_settings(mode="fixed", preset="fixed"),
         preset("paper", spatial_only=0.0, preset="dynamic"),
     ):
         guider = pair.guider(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
 
 from . import packs, pair, tiny_dit
 
@@ -21,7 +21,7 @@ TILES = {"tiles", "tiles in inference mode"}
 
 
 def only(mix: float, mode: str = "fixed") -> BalancerSettings:
-    return BalancerSettings(mode=mode, initial_mix=mix, region_prior=0.0, end=1.0, every=1)
+    return plain_settings(mode=mode, initial_mix=mix, region_prior=0.0, end=1.0, every=1)
 
 
 DYNAMIC = preset("paper", spatial_only=0.0, rate=1e3, rate_end=1e3)

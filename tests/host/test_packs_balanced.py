@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import BalancerSettings
+from realcompo.balancer.settings import plain_settings
 from torch import Tensor
 from torch.nn import functional
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_read_is_refused_in_words(
     with pytest.raises(RealCompoError, match=words) as told:
         pair.run(pair.guider(*pairs, MODES[mode]), noise, STEPS)
     assert "Set the balancer's mode to fixed" in str(told.value)
-    fixed = pair.guider(*pairs, BalancerSettings(mode="fixed"))
+    fixed = pair.guider(*pairs, plain_settings(mode="fixed"))
     assert torch.isfinite(pair.run(fixed, noise, STEPS)).all()
     # nothing is left behind
     pair.run(pair.guider(*models, MODES[mode]), noise, 1)
@@ -230,7 +230,7 @@ def test_guidance_inside_attention_sees_both_prompts_rows(models, noise, mode, o
 def test_one_model_in_both_branches_has_two_states(models, noise, name, mode) -> None:
     """The reference is a second copy of the weights, patched by itself."""
     patch = {**packs.CORE, **packs.FOREIGN}[name]
-    settings = BalancerSettings(mode="fixed", initial_mix=0.4) if mode == "fixed" else MODES[mode]
+    settings = plain_settings(mode="fixed", initial_mix=0.4) if mode == "fixed" else MODES[mode]
     others = {"spatial_positive": tiny.conditioning(9)}
     apart = patch(models[0]), patch(twin(models[0]))
     expected = pair.run(pair.guider(*apart, settings, **others), noise, STEPS)
@@ -300,7 +300,7 @@ def test_looks_leave_no_trace_in_a_packs_cache(models, noise) -> None:
     still = MODES["dynamic"].__class__(
         mode="dynamic", initial_mix=0.5, region_prior=0.0, rate=0.0, rate_end=0.0, end=1.0, every=1
     )
-    fixed = BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=0.0)
+    fixed = plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0)
     expected = pair.run(pair.guider(*pairs, fixed), noise, 6)
     pairs = [packs.CORE["EasyCache"](models[0]), packs.FOREIGN["cache object"](models[1])]
     assert torch.equal(pair.run(pair.guider(*pairs, still), noise, 6), expected)

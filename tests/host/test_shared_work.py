@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
 from torch import Tensor
 
 from . import pair, tiny
 
 STEPS = 4
 PAPER = preset("paper", spatial_only=0.25, rate=1e4, rate_end=1e4)
-FIXED = BalancerSettings(mode="fixed", initial_mix=0.4)
+FIXED = plain_settings(mode="fixed", initial_mix=0.4)
 POSITIVE, NEGATIVE = tiny.conditioning(3), tiny.conditioning(4)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
 from torch import Tensor
 
 from . import pair, tiny
 
 STEPS, CUT = 10, 5
-FIXED = BalancerSettings(
+FIXED = plain_settings(
     mode="fixed", initial_mix=0.5, region_prior=3.0, prior_until=0.45, spatial_only=0.2,
     realism_only=0.4,
 )  # fmt: skip

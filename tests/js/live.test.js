@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { mapColour, PALETTE, regionColour } from "../../js/live/colours.js";
+import { mapColour } from "../../js/live/colours.js";
 import { contour, median, unpack } from "../../js/live/planes.js";
 import { follow, MOST_STEPS, Run } from "../../js/live/state.js";
 import { wordsFor } from "../../js/live/words.js";
+import { PALETTE, regionColour } from "../../js/palette.js";
 
 /** @param {number} width @param {number} height @param {number[]} values one or more planes */
 const packed = (width, height, values) => ({

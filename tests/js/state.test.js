@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LayoutTextError, PALETTE, clipText, readText } from "../../js/editor/layout_text.js";
+import { LayoutTextError, clipText, readText } from "../../js/editor/layout_text.js";
 import { boundsOf, isEmpty, stroke } from "../../js/editor/mask.js";
 import * as edit from "../../js/editor/operations.js";
 import { EditorState } from "../../js/editor/state.js";
+import { PALETTE } from "../../js/palette.js";
 import { Session } from "./random_layouts.js";
 
 /** @typedef {import("../../js/editor/geometry.js").Box} Box */

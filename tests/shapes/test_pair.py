@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import BalancerSettings, preset
+from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
 from realcompo.nodes.demo import RealCompoShapesLoader
 from realcompo.nodes.layouts import RealCompoApplyGLIGEN
 from realcompo.nodes.sampling import RealCompoDualSampler
@@ -16,9 +16,9 @@ from realcompo.shapes.world import make_caption, make_scenes
 
 SCENES, STEPS, CFG = 6, 15, 3.0
 METHODS: dict[str, BalancerSettings] = {
-    "realism": BalancerSettings(mode="fixed", initial_mix=1.0, region_prior=0.0),
-    "spatial": BalancerSettings(mode="fixed", initial_mix=0.0, region_prior=0.0),
-    "half": BalancerSettings(mode="fixed", initial_mix=0.5, region_prior=0.0),
+    "realism": plain_settings(mode="fixed", initial_mix=1.0, region_prior=0.0),
+    "spatial": plain_settings(mode="fixed", initial_mix=0.0, region_prior=0.0),
+    "half": plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0),
     "realcompo": preset("equilibrium"),
 }
 
