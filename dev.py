@@ -25,6 +25,8 @@ import environment  # noqa: E402
 import find_host  # noqa: E402
 import live_server  # noqa: E402
 
+from bench import BENCHES  # noqa: E402
+
 OLDER_HOSTS = "older_hosts"
 """Marker of the tests that are run on the older hosts as well (tests/pytest.ini)."""
 
@@ -213,10 +215,8 @@ def _module(name: str, arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
-    files = (ROOT / "bench").glob("*.py")
-    known = sorted(p.stem for p in files if "def main(" in p.read_text(encoding="utf-8"))
-    if not arguments or arguments[0] not in known:
-        print(f"Benches: {', '.join(known) or 'none yet'}. Run one with: python dev.py bench NAME")
+    if not arguments or arguments[0] not in BENCHES:
+        print(f"Benches: {', '.join(BENCHES)}. Run one with: python dev.py bench NAME")
         return 2
     return _module(f"bench.{arguments[0]}", arguments[1:])
 

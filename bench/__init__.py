@@ -1,1 +1,13 @@
 """Quality and cost of the methods against their references, on the embedded world."""
+
+BENCHES = {
+    "alignment": "alignment.main",
+    "chain": "chain.main",
+    "cost": "cost.main",
+    "dense_cost": "speed.dense",
+    "finetune_cost": "speed.finetune",
+    "quality": "quality.main",
+    "random_files": "model_files.main",
+    "runner": "runner.main",
+}
+"""Names that ``python dev.py bench NAME`` takes, and the module in this folder that each runs."""

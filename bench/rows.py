@@ -8,7 +8,7 @@ from typing import Any
 
 from ..balancer.modulation import DenseSettings
 from ..balancer.settings import BalancerSettings, preset
-from .alignment_rows import REFL_UNTIL, SEPEN_UNTIL
+from .alignment.rows import REFL_UNTIL, SEPEN_UNTIL
 
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.2, 0.25, 0.3, 0.4)

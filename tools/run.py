@@ -31,7 +31,11 @@ def main() -> int:
     path = host_path()
     if path is not None and sys.argv[1] not in WITHOUT_HOST:
         start_host(path, host_arguments(sys.argv[2:]))
-    module = importlib.import_module(f"{PACK}.{sys.argv[1]}")
+    name = sys.argv[1]
+    if name.startswith("bench."):
+        benches = importlib.import_module(f"{PACK}.bench").BENCHES
+        name = f"bench.{benches[name.removeprefix('bench.')]}"
+    module = importlib.import_module(f"{PACK}.{name}")
     return int(module.main(sys.argv[2:]) or 0)
 
 

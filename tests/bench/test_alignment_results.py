@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("comfy", reason="the table's rows need ComfyUI's modules")
 
-from realcompo.bench.alignment_draw import SCENES  # noqa: E402
-from realcompo.bench.alignment_rows import rows  # noqa: E402
+from realcompo.bench.alignment.draw import SCENES  # noqa: E402
+from realcompo.bench.alignment.rows import rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 QUOTED = {

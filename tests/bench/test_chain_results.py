@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("comfy", reason="the bench draws with ComfyUI's modules")
 
-from realcompo.bench import chain  # noqa: E402
-from realcompo.bench.chain_graph import fingerprint  # noqa: E402
-from realcompo.bench.chain_report import SHOWN, STAGES, markdown  # noqa: E402
+from realcompo.bench.chain import main as chain  # noqa: E402
+from realcompo.bench.chain.graph import fingerprint  # noqa: E402
+from realcompo.bench.chain.report import SHOWN, STAGES, markdown  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"

@@ -11,10 +11,11 @@ import torch
 pytest.importorskip("comfy.samplers")
 
 from realcompo.balancer.modulation import DenseSettings  # noqa: E402
-from realcompo.bench import dense_cost, rows  # noqa: E402
+from realcompo.bench import rows  # noqa: E402
 from realcompo.bench.dense_pictures import dense_guider  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
-from realcompo.bench.quality import Job  # noqa: E402
+from realcompo.bench.quality.main import Job  # noqa: E402
+from realcompo.bench.speed import dense as dense_cost  # noqa: E402
 from realcompo.shapes.world import make_scenes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,11 +11,12 @@ import torch
 
 pytest.importorskip("comfy_extras.nodes_train")
 
-from realcompo.bench import finetune_cost, finetune_runs  # noqa: E402
 from realcompo.bench import true_models as true  # noqa: E402
-from realcompo.bench.finetune_cost import counts, ratio, state_bytes, timings  # noqa: E402
-from realcompo.bench.finetune_runs import FORMS, Subject, run  # noqa: E402
 from realcompo.bench.hollow import kept_activations  # noqa: E402
+from realcompo.bench.speed import finetune as finetune_cost  # noqa: E402
+from realcompo.bench.speed import finetune_runs  # noqa: E402
+from realcompo.bench.speed.finetune import counts, ratio, state_bytes, timings  # noqa: E402
+from realcompo.bench.speed.finetune_runs import FORMS, Subject, run  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 

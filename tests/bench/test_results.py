@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("comfy", reason="the table's rows need ComfyUI's modules")
 
 from realcompo.bench.pictures import STEPS  # noqa: E402
-from realcompo.bench.quality import SCENES  # noqa: E402
+from realcompo.bench.quality.main import SCENES  # noqa: E402
 from realcompo.bench.rows import table  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is 
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
 
 import pyarrow.parquet as parquet  # noqa: E402
-from realcompo.bench.runner_rows import bench_rows, demo_graph  # noqa: E402
+from realcompo.bench.runner.rows import bench_rows, demo_graph  # noqa: E402
 from realcompo.bench.workers import Piece  # noqa: E402
 from realcompo.runner.cluster import Cluster, Place, Workers  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402
@@ -92,7 +92,7 @@ def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster, tmp_path: P
 
 
 def test_the_quality_bench_draws_its_rows_by_workers(cluster: Cluster, tmp_path: Path) -> None:
-    from realcompo.bench.quality import job_of, load_drawn, make_rows, make_rows_on
+    from realcompo.bench.quality.main import job_of, load_drawn, make_rows, make_rows_on
     from realcompo.bench.rows import known_rows
 
     rows = [row for row in known_rows(2) if row.method in ("realism", "spatial")]
@@ -110,9 +110,9 @@ SMALL = {"scenes": 3, "prompts": 1, "repeats": 2, "steps": 2}
 
 
 def test_the_alignment_bench_draws_its_stages_by_workers(cluster: Cluster, tmp_path: Path) -> None:
-    from realcompo.bench.alignment_draw import Job, Stage
-    from realcompo.bench.alignment_rows import BEST, FINE, rows
-    from realcompo.bench.alignment_workers import make_stages_on
+    from realcompo.bench.alignment.draw import Job, Stage
+    from realcompo.bench.alignment.rows import BEST, FINE, rows
+    from realcompo.bench.alignment.workers import make_stages_on
 
     methods = ("realism", f"{BEST}-oracle", FINE)
     wanted = [row for row in rows() if row.method in methods]
@@ -132,9 +132,9 @@ def test_the_alignment_bench_draws_its_stages_by_workers(cluster: Cluster, tmp_p
 def test_a_stage_that_another_process_is_at_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from realcompo.bench import alignment_workers
-    from realcompo.bench.alignment_draw import Job
-    from realcompo.bench.alignment_rows import BEST, FINE, rows
+    from realcompo.bench.alignment import workers as alignment_workers
+    from realcompo.bench.alignment.draw import Job
+    from realcompo.bench.alignment.rows import BEST, FINE, rows
     from realcompo.bench.kept import claimed
 
     waves: list[list[str]] = []
@@ -172,9 +172,9 @@ def test_a_stage_that_another_process_is_at_is_left_to_it(
 def test_a_worker_with_other_models_is_told_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from realcompo.bench import alignment_workers
-    from realcompo.bench.alignment_draw import Job
-    from realcompo.bench.alignment_rows import Row
+    from realcompo.bench.alignment import workers as alignment_workers
+    from realcompo.bench.alignment.draw import Job
+    from realcompo.bench.alignment.rows import Row
 
     monkeypatch.setattr(alignment_workers, "start_worker", lambda *_: None)  # it runs here
     work = alignment_workers.stage_worker(1, [], **Job(tmp_path, **SMALL).about)
@@ -197,7 +197,7 @@ def test_the_tables_tell_it_too(
 ) -> None:
     import importlib
 
-    bench = importlib.import_module(f"realcompo.bench.{name}")
+    bench = importlib.import_module(f"realcompo.bench.{name}.main")
     threads = torch.get_num_threads()
     small = ["--work", str(tmp_path), "--rows", "realism", "--scenes", "2"]
     with pytest.raises(SystemExit):

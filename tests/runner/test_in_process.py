@@ -19,7 +19,7 @@ pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
 from PIL import Image  # noqa: E402
-from realcompo.bench.runner_rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
+from realcompo.bench.runner.rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RunnerError, Stopped  # noqa: E402
 from realcompo.runner.executor import host_executor  # noqa: E402
 from realcompo.runner.host import GraphWorker, Silent, files_of, host_arguments  # noqa: E402
