@@ -31,6 +31,8 @@ from ..shapes.host_models import load_control, load_demo
 from ..shapes.world import Scene, make_caption
 from .tuned import lora_hooks, with_lora
 
+TEST_SEED = 20_261_122
+"""Seed of the tables' scenes and of their first noise; nothing is tuned on them."""
 STEPS = 20
 CFG = 3.0
 SAMPLER, SCHEDULER = "euler", "normal"

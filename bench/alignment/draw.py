@@ -28,8 +28,7 @@ from ...shapes.render import render
 from ...shapes.style import features
 from ...shapes.world import Scene, random_boxes
 from ..kept import claimed, write_arrays
-from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
-from ..quality.main import TEST_SEED
+from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, TEST_SEED, Asked, Studio
 from ..rows import fixed
 from ..statistics import Gaussian, RowResult
 from ..tuned import TUNED, file_hash, lora_file, needed_file

@@ -8,8 +8,6 @@ model is not there are named below the table.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -19,17 +17,17 @@ import numpy as np
 import torch
 
 from ...runner.errors import RunnerError
+from ..arguments import chosen_rows, table_parser
 from ..figures import contact_sheet
 from ..pictures import STEPS, layout_of
-from ..report import as_document, commit, markdown_table, write_whole
+from ..report import as_document, markdown_table, write_document, write_whole
 from ..statistics import METRICS, Bootstrap, RowResult, summarise
-from ..workers import add_arguments, place_of
+from ..workers import Crew, add_arguments
 from .draw import PROMPTS, SCENES, BusyError, Job
 from .report import ABOUT, GROUPS, claims, notes
 from .rows import SHEET, SHEETS_OF_STYLES, STYLES, Row, known_rows, rows
 from .workers import make_stages_on
 
-ROOT = Path(__file__).resolve().parents[2]
 REFERENCE, RESAMPLES = 2048, 1000
 SHOWN = 12
 COMMAND = "python dev.py bench alignment"
@@ -53,8 +51,8 @@ def make_rows(job: Job, chosen: Sequence[Row]) -> None:
 
 def print_row(result: RowResult) -> None:
     """One line of progress."""
-    told = [f"{name} {float(np.nanmean(values)):.3f}" for name, values in _means(result).items()]
-    print(f"{result.method:26} {' '.join(told)} {result.seconds_per_image:.2f} s", flush=True)
+    means = [f"{name} {float(np.nanmean(values)):.3f}" for name, values in _means(result).items()]
+    print(f"{result.method:26} {' '.join(means)} {result.seconds_per_image:.2f} s", flush=True)
 
 
 def _means(result: RowResult) -> dict[str, np.ndarray]:
@@ -73,13 +71,12 @@ def write_report(
         results[0].objects, {style: job.reference(style, reference) for style in styles},
         RESAMPLES, distance_resamples=RESAMPLES // 2,
     )  # fmt: skip
-    told, summaries = claims(bootstrap, results), summarise(bootstrap, results)
-    document = as_document(summaries, told, COMMAND, commit())
+    decided, summaries = claims(bootstrap, results), summarise(bootstrap, results)
+    document = as_document(summaries, decided, COMMAND)
     document["prompts_for_diversity"] = len(job.groups)
     document["missing"] = [{"method": name, "reason": why} for name, why in missing.items()]
-    text = json.dumps(document, indent=1, allow_nan=False)
-    write_whole(out / "alignment.json", text + "\n")
-    table = markdown_table(summaries, told, GROUPS)
+    write_document(out / "alignment.json", document)
+    table = markdown_table(summaries, decided, GROUPS)
     text = f"# Alignment table\n\nMade by `{COMMAND}`. {ABOUT}\n\n{table}{notes(missing)}"
     write_whole(out / "alignment.md", text)
     _sheet(job, chosen, out / "alignment_sheet.png")
@@ -101,10 +98,7 @@ def _sheet(job: Job, chosen: Sequence[Row], path: Path) -> None:
 
 def main(argv: list[str]) -> int:
     """Make or finish the table; 0 when it is written."""
-    parser = argparse.ArgumentParser(prog="bench alignment", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-alignment",
-                        help="folder of finished stages; goes on from what is there")  # fmt: skip
+    parser = table_parser("alignment", __doc__, "folder of finished stages")
     parser.add_argument("--tuned", type=Path, nargs="+", default=[],
                         help="folders of LoRA files, before the pack's own")  # fmt: skip
     parser.add_argument("--scenes", type=int, default=SCENES)
@@ -120,20 +114,14 @@ def main(argv: list[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     job = Job(choice.work, choice.scenes, min(PROMPTS, choice.scenes), steps=choice.steps,
               tuned=choice.tuned)  # fmt: skip
-    chosen = rows()
-    if choice.rows:
-        chosen = known_rows()
-        unknown = set(choice.rows) - {row.method for row in chosen}
-        if unknown:
-            parser.error(f"there is no row {', '.join(sorted(unknown))}")
-        chosen = [row for row in chosen if row.method in choice.rows]
+    chosen = chosen_rows(parser, known_rows(), choice.rows) if choice.rows else rows()
     missing = {row.method: why for row in chosen if (why := job.missing(row)) is not None}
     for method, why in missing.items():
         print(f"{method:26} left out: {why}", flush=True)
     chosen = [row for row in chosen if row.method not in missing]
-    if (place := place_of(choice)) is not None:
+    if (crew := Crew.wanted(choice)) is not None:
         try:
-            make_stages_on(job, chosen, place, choice.threads)
+            make_stages_on(job, chosen, crew)
         except RunnerError as error:
             parser.error(str(error))
     make_rows(job, chosen)

@@ -19,6 +19,18 @@ COARSE = {
     BEST: "best_of_fine", f"{BEST}-likelihood": "likelihood_fine", REFL: "refl_fine",
 }  # fmt: skip
 """Rows of the coarse stage that have one with the fine stage after it, and those rows' claims."""
+PRESENT, BOUND = ("present", "binding"), ("binding", "bound", "present")
+GAINS = {
+    BEST: ("realign_best_of", PRESENT), REFL: ("realign_refl", PRESENT),
+    f"{REFL}-all-steps": ("refl_all_steps", PRESENT), FINE: ("fine", BOUND),
+    f"{FINE}-noise": ("fine_noise", BOUND),
+}  # fmt: skip
+"""Rows that are held against the model as it was, their claims, and in which metrics they gain."""
+DRAWN_AGAIN = {
+    (FINE, AGAIN): "fine", (f"{BEST}+fine", f"{BEST}+again"): "best_of_fine",
+    (f"{BEST}+fine-light", f"{BEST}+again-light"): "best_of_fine_light",
+}  # fmt: skip
+"""Rows of the fine stage with those that draw again without it, and their claims."""
 GAIN, KEPT, AS_DIVERSE = 0.08, 0.95, 0.90
 ABOUT = (
     "Two objects of a pair that no finetuning saw; prompts without boxes. *present*: objects asked "
@@ -39,57 +51,52 @@ ABOUT = (
 def claims(bootstrap: Bootstrap, rows: Sequence[RowResult]) -> list[Claim]:
     """The claims that ``rows`` can decide; one that lacks a row is left out."""
     named = {row.method: row for row in rows}
-    told: list[Claim] = []
-    for end in STYLES.values():
-        tuned, base = named.get(SEPEN + end), named.get(f"realism{end}")
-        if tuned is not None and base is not None:
-            told += _sepen(bootstrap, tuned, base, "sepen" + end.replace("-", "_"))
-    for end in STYLES.values():
-        moved, base = named.get(f"{SEPEN}-test-time{end}"), named.get(f"realism{end}")
-        if moved is not None and base is not None:
-            told += _sepen(bootstrap, moved, base, "sepen_test_time" + end.replace("-", "_"))
-    base = named.get("realism")
-    if base is None:
-        return told
-    for method, name in (
-        (BEST, "realign_best_of"), (REFL, "realign_refl"), (f"{REFL}-all-steps", "refl_all_steps")
-    ):  # fmt: skip
-        if (row := named.get(method)) is not None:
-            told += _gains(bootstrap, row, base, name)
-            told += _kept(bootstrap, row, base, name)
-    for method, name in ((FINE, "fine"), (f"{FINE}-noise", "fine_noise")):
-        if (row := named.get(method)) is not None:
-            told += _gains(bootstrap, row, base, name, ("binding", "bound", "present"))
-            told += _kept(bootstrap, row, base, name)
-    for method, again, name in (
-        (FINE, AGAIN, "fine"),
-        (f"{BEST}+fine", f"{BEST}+again", "best_of_fine"),
-        (f"{BEST}+fine-light", f"{BEST}+again-light", "best_of_fine_light"),
-    ):
-        both, plain = named.get(method), named.get(again)
-        if both is not None and plain is not None:
-            told.append(_over(bootstrap, both, plain, f"{name}_over_drawn_again"))
+    found: list[Claim] = []
+    for kind in ("", "-test-time"):
+        for end in STYLES.values():
+            method = SEPEN + kind + end
+            if method in named and f"realism{end}" in named:
+                name, base = method.replace("-", "_"), named[f"realism{end}"]
+                found += _sepen(bootstrap, named[method], base, name)
+    if (base := named.get("realism")) is None:
+        return found
+    for method, (name, metrics) in GAINS.items():
+        if method in named:
+            found += _gains(bootstrap, named[method], base, name, metrics)
+            found += _kept(bootstrap, named[method], base, name)
+    for (method, again), name in DRAWN_AGAIN.items():
+        if method in named and again in named:
+            name = f"{name}_over_drawn_again"
+            found.append(_over(bootstrap, named[method], named[again], name))
     for method, name in COARSE.items():
         for kind, mark in (("", ""), ("-light", "_light")):
-            both, coarse = named.get(f"{method}+fine{kind}"), named.get(method)
-            if both is None:
-                continue
-            alone = {
-                "coarse": coarse, "fine": named.get(FINE + kind),
-                # the fine stage on a picture that nobody chose does better from its noise
-                "fine_from_noise": named.get(f"{FINE}-noise"),
-            }  # fmt: skip
-            for end, one in alone.items():
-                if one is not None:
-                    told.append(_over(bootstrap, both, one, f"{name}{mark}_over_{end}"))
-            told += _kept(bootstrap, both, base, f"{name}{mark}")
-    return told
+            if f"{method}+fine{kind}" in named:
+                found += _two_stages(bootstrap, named, method, kind, f"{name}{mark}")
+    return found
+
+
+def _two_stages(
+    bootstrap: Bootstrap, named: Mapping[str, RowResult], coarse: str, kind: str, name: str
+) -> list[Claim]:
+    """A row of the coarse stage with the fine stage after it, against each of the two alone."""
+    both = named[f"{coarse}+fine{kind}"]
+    alone = {
+        "coarse": coarse, "fine": FINE + kind,
+        # the fine stage on a picture that nobody chose does better from its noise
+        "fine_from_noise": f"{FINE}-noise",
+    }  # fmt: skip
+    found = [
+        _over(bootstrap, both, named[method], f"{name}_over_{end}")
+        for end, method in alone.items()
+        if method in named
+    ]
+    return found + _kept(bootstrap, both, named["realism"], name)
 
 
 def _sepen(bootstrap: Bootstrap, tuned: RowResult, base: RowResult, name: str) -> list[Claim]:
     """Presence or binding up by eight points, at no more than 5 % less realism.
 
-    Presence is told by object, and by picture: the paper's rate of success counts pictures with
+    Presence is counted by object, and by picture: the paper's rate of success counts pictures with
     both objects.
     """
     names = {
@@ -112,7 +119,7 @@ def _gains(
     row: RowResult,
     base: RowResult,
     name: str,
-    metrics: Sequence[str] = ("present", "binding"),
+    metrics: Sequence[str],
 ) -> list[Claim]:
     """A row above the model as it was; the first metric gives the claim its plain name."""
     return [
@@ -131,7 +138,7 @@ def _kept(bootstrap: Bootstrap, row: RowResult, base: RowResult, name: str) -> l
     def ratio(metric: str) -> Estimate:
         return Estimate.of(bootstrap.ratio_values(row, base, metric))
 
-    told = [
+    found = [
         Claim.judged(f"{name}_style_kept", ratio("style"), KEPT, ">=", "point", metric="style"),
         Claim.judged(
             f"{name}_distance_kept", ratio(DISTANCE), 2 - KEPT, "<=", "point", metric=DISTANCE,
@@ -139,11 +146,11 @@ def _kept(bootstrap: Bootstrap, row: RowResult, base: RowResult, name: str) -> l
         ),
     ]  # fmt: skip
     if bootstrap.has(row, "diversity") and bootstrap.has(base, "diversity"):
-        told.append(Claim.judged(
+        found.append(Claim.judged(
             f"{name}_diversity_kept", ratio("diversity"), AS_DIVERSE, ">=", "point",
             metric="diversity", look=estimate_dict(ratio("diversity_look")),
         ))  # fmt: skip
-    return told
+    return found
 
 
 def _over(bootstrap: Bootstrap, both: RowResult, one: RowResult, name: str) -> Claim:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..rows import REFL_UNTIL, SEPEN_UNTIL
+
 STYLES = {"realistic": "", "sketch": "-sketch", "neon": "-neon"}
 """Styles of the realism models, and what is added to a method's name for each."""
 TUNED = "refl-realistic"
@@ -15,9 +17,6 @@ AGAIN = "realign-again"
 SEPEN_PARTS = ("to-k", "to-k-sep-only", "to-k-en-only", "to-v")
 """Separate-and-Enhance on keys, as in the paper, also with one loss only; and on values."""
 CANDIDATES = 4
-# Chosen on pairs to train on. What is where is settled in the first steps; in force any longer a
-# LoRA wins nothing more there, and costs looks.
-SEPEN_UNTIL, REFL_UNTIL = 0.2, 0.35
 # Whether the committed table has the rows of ``more_rows``; set together with that table.
 MORE_IN_TABLE = False
 

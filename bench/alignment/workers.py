@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runner.cluster import Place, Workers
 from ...runner.errors import RunnerError
 from ..kept import write_bytes
-from ..workers import HOST_ARGUMENTS, Piece, finished, start_worker
+from ..workers import Crew, Piece, finished, start_worker
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -62,20 +61,13 @@ def stage_worker(threads: int, arguments: Sequence[str], **about: Any) -> Callab
     return make
 
 
-def make_stages_on(
-    job: Job,
-    rows: Sequence[Row],
-    place: Place,
-    threads: int,
-    arguments: Sequence[str] = HOST_ARGUMENTS,
-) -> None:
+def make_stages_on(job: Job, rows: Sequence[Row], crew: Crew) -> None:
     """Every stage of ``rows`` that is not there yet and that no other process is at, by workers.
 
-    ``arguments``: ComfyUI's. Raises ``RunnerError`` at the first stage that fails.
+    Raises ``RunnerError`` at the first stage that fails.
     """
-    settings = {**job.about, "threads": threads, "arguments": tuple(arguments)}
     handed_out: set[Path] = set()
-    with Workers(place, FACTORY, settings) as workers:
+    with crew.workers(FACTORY, job.about) as workers:
         while ready := _ready(job, rows, handed_out):
             pieces = [
                 Piece(f"{row.method}: {part.path.stem}", f"{row.style} {row.lora}", part.path,

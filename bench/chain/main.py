@@ -7,7 +7,6 @@ oracle and the style judge. A stopped run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -28,16 +27,16 @@ from ...shapes.oracle import judge_scenes
 from ...shapes.pairs import held_out_pairs, pair_scenes
 from ...shapes.style import features, style_probability
 from ...shapes.world import Scene
+from .. import ROOT
 from ..alignment.metrics import alignment_scores
+from ..arguments import table_parser
 from ..figures import contact_sheet
-from ..pictures import layout_of
-from ..quality.main import TEST_SEED
-from ..report import commit, write_whole
+from ..pictures import TEST_SEED, layout_of
+from ..report import commit, write_document, write_whole
 from ..statistics import Bootstrap, RowResult
 from .graph import files_used, fingerprint, forwards_of, saved_by
 from .report import SHEET, STAGES, document_of, markdown
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / "workflows" / "realcompo_all_four.json"
 SCENES, SHOWN, RESAMPLES = 96, 10, 1000
 LAYOUT = "Layout"
@@ -142,10 +141,7 @@ def draw(
 
 def main(argv: list[str]) -> int:
     """Draw, judge, and write JSON, Markdown and the contact sheet."""
-    parser = argparse.ArgumentParser(prog="bench chain", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-chain",
-                        help="the runner's folder; goes on from what is there")  # fmt: skip
+    parser = table_parser("chain", __doc__, "the runner's folder")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--steps", type=int, help="instead of the workflow's own number")
     choice = parser.parse_args(argv)
@@ -166,7 +162,7 @@ def main(argv: list[str]) -> int:
         "workflow": fingerprint(workflow), "files": files_used(graph),
         "seconds_per_scene": float(np.median([record["seconds"] for record in records])),
     })  # fmt: skip
-    write_whole(choice.out / "chain.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_document(choice.out / "chain.json", document)
     write_whole(choice.out / "chain.md", markdown(document))
     shown = [(label, pictures[name][:SHOWN]) for name, label in SHEET.items()]
     layouts = [layout_of(scene) for scene in scenes[:SHOWN]]

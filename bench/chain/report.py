@@ -89,10 +89,10 @@ def document_of(
     }  # fmt: skip
 
 
-def _cell(told: Mapping[str, float | None], sign: str = "") -> str:
-    if told["mean"] is None:
+def _cell(estimate: Mapping[str, float | None], sign: str = "") -> str:
+    if estimate["mean"] is None:
         return "-"
-    mean, low, high = (f"{told[key]:{sign}.2f}" for key in ("mean", "low", "high"))
+    mean, low, high = (f"{estimate[key]:{sign}.2f}" for key in ("mean", "low", "high"))
     return f"{mean} <sub>{low} to {high}</sub>"
 
 

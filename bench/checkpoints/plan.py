@@ -13,6 +13,7 @@ from pathlib import Path
 from ...balancer.comfy.inputs import resolve
 from ...balancer.errors import RealCompoError
 from ...balancer.layout import Layout
+from .. import RESULTS
 from ..pictures import STEPS
 from ..rows import QUICK_ROWS, QUICK_STEPS, Row, dense_rows, own_rows
 from .published_layouts import read_published
@@ -118,8 +119,7 @@ def plan_of(choice: argparse.Namespace) -> Plan:
         rows = [row for row in rows if row.method in choice.rows]
     layouts = read_layouts(Path(choice.layouts))
     work = Path(choice.work) / "checkpoints"
-    shared = Path(__file__).resolve().parents[1] / "results"
-    out = work / "report" if Path(choice.out) == shared else Path(choice.out)
+    out = work / "report" if Path(choice.out) == RESULTS else Path(choice.out)
     given = {"realism": files.realism.name,
              "spatial": files.spatial.name if files.spatial else None,
              "gligen": files.gligen.name if files.gligen else None,

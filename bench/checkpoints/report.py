@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..figures import contact_sheet
-from ..report import as_document, commit, grouped, write_whole
-from ..rows import SHEET, Row
+from ..report import as_document, grouped, write_document, write_whole
+from ..rows import GROUPS, SHEET, Row
 from ..statistics import Bootstrap, Estimate, Floats, Summary
 from .judges import CLIP_SCORE, DETECTOR_IOU, DETECTOR_THRESHOLD, Judge, plain_text
 from .plan import Plan
@@ -79,12 +78,12 @@ def summary(row: Row, album: Pictures, judges: Sequence[Judge], bootstrap: Boots
     for judge in judges:
         kept = [album.scores(row, *which) for which in pictures]
         columns[judge.metric] = [scores[score_key(judge)] for scores in kept]
-    told = {name: estimated(np.array(columns[name]), bootstrap)
-            for name in METRICS if name in columns}  # fmt: skip
+    estimates = {name: estimated(np.array(columns[name]), bootstrap)
+                 for name in METRICS if name in columns}  # fmt: skip
     forwards, backwards, seconds = (
         float(np.mean([e[name] for e in entries])) for name in ("forwards", "backwards", "seconds")
     )
-    metrics = {name: value for name, value in told.items() if math.isfinite(value.mean)}
+    metrics = {name: value for name, value in estimates.items() if math.isfinite(value.mean)}
     return Summary(
         row.method, len(pictures), metrics, forwards, backwards, seconds, "", recipe_of(row)
     )
@@ -106,7 +105,7 @@ def markdown(rows: Sequence[Summary], plan: Plan, notices: Sequence[str]) -> str
         *(f"- {notice}" for notice in notices), *([""] if notices else []),
         f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1),
     ]  # fmt: skip
-    for heading, members in grouped(rows).items():
+    for heading, members in grouped(rows, GROUPS).items():
         lines.append(f"| **{heading}** |" + " |" * (len(heads) - 1))
         for row in members:
             found = [row.metrics.get(name) for name in shown]
@@ -123,7 +122,7 @@ def write_report(album: Pictures, judges: Sequence[Judge], notices: Sequence[str
     plan = album.plan
     bootstrap = Bootstrap(np.ones(len(plan.pictures), np.int64), {}, RESAMPLES)
     rows = [summary(row, album, judges, bootstrap) for row in plan.rows]
-    document = as_document(rows, [], plan.command, commit())
+    document = as_document(rows, [], plan.command)
     for row in document["rows"]:
         del row["target_style"]
     about = {"seeds": plan.seeds, "size": plan.size, "steps": plan.steps, "cfg": plan.cfg,
@@ -133,7 +132,7 @@ def write_report(album: Pictures, judges: Sequence[Judge], notices: Sequence[str
         "notices": list(notices), "about": about,
         "layouts": [layout.to_dict() for layout in plan.layouts],
     }  # fmt: skip
-    write_whole(plan.out / "quality.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_document(plan.out / "quality.json", document)
     write_whole(plan.out / "quality.md", markdown(rows, plan, notices))
     for row in plan.rows:
         folder = plan.out / "pictures" / row.method

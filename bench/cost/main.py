@@ -7,14 +7,14 @@ really, for CPU time against FLOPs. Needs no weights and about 4 GiB; the whole 
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
+from .. import ROOT
+from ..arguments import table_parser
 from ..hollow import counted, kept_activations
 from ..passes import counting
 from .cpu_time import balancer_share, timed_pair, timing
@@ -36,7 +36,6 @@ from .runs import (
     methods,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 REGIONS = 10
 TIMED = ("realism", "spatial", FLOOR, PAPER, EQUILIBRIUM, LAYOUT)
 REPETITIONS = 5
@@ -108,8 +107,7 @@ def rows_of(name: str, network: Network, steps: int, only: Sequence[str] = ()) -
 
 def main(argv: list[str]) -> int:
     """Make the table; 0 when it is written."""
-    parser = argparse.ArgumentParser(prog="bench cost", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser = table_parser("cost", __doc__)
     parser.add_argument("--quick", action="store_true",
                         help="small networks, short runs, fewer rows; out/bench-cost")  # fmt: skip
     choice = parser.parse_args(argv)
@@ -136,10 +134,10 @@ def main(argv: list[str]) -> int:
     finally:
         torch.set_num_threads(before)
         logging.getLogger().setLevel(level)
-    told = claims(table, times, share)
+    decided = claims(table, times, share)
     command = "python dev.py bench cost" + (" --quick" if choice.quick else "")
-    write(table, told, times, share, command, choice.out, ABOUT)
+    write(table, decided, times, share, command, choice.out, ABOUT)
     chart(table, choice.out / "cost.png")
-    print(markdown(table, told, times, share))
+    print(markdown(table, decided, times, share))
     print(f"Table, JSON and chart are in {choice.out}")
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...balancer.settings import BalancerSettings
-from ..report import Claim, commit, markdown_table_of_claims, rounded, write_whole
+from ..report import Claim, commit, markdown_table_of_claims, rounded, write_document, write_whole
 from ..statistics import Estimate
 from .cpu_time import Share, Timing
 from .runs import EQUILIBRIUM, EVERY_2, FLOOR, LAGGED, MIXED, PAPER, Cost
@@ -66,12 +65,12 @@ def _point(name: str, value: float, bar: float, **extra: Any) -> Claim:
 
 def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Claim]:
     """The claims that the rows can decide; one that lacks a row is left out."""
-    told: list[Claim] = []
+    found: list[Claim] = []
 
     def ratio(name: str, method: str, other: str, bar: float, **extra: Any) -> None:
         value = table.ratio(GLIGEN_512, method, other)
         if value is not None:
-            told.append(_point(name, value, bar, method=method, other=other, **extra))
+            found.append(_point(name, value, bar, method=method, other=other, **extra))
 
     plain = table.ratio(GLIGEN_512, PAPER, LAYOUT_PLAIN)
     ratio(
@@ -82,7 +81,7 @@ def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Cla
     costs = [table.cost(GLIGEN_512, method) for method in (PAPER, EVERY_2, FLOOR)]
     if None not in costs:
         every, second, floor = (cost.total for cost in costs if cost is not None)
-        told.append(_point("every_2_surplus", (second - floor) / (every - floor), 0.5))
+        found.append(_point("every_2_surplus", (second - floor) / (every - floor), 0.5))
     same = table.ratio(GLIGEN_512, EQUILIBRIUM, FLOOR)
     ratio(
         "equilibrium_vs_floor_flops", EQUILIBRIUM, MIXED, 1.0,
@@ -93,11 +92,11 @@ def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Cla
     ours, theirs = table.cost(CONTROLNET, PAPER), table.cost(CONTROLNET, KEYPOINT)
     if ours is not None and theirs is not None:
         value = ours.flops["balance"] / theirs.flops["step"]
-        told.append(_point("keypoint_sdxl_vs_official_flops", value, 0.40, per="balanced step"))
+        found.append(_point("keypoint_sdxl_vs_official_flops", value, 0.40, per="balanced step"))
     paper = table.cost(GLIGEN_512, PAPER)
     if paper is not None:
         kept = [rounded(size / GIB) for size in paper.saved]
-        told.append(_point(
+        found.append(_point(
             "probe_activations_sd15_gib", paper.saved[0] / GIB, 0.35, each_backward=kept,
             note="float16; the first backward is plain SD1.5's, the second goes through GLIGEN",
         ))  # fmt: skip
@@ -105,7 +104,7 @@ def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Cla
         frugal = table.cost(network, PAPER)
         if frugal is not None and frugal.frugal:
             each = [rounded(size / GIB) for size in frugal.frugal]
-            told.append(_point(
+            found.append(_point(
                 f"probe_activations_{name}_checkpointed_gib", frugal.frugal[0] / GIB, bar,
                 each_backward=each, note="float16; checkpointed looks, where memory is short",
             ))  # fmt: skip
@@ -113,10 +112,10 @@ def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Cla
         timed = timing.known(RATIOS)
         each = {f"{a} / {b}": _compared(timing, a, b) for a, b in timed}
         worst = max(abs(timing.excess(a, b)) for a, b in timed)
-        told.append(_point("wall_clock_vs_flops", worst, 0.15, measure="CPU time", ratios=each))
+        found.append(_point("wall_clock_vs_flops", worst, 0.15, measure="CPU time", ratios=each))
     if share is not None:
-        told.append(_point("balancer_share", share.value, 0.01))
-    return told
+        found.append(_point("balancer_share", share.value, 0.01))
+    return found
 
 
 def _compared(timing: Timing, method: str, other: str) -> dict[str, float | None]:
@@ -125,12 +124,12 @@ def _compared(timing: Timing, method: str, other: str) -> dict[str, float | None
 
 
 def _metric(value: float | None) -> dict[str, float | None]:
-    told = None if value is None else rounded(value)
-    return {"mean": told, "low": told, "high": told}
+    shown = None if value is None else rounded(value)
+    return {"mean": shown, "low": shown, "high": shown}
 
 
-def told_passes(cost: Cost) -> dict[str, float]:
-    """Forwards, partial forwards and backwards per image: as the guider tells them, or counted
+def passes_of(cost: Cost) -> dict[str, float]:
+    """Forwards, partial forwards and backwards per image: as the guider counts them, or counted
     where it was not the guider, none of whose passes stop early or are shared."""
     if cost.trace is not None:
         return {name: cost.trace[name] for name in ("forwards", "partial_forwards", "backwards")}
@@ -141,7 +140,7 @@ def told_passes(cost: Cost) -> dict[str, float]:
 
 
 def _row(table: Table, row: Row) -> dict[str, Any]:
-    cost, told = row.cost, told_passes(row.cost)
+    cost, passes = row.cost, passes_of(row.cost)
     return {
         "method": row.method,
         "network": row.network,
@@ -151,9 +150,9 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
             "vs_one_model": _metric(table.ratio(row.network, row.method, BASE)),
             "vs_static_floor": _metric(table.ratio(row.network, row.method, FLOOR)),
         },
-        "forwards_per_image": told["forwards"],
-        "partial_forwards_per_image": told["partial_forwards"],
-        "backwards_per_image": told["backwards"],
+        "forwards_per_image": passes["forwards"],
+        "partial_forwards_per_image": passes["partial_forwards"],
+        "backwards_per_image": passes["backwards"],
         "counted": cost.passes,
         "steps": cost.steps,
         "tflop_per_step": {phase: rounded(flops / TERA) for phase, flops in cost.flops.items()},
@@ -165,14 +164,14 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
 
 
 def as_document(
-    table: Table, told: Sequence[Claim], timing: Timing | None, share: Share | None, command: str
+    table: Table, claims: Sequence[Claim], timing: Timing | None, share: Share | None, command: str
 ) -> dict[str, Any]:
     """The table as plain JSON values."""
     document: dict[str, Any] = {
         "command": command,
         "commit": commit(),
         "rows": [_row(table, row) for row in table.rows],
-        "claims": [claim.as_dict() for claim in told],
+        "claims": [claim.as_dict() for claim in claims],
     }
     if timing is not None:
         document["cpu_time"] = {
@@ -196,7 +195,7 @@ def _cells(table: Table, row: Row) -> list[str]:
     kept = " / ".join(f"{size / GIB:.2f}" for size in cost.saved) or "-"
     return [
         f"`{row.method}`",
-        *(f"{count}" for count in told_passes(cost).values()),
+        *(f"{count}" for count in passes_of(cost).values()),
         f"{cost.passes['entered']}",
         f"{cost.total / TERA:.1f}",
         "-" if one is None else f"{one:.2f}",
@@ -212,7 +211,7 @@ HEADS = ("method", "forwards", "partial", "backwards", "first halves", "TFLOP", 
 
 
 def markdown(
-    table: Table, told: Sequence[Claim], timing: Timing | None, share: Share | None
+    table: Table, claims: Sequence[Claim], timing: Timing | None, share: Share | None
 ) -> str:
     """The table by networks, the CPU times, the claims."""
     lines: list[str] = []
@@ -243,17 +242,17 @@ def markdown(
             f"matrix product here ({share.rate / 1e9:.0f} GFLOP/s); about {ops['balancer']} tensor "
             f"operations beside the {ops['network']} of the networks.",
         ]
-    return "\n".join([*lines, "", markdown_table_of_claims(told)]).lstrip("\n")
+    return "\n".join([*lines, "", markdown_table_of_claims(claims)]).lstrip("\n")
 
 
 def write(
-    table: Table, told: Sequence[Claim], timing: Timing | None, share: Share | None,
+    table: Table, claims: Sequence[Claim], timing: Timing | None, share: Share | None,
     command: str, out: Path, about: str,
 ) -> None:  # fmt: skip
     """Write ``cost.json`` and ``cost.md`` below ``out``."""
-    document = as_document(table, told, timing, share, command)
-    write_whole(out / "cost.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
-    text = markdown(table, told, timing, share)
+    document = as_document(table, claims, timing, share, command)
+    write_document(out / "cost.json", document)
+    text = markdown(table, claims, timing, share)
     write_whole(out / "cost.md", f"# Cost table\n\nMade by `{command}`. {about}\n\n{text}")
 
 
@@ -287,17 +286,17 @@ def chart(table: Table, path: Path) -> None:
         axis.set_visible(False)
     for axis, network in zip(axes.flat, networks, strict=False):
         rows = [row for row in table.rows if row.network == network]
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             left = 0.0
             for phase, number in row.cost.steps.items():
                 label, colour = PARTS[phase]
-                wide = row.cost.flops[phase] * number / TERA
-                bar = axis.barh(place, wide, left=left, color=colour, edgecolor="white", lw=0.6)
+                width = row.cost.flops[phase] * number / TERA
+                bar = axis.barh(index, width, left=left, color=colour, edgecolor="white", lw=0.6)
                 used.setdefault(label, bar[0])
-                left += wide
+                left += width
             ratio = table.ratio(network, row.method, BASE)
-            told = f" {left:.0f}" if ratio is None else f" {left:.0f}  ({ratio:.1f}x)"
-            axis.text(left, place, told, va="center", fontsize=8)
+            label = f" {left:.0f}" if ratio is None else f" {left:.0f}  ({ratio:.1f}x)"
+            axis.text(left, index, label, va="center", fontsize=8)
         axis.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.22)

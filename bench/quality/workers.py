@@ -7,16 +7,14 @@ loaded, and rows of one pair stay with one worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...runner.cluster import Place, Workers
-from ..workers import Piece, finished, start_worker
+from ..workers import Crew, Piece, finished, start_worker
 
 if TYPE_CHECKING:
-    from ..pictures import Drawn
     from ..rows import Row
-    from .main import Job
+    from .job import Job
 
 FACTORY = "bench.quality.workers:row_worker"
 Answer = tuple[Any, dict[str, float]]
@@ -29,7 +27,7 @@ def row_worker(
     """What a worker does with a piece: draw the row of that name. ``arguments``: ComfyUI's."""
     start_worker(threads, arguments)
     from ..rows import known_rows
-    from .main import Studios, as_bytes, costs_of, job_of
+    from .job import Studios, as_bytes, costs_of, job_of
 
     studios = Studios(job_of(scenes, steps, schedule_scenes))
     rows = {row.method: row for row in known_rows(steps)}
@@ -41,25 +39,24 @@ def row_worker(
     return draw
 
 
-def drawn_by_workers(
-    job: Job, rows: Sequence[Row], place: Place, threads: int, arguments: Sequence[str]
-) -> Iterator[tuple[Row, Drawn]]:
-    """Every row that no other process is at with what was drawn for it, as they come.
+def make_rows_on(job: Job, rows: Sequence[Row], crew: Crew) -> None:
+    """Every row that is not there yet and that no other process is at, drawn by workers and judged.
 
-    ``arguments``: ComfyUI's. Raises ``RunnerError`` at the first that fails; the others' files are
-    there by then.
+    Raises ``RunnerError`` at the first that fails; the others' files are there by then.
     """
-    from .main import from_bytes
+    from .job import from_bytes, save_drawn
+    from .scores import print_row, scored
 
-    settings = {
-        "scenes": len(job.scenes), "steps": job.steps, "schedule_scenes": job.schedule_scenes,
-        "threads": threads, "arguments": tuple(arguments),
-    }  # fmt: skip
-    named = {row.method: row for row in rows}
+    job.folder.mkdir(parents=True, exist_ok=True)
+    missing = {row.method: row for row in rows if not job.drawn(row).exists()}
     pieces = [
         Piece(row.method, f"{row.style} {row.control} {row.regions}", job.drawn(row))
-        for row in rows
+        for row in missing.values()
     ]
-    with Workers(place, FACTORY, settings) as workers:
+    settings = {
+        "scenes": len(job.scenes), "steps": job.steps, "schedule_scenes": job.schedule_scenes,
+    }  # fmt: skip
+    with crew.workers(FACTORY, settings) as workers:
         for piece, answer in finished(workers, pieces):
-            yield named[piece.id], from_bytes(*answer)
+            save_drawn(piece.path, from_bytes(*answer))
+            print_row(scored(job, missing[piece.id]))

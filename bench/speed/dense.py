@@ -8,7 +8,6 @@ one thread; and a whole run of 50 steps against the same run without the node.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -35,10 +34,11 @@ from ...balancer.modulation import DenseSettings
 from ...balancer.modulation_plan import DensePlan, View
 from ...balancer.regions import LayoutBatch
 from ...shapes.host_models import load_demo
-from ..report import Claim, commit, write_whole
+from .. import ROOT
+from ..arguments import table_parser
+from ..report import Claim, commit, print_claims, write_document
 from ..statistics import Estimate
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDE, HEADS, DIM = 64, 8, 40
 STEPS, AMOUNT = 50, 0.3 * 0.9
 REPEATS = 7
@@ -244,8 +244,7 @@ def _ratio(above: list[float], below: list[float]) -> Estimate:
 
 def main(argv: list[str]) -> int:
     """Measure and write ``dense_cost.json``; 0 when it is written."""
-    parser = argparse.ArgumentParser(prog="bench dense_cost", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser = table_parser("dense_cost", __doc__)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--child", choices=list(FORMS), help=argparse.SUPPRESS)
     choice = parser.parse_args(argv)
@@ -257,7 +256,7 @@ def main(argv: list[str]) -> int:
     runs = run_seconds(max(3, choice.repeats // 2))
     flops = run_flops()
     share = flops["dense"] / flops["plain"]
-    told = [
+    decided = [
         Claim.judged(
             "dense_attention_speedup",
             _ratio(calls["printed"]["seconds"], calls["rewritten"]["seconds"]), 4.0, ">=", "point",
@@ -277,10 +276,8 @@ def main(argv: list[str]) -> int:
         "attention": {"positions": SIDE * SIDE, "heads": HEADS, "dim": DIM, "dtype": "float32",
                       "batch": "one prompt, one negative", "threads": 1, "calls": calls},
         "run": {"steps": STEPS, "flops_sd15_512": flops, "seconds_shapes": runs},
-        "claims": [claim.as_dict() for claim in told],
+        "claims": [claim.as_dict() for claim in decided],
     }  # fmt: skip
-    text = json.dumps(document, indent=1, allow_nan=False)
-    write_whole(choice.out / "dense_cost.json", text + "\n")
-    for claim in told:
-        print(f"{claim.name:24} {claim.value} ({claim.low} to {claim.high}), met: {claim.met}")
+    write_document(choice.out / "dense_cost.json", document)
+    print_claims(decided)
     return 0

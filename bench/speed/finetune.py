@@ -19,15 +19,23 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
+from .. import ROOT
+from ..arguments import table_parser
 from ..hollow import counted, kept_activations
-from ..report import Claim, commit, markdown_table_of_claims, write_whole
+from ..report import (
+    Claim,
+    commit,
+    markdown_table_of_claims,
+    print_claims,
+    write_document,
+    write_whole,
+)
 from ..statistics import Estimate
 from .dense import forget_peak, high_water
 from .finetune_runs import (
@@ -41,7 +49,6 @@ from .finetune_runs import (
     true_subject,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python dev.py bench finetune_cost"
 BATCHES = {"shapes": (1, 4), "narrow": (1,), "sd15_512": (1, 4)}
 SUBJECTS: dict[str, Callable[[], Subject]] = {"shapes": shapes_subject, "narrow": narrow_subject}
@@ -166,21 +173,21 @@ def claims(timed: dict[str, Any], sd15: dict[str, Any]) -> list[Claim]:
     """Our steps against the host's, and what ending the pass at the last map saves."""
     name, batch = CLAIMED
     here, counted_here = timed[name][str(batch)], sd15[str(batch)]
-    told = []
+    made = []
     for form, label in ((MAPS, "sepen_step"), ("maps+norm", "sepen_norm_step")):
         for what, unit in (("seconds", "seconds"), ("mib", "memory")):
             found = ratio(here[form][what], here[STOCK][what])
             about = {"model": name, "batch": batch, "against": STOCK}
-            told.append(Claim.judged(f"{label}_{unit}", found, 1.0, "<=", "point", **about))
+            made.append(Claim.judged(f"{label}_{unit}", found, 1.0, "<=", "point", **about))
     for other, label in ((STOCK, "sepen_step_flops"), (WHOLE, "sepen_stop_flops")):
         share = counted_here[MAPS]["flops"] / counted_here[other]["flops"]
         about = {"model": "SD1.5 at 512 px", "batch": batch, "against": other}
         exact = Estimate(share, share, share)
-        told.append(Claim.judged(label, exact, 1.0, "<=", "point", **about))
-    return told
+        made.append(Claim.judged(label, exact, 1.0, "<=", "point", **about))
+    return made
 
 
-def markdown(document: dict[str, Any], told: Sequence[Claim]) -> str:
+def markdown(document: dict[str, Any], claims: Sequence[Claim]) -> str:
     """The tables in GitHub's Markdown."""
     lines = [f"# Cost of a finetuning step\n\nMade by `{COMMAND}`. {ABOUT}\n"]
     for name, batches in document["timed"].items():
@@ -204,15 +211,14 @@ def markdown(document: dict[str, Any], told: Sequence[Claim]) -> str:
                 f"| `{form}` | {batch} | {found['samples']} | {found['flops'] / 1e12:.2f} | "
                 f"{found['held_bytes'] / 2**30:.2f} | {found['state_bytes'] / 2**30:.3f} |"
             )
-    # few runs, so that the range of their ratios is told, not an interval
-    table = markdown_table_of_claims(told).replace("95 % interval", "range")
+    # few runs, so that the range of their ratios is given, not an interval
+    table = markdown_table_of_claims(claims).replace("95 % interval", "range")
     return "\n".join(lines) + "\n\n" + table
 
 
 def main(argv: list[str]) -> int:
     """Measure and write ``finetune_cost.json`` and ``.md``; 0 when they are written."""
-    parser = argparse.ArgumentParser(prog="bench finetune_cost", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser = table_parser("finetune_cost", __doc__)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     choice = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -235,15 +241,13 @@ def main(argv: list[str]) -> int:
     half = true_subject(torch.bfloat16)
     sd15 = {str(batch): {form: counts(half, form, batch) for form in FORMS}
             for batch in BATCHES["sd15_512"]}  # fmt: skip
-    told = claims(timed, sd15)
+    decided = claims(timed, sd15)
     document = {
         "command": COMMAND, "commit": commit(), "torch": torch.__version__.split("+")[0],
         "threads": 1, "titles": titles, "timed": timed, "sd15_512": sd15,
-        "claims": [claim.as_dict() for claim in told],
+        "claims": [claim.as_dict() for claim in decided],
     }  # fmt: skip
-    text = json.dumps(document, indent=1, allow_nan=False)
-    write_whole(choice.out / "finetune_cost.json", text + "\n")
-    write_whole(choice.out / "finetune_cost.md", markdown(document, told))
-    for claim in told:
-        print(f"{claim.name:24} {claim.value} ({claim.low} to {claim.high}), met: {claim.met}")
+    write_document(choice.out / "finetune_cost.json", document)
+    write_whole(choice.out / "finetune_cost.md", markdown(document, decided))
+    print_claims(decided)
     return 0

@@ -27,7 +27,7 @@ from realcompo.bench.alignment.metrics import alignment_scores, diversity, sprea
 from realcompo.bench.alignment.report import claims  # noqa: E402
 from realcompo.bench.alignment.rows import Row, rows  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
-from realcompo.bench.quality.main import Job as QualityJob  # noqa: E402
+from realcompo.bench.quality.job import Job as QualityJob  # noqa: E402
 from realcompo.bench.rows import fixed  # noqa: E402
 from realcompo.bench.statistics import Bootstrap, Gaussian, RowResult  # noqa: E402
 from realcompo.shapes.pairs import held_out_pairs, pair_scenes, training_pairs  # noqa: E402

@@ -14,7 +14,7 @@ from realcompo.balancer.modulation import DenseSettings  # noqa: E402
 from realcompo.bench import rows  # noqa: E402
 from realcompo.bench.dense_pictures import dense_guider  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
-from realcompo.bench.quality.main import Job  # noqa: E402
+from realcompo.bench.quality.job import Job  # noqa: E402
 from realcompo.bench.speed import dense as dense_cost  # noqa: E402
 from realcompo.shapes.world import make_scenes  # noqa: E402
 

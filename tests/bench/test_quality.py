@@ -66,8 +66,9 @@ def test_cost_is_counted(rows) -> None:
 
 
 def test_the_control_has_our_shares_and_no_gradient(folder, rows) -> None:
-    from realcompo.bench.quality.main import QUICK_STEPS, TEST_SEED, Job, Studios
-    from realcompo.bench.rows import table
+    from realcompo.bench.pictures import TEST_SEED
+    from realcompo.bench.quality.job import Job, Studios
+    from realcompo.bench.rows import QUICK_STEPS, table
     from realcompo.shapes.world import make_scenes
 
     scenes = make_scenes(2, torch.Generator().manual_seed(TEST_SEED))
@@ -102,7 +103,7 @@ def test_other_weights_or_settings_are_other_rows(tmp_path: Path) -> None:
     pytest.importorskip("comfy.samplers")
     from dataclasses import replace
 
-    from realcompo.bench.quality.main import Job
+    from realcompo.bench.quality.job import Job
     from realcompo.bench.rows import table
 
     job = Job([], tmp_path, 30, 4)

@@ -19,8 +19,9 @@ pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is 
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
 
 import pyarrow.parquet as parquet  # noqa: E402
+from realcompo.bench import workers as bench_workers  # noqa: E402
 from realcompo.bench.runner.rows import bench_rows, demo_graph  # noqa: E402
-from realcompo.bench.workers import Piece  # noqa: E402
+from realcompo.bench.workers import Crew, Piece  # noqa: E402
 from realcompo.runner.cluster import Cluster, Place, Workers  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402
 from realcompo.runner.job import Outcome  # noqa: E402
@@ -92,13 +93,15 @@ def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster, tmp_path: P
 
 
 def test_the_quality_bench_draws_its_rows_by_workers(cluster: Cluster, tmp_path: Path) -> None:
-    from realcompo.bench.quality.main import job_of, load_drawn, make_rows, make_rows_on
+    from realcompo.bench.quality.job import job_of, load_drawn
+    from realcompo.bench.quality.main import make_rows
+    from realcompo.bench.quality.workers import make_rows_on
     from realcompo.bench.rows import known_rows
 
     rows = [row for row in known_rows(2) if row.method in ("realism", "spatial")]
     threads = torch.get_num_threads()
     here, there = job_of(3, 2, 2, tmp_path / "here"), job_of(3, 2, 2, tmp_path / "there")
-    make_rows_on(there, rows, Place("local", 1), threads, ["--cpu"])  # as this process
+    make_rows_on(there, rows, Crew(Place("local", 1), threads, ["--cpu"]))  # as this process
     make_rows(here, rows)
     for row in rows:
         one, other = load_drawn(here.drawn(row)), load_drawn(there.drawn(row))
@@ -117,7 +120,7 @@ def test_the_alignment_bench_draws_its_stages_by_workers(cluster: Cluster, tmp_p
     methods = ("realism", f"{BEST}-oracle", FINE)
     wanted = [row for row in rows() if row.method in methods]
     here, there = Job(tmp_path / "here", **SMALL), Job(tmp_path / "there", **SMALL)
-    make_stages_on(there, wanted, Place("local", 2), torch.get_num_threads(), ["--cpu"])
+    make_stages_on(there, wanted, Crew(Place("local", 2), torch.get_num_threads(), ["--cpu"]))
     for row in wanted:
         here.make(row)
     made = {part.path.name for row in wanted for part in here.parts(row)}
@@ -154,18 +157,18 @@ def test_a_stage_that_another_process_is_at_is_left_to_it(
             waves.append([piece.path.name for piece in pieces])
             yield from ((piece, self.work(piece), None) for piece in pieces)
 
-    monkeypatch.setattr(alignment_workers, "Workers", Here)
+    monkeypatch.setattr(bench_workers, "Workers", Here)
     monkeypatch.setattr(alignment_workers, "start_worker", lambda *_: None)
     job = Job(tmp_path, **{**SMALL, "scenes": 1})
     best, fine = (row for row in rows() if row.method in (f"{BEST}-oracle", FINE))
     drawn = [job.drawn_path(best, candidate) for candidate in range(4)]
     with claimed(drawn[3]) as ours:
         assert ours
-        alignment_workers.make_stages_on(job, [fine, best], Place(), 1)
+        alignment_workers.make_stages_on(job, [fine, best], Crew(Place(), 1))
     assert waves == [[path.name for path in drawn[:3]], [job.path(fine).name]]
-    alignment_workers.make_stages_on(job, [fine, best], Place(), 1)
+    alignment_workers.make_stages_on(job, [fine, best], Crew(Place(), 1))
     assert waves[2:] == [[drawn[3].name], [job.path(best).name]]
-    alignment_workers.make_stages_on(job, [fine, best], Place(), 1)
+    alignment_workers.make_stages_on(job, [fine, best], Crew(Place(), 1))
     assert len(waves) == 4
 
 
