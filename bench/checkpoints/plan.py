@@ -84,39 +84,10 @@ class Plan:
 
 def plan_of(choice: argparse.Namespace) -> Plan:
     """Check the arguments, files and layouts. Raises RealCompoError; loads no model."""
-    missing = [f"--{name}" for name in OWN if getattr(choice, name) is None]
-    alone = missing == ["--spatial", "--gligen"] and _needs_one_model(choice.rows)
-    if missing and not alone:
-        raise RealCompoError(
-            missing[0], f"{' and '.join(missing)} not given",
-            "Own checkpoints need --realism, --spatial, --gligen and --layouts together; only "
-            f"--rows {' '.join(ONE_MODEL)} do without --spatial and --gligen",
-        )  # fmt: skip
-    files = ModelFiles(
-        _file(choice.realism, "--realism", "checkpoints"),
-        None if alone else _file(choice.spatial, "--spatial", "checkpoints"),
-        None if alone else _file(choice.gligen, "--gligen", "gligen"),
-        None if choice.vae is None else _file(choice.vae, "--vae", "vae"),
-    )
-    usual = QUICK_STEPS if choice.quick else STEPS
-    steps = usual if choice.steps is None else choice.steps
-    seeds = SEEDS if choice.seeds is None else choice.seeds
-    cfg = CFG if choice.cfg is None else choice.cfg
-    for name, value in (("--steps", steps), ("--seeds", seeds)):
-        if value < 1:
-            raise RealCompoError(name, f"{value} is too few", "Give at least 1")
-    if not (math.isfinite(cfg) and 0 <= cfg <= 100):
-        raise RealCompoError("--cfg", f"{cfg} is outside 0 to 100", "7.5 is usual for SD1.5")
+    files = _files(choice)
+    seeds, steps, cfg = _numbers(choice)
     size = SIZE if choice.size is None else parse_size(choice.size)
-    rows = own_rows(steps)
-    if choice.quick:
-        rows = [row for row in rows if row.method in QUICK_ROWS]
-    if choice.rows:
-        unknown = sorted(set(choice.rows) - {row.method for row in rows})
-        if unknown:
-            known = ", ".join(row.method for row in rows)
-            raise RealCompoError("--rows", f"there is no row {unknown[0]}", f"Name some of {known}")
-        rows = [row for row in rows if row.method in choice.rows]
+    rows = _rows(choice, steps)
     layouts = read_layouts(Path(choice.layouts))
     work = Path(choice.work) / "checkpoints"
     out = work / "report" if Path(choice.out) == RESULTS else Path(choice.out)
@@ -132,6 +103,52 @@ def plan_of(choice: argparse.Namespace) -> Plan:
     words += ["--rows", *(row.method for row in rows)] if choice.rows else []
     command = shlex.join(["python", "dev.py", "bench", "quality", *words])
     return Plan(files, layouts, tuple(rows), seeds, size, steps, cfg, work, out, command)
+
+
+def _files(choice: argparse.Namespace) -> ModelFiles:
+    """The models' files, all that the rows need."""
+    missing = [f"--{name}" for name in OWN if getattr(choice, name) is None]
+    alone = missing == ["--spatial", "--gligen"] and _needs_one_model(choice.rows)
+    if missing and not alone:
+        raise RealCompoError(
+            missing[0], f"{' and '.join(missing)} not given",
+            "Own checkpoints need --realism, --spatial, --gligen and --layouts together; only "
+            f"--rows {' '.join(ONE_MODEL)} do without --spatial and --gligen",
+        )  # fmt: skip
+    return ModelFiles(
+        _file(choice.realism, "--realism", "checkpoints"),
+        None if alone else _file(choice.spatial, "--spatial", "checkpoints"),
+        None if alone else _file(choice.gligen, "--gligen", "gligen"),
+        None if choice.vae is None else _file(choice.vae, "--vae", "vae"),
+    )
+
+
+def _numbers(choice: argparse.Namespace) -> tuple[int, int, float]:
+    """Seeds, steps and guidance scale."""
+    usual = QUICK_STEPS if choice.quick else STEPS
+    steps = usual if choice.steps is None else choice.steps
+    seeds = SEEDS if choice.seeds is None else choice.seeds
+    cfg = CFG if choice.cfg is None else choice.cfg
+    for name, value in (("--steps", steps), ("--seeds", seeds)):
+        if value < 1:
+            raise RealCompoError(name, f"{value} is too few", "Give at least 1")
+    if not (math.isfinite(cfg) and 0 <= cfg <= 100):
+        raise RealCompoError("--cfg", f"{cfg} is outside 0 to 100", "7.5 is usual for SD1.5")
+    return seeds, steps, cfg
+
+
+def _rows(choice: argparse.Namespace, steps: int) -> list[Row]:
+    """The rows that are named, or all; of a quick run the quick table's."""
+    rows = own_rows(steps)
+    if choice.quick:
+        rows = [row for row in rows if row.method in QUICK_ROWS]
+    if choice.rows:
+        unknown = sorted(set(choice.rows) - {row.method for row in rows})
+        if unknown:
+            known = ", ".join(row.method for row in rows)
+            raise RealCompoError("--rows", f"there is no row {unknown[0]}", f"Name some of {known}")
+        rows = [row for row in rows if row.method in choice.rows]
+    return rows
 
 
 def _needs_one_model(named: list[str] | None) -> bool:

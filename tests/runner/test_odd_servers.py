@@ -18,7 +18,7 @@ pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
 from realcompo.runner import answers, pictures  # noqa: E402
-from realcompo.runner import servers as serving  # noqa: E402
+from realcompo.runner import server_line as serving  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402
 from realcompo.runner.run import Summary, run  # noqa: E402
 from realcompo.runner.servers import Servers  # noqa: E402
@@ -37,7 +37,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits as long as a user would."""
     monkeypatch.setattr(serving, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(serving, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(serving, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(answers, "ASK_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(serving, "RECORD_SECONDS", 0.2)
 
 
@@ -292,7 +292,7 @@ def test_an_answer_without_an_end_is_left_and_a_slow_one_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "LARGEST_FILE", 1 << 20)
-    monkeypatch.setattr(serving, "MOST_ASKED", 1)
+    monkeypatch.setattr(answers, "MOST_TIMES", 1)
     with FakeComfyUI() as server:
         server.odd["view"] = _endless
         start = time.monotonic()

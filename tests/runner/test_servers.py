@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
-from realcompo.runner import servers as serving  # noqa: E402
+from realcompo.runner import server_line as serving  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RunnerError  # noqa: E402
 from realcompo.runner.run import Summary, run  # noqa: E402
 from realcompo.runner.servers import Servers  # noqa: E402
