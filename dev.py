@@ -39,7 +39,7 @@ COMMANDS = {
     "arguments go to pytest",
     "serve": "serve ComfyUI in the browser with the pack and the demo models",
     "host": "say which ComfyUI is used and why (--refresh: clone it again)",
-    "lint": "ruff on everything, pyright on the engine and the runner",
+    "lint": "ruff on everything, pyright on what pyproject.toml lists",
     "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
     "locales": "compare the translations with the nodes (--update: write the English texts)",
@@ -65,13 +65,13 @@ def _run(command: list[str], values: dict[str, str] | None = None) -> int:
         raise
 
 
-def _told(host: find_host.Host) -> find_host.Host:
+def _reported(host: find_host.Host) -> find_host.Host:
     print(f"ComfyUI {host.version} ({host.kind}): {host.path}\n  because: {host.reason}")
     return host
 
 
 def _host(refresh: bool = False) -> find_host.Host:
-    return _told(find_host.find(refresh))
+    return _reported(find_host.find(refresh))
 
 
 def _small(host: find_host.Host) -> dict[str, str]:
@@ -122,17 +122,17 @@ def _test_older(arguments: list[str]) -> int:
     all run, whatever one says."""
     newest, worst = find_host.find(), 0
     where = [] if any(argument.startswith("tests") for argument in arguments) else _marked()
-    asked = os.environ.get("REALCOMPO_HOST", "")
-    for name in (asked,) if asked else find_host.OLDER:
+    named = os.environ.get("REALCOMPO_HOST", "")
+    for name in (named,) if named else find_host.OLDER:
         print(f"\nOlder host {name}")
         try:
-            host = _told(find_host.find(name=name))
+            host = _reported(find_host.find(name=name))
         except environment.SetUpError as problem:
             if name == find_host.MODULES_OF_2024:  # the package index has them everywhere
                 raise
             print(f"NOT TESTED ON {name}. {problem}")
             continue
-        if host.path == newest.path and not asked:
+        if host.path == newest.path and not named:
             print("  is the newest host here: `dev.py test` runs the whole suite on it")
             continue
         worst = max(worst, _pytest(host, ["-m", OLDER_HOSTS, *arguments, *where]))

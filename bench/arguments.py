@@ -14,7 +14,9 @@ class Named(Protocol):
     """A row of a table, known by its method's name."""
 
     @property
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """Its method's name."""
+        ...
 
 
 AnyRow = TypeVar("AnyRow", bound=Named)

@@ -61,7 +61,7 @@ class Crew:
 
 def start_worker(threads: int, arguments: Sequence[str]) -> None:
     """Start the ComfyUI of a worker's machine with ``arguments``. Raises ``RunnerError``."""
-    import hostpack  # pyright: ignore[reportMissingImports]
+    import hostpack
 
     path = hostpack.host_path()
     if path is None:

@@ -102,12 +102,12 @@ async def get_info(session: aiohttp.ClientSession, url: str, names: Iterable[str
 
 
 async def get_file(
-    session: aiohttp.ClientSession, url: str, asked: Mapping[str, str], suffix: str
+    session: aiohttp.ClientSession, url: str, params: Mapping[str, str], suffix: str
 ) -> bytes:
     """A file from ``/view``. Raises ``RowError`` if the server does not have it, ``Odd`` if what
     it gives is none."""
-    name = asked["filename"]
-    async with session.get(f"{url}/view", params=asked, allow_redirects=False) as answer:
+    name = params["filename"]
+    async with session.get(f"{url}/view", params=params, allow_redirects=False) as answer:
         if answer.status == 404:
             raise RowError(f"the server does not give out {shown(name)}", again=True)
         try:

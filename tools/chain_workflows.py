@@ -107,14 +107,14 @@ def _best(
     rewards = caption_rewards(
         graph, at, captioner, images, given["text"], given["clip"], 210, max_tokens=24
     )
-    _, best, place, _ = graph.add(
+    _, best, index, _ = graph.add(
         "RealCompoPickBest", (at[0], at[1] + 500), rewards=rewards, keep=1, among="each batch",
         images=images,
     )  # fmt: skip
-    return best, place
+    return best, index
 
 
-def _fine(graph: Graph, given: dict[str, Slot], best: Slot, place: Slot) -> Slot:
+def _fine(graph: Graph, given: dict[str, Slot], best: Slot, index: Slot) -> Slot:
     """What is seen in the best picture becomes a layout, and the same noise is drawn again."""
     labels, masks, _ = graph.add("RealCompoShapesDetector", (2120, 0), "Your detector", image=best)
     layout, text, _, _ = graph.add(
@@ -131,7 +131,7 @@ def _fine(graph: Graph, given: dict[str, Slot], best: Slot, place: Slot) -> Slot
         positive=positive, layout=layout, **FINE,
     )  # fmt: skip
     (noise,) = graph.add(
-        "LatentFromBatch", (2440, 690), "Its noise", samples=given["four"], batch_index=place,
+        "LatentFromBatch", (2440, 690), "Its noise", samples=given["four"], batch_index=index,
         length=1,
     )  # fmt: skip
     latent, _ = graph.add(
@@ -148,9 +148,9 @@ def all_four(graph: Graph) -> None:
     given = _start(graph)
     _alone(graph, given)
     candidates = _pairs(graph, given)
-    best, place = _best(graph, given, (1760, 0), candidates)
+    best, index = _best(graph, given, (1760, 0), candidates)
     _save(graph, (1760, 740), best, "best")
-    fine = _fine(graph, given, best, place)
+    fine = _fine(graph, given, best, index)
     # of equal ones the first is kept: the fine picture, unless its reward is less
     (both,) = graph.add("ImageBatch", (2760, 0), "Fine, then coarse", image1=fine, image2=best)
     chosen, _ = _best(graph, given, (3080, 0), both)

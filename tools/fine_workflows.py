@@ -42,9 +42,9 @@ def _coarse(
     )  # fmt: skip
     coarse = decode(graph, (1060, 0), latent, vae)
     # a detector that takes a text runs once for each name; one that takes none finds everything
-    looked = {"only": names} if per_phrase else {}
+    limited = {"only": names} if per_phrase else {}
     labels, masks, _ = graph.add(
-        "RealCompoShapesDetector", (1060, 120), "Your detector", image=coarse, **looked
+        "RealCompoShapesDetector", (1060, 120), "Your detector", image=coarse, **limited
     )
     layout, text, _, _ = graph.add(
         "RealCompoDenseCaptions", (1400, 0), prompt=prompt, masks=masks, tags=labels, image=coarse

@@ -40,8 +40,9 @@ def _prompts(scenes: Sequence[Scene]) -> list[str]:
 
 def by_caption(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """(N,) cosines of prompts and captions of (N, 3, H, W) pictures in 0..1."""
-    told = captioner().caption(pictures, longest=LONGEST)
-    return torch.tensor(caption_rewards(_prompts(scenes), told, _clip())[0], dtype=torch.float64)
+    captions = captioner().caption(pictures, longest=LONGEST)
+    values, *_ = caption_rewards(_prompts(scenes), captions, _clip())
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def by_likelihood(pictures: Tensor, scenes: Sequence[Scene]) -> Tensor:

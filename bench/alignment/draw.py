@@ -28,12 +28,12 @@ from ...shapes.render import render
 from ...shapes.style import features
 from ...shapes.world import Scene, random_boxes
 from ..kept import claimed, write_arrays
-from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, TEST_SEED, Asked, Studio
+from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, TEST_SEED, PromptedScene, Studio
 from ..rows import fixed
 from ..statistics import Gaussian, RowResult
 from ..tuned import TUNED, file_hash, lora_file, needed_file
 from . import metrics as alignment_metrics
-from .fine_stage import fine_key, known_start, refined
+from .fine import fine_key, known_start, refined
 from .latent_adaptation import SHAPES_ADAPTATION, adapted
 from .metrics import measured
 from .rewards import known_reward, reward_key, rewards
@@ -137,7 +137,7 @@ class Job:
             self._studios[known] = Studio(row.style, lora=lora, until=row.until)
         return self._studios[known]
 
-    def asked(self, studio: Studio, seeds: Sequence[int]) -> list[Asked]:
+    def prompts(self, studio: Studio, seeds: Sequence[int]) -> list[PromptedScene]:
         """Every sample's prompt, to be drawn from the noise of its seed."""
         known = studio.ask(self.scenes, TEST_SEED)
         pairs = zip(self.samples, seeds, strict=True)
@@ -232,11 +232,11 @@ class Job:
     def _sampled(self, row: Row, candidate: int) -> Stage:
         seeds = self.seeds(candidate)
         studio = self.studio(row)
-        asked = self.asked(studio, seeds)
+        prompts = self.prompts(studio, seeds)
         if row.adapted:
-            drawn = adapted(studio, asked, SHAPES_ADAPTATION, steps=self.steps)
+            drawn = adapted(studio, prompts, SHAPES_ADAPTATION, steps=self.steps)
         else:
-            drawn = studio.draw(asked, fixed(1.0), steps=self.steps)
+            drawn = studio.draw(prompts, fixed(1.0), steps=self.steps)
         return Stage(drawn.pictures, np.array(seeds), drawn.forwards, drawn.backwards,
                      drawn.seconds)  # fmt: skip
 
@@ -251,7 +251,7 @@ class Job:
         began = time.perf_counter()
         scenes = [self.scenes[number] for number, _ in self.samples]
         values = torch.stack([rewards(row.reward or "", s.pictures, scenes) for s in every])
-        best = [best_places(told.tolist())[0] for told in values.unbind(1)]
+        best = [best_places(each.tolist())[0] for each in values.unbind(1)]
         spent = (time.perf_counter() - began) / len(scenes)
         return Stage(
             torch.stack([every[c].pictures[n] for n, c in enumerate(best)]),
@@ -262,8 +262,8 @@ class Job:
 
     def _refined(self, row: Row, coarse: Stage) -> Stage:
         studio = self.studio(row)
-        asked = self.asked(studio, [int(seed) for seed in coarse.seeds])
-        drawn = refined(studio, asked, coarse.pictures, row.fine or "noise", self.steps)
+        prompts = self.prompts(studio, [int(seed) for seed in coarse.seeds])
+        drawn = refined(studio, prompts, coarse.pictures, row.fine or "noise", self.steps)
         return Stage(
             drawn.pictures, coarse.seeds, coarse.forwards + drawn.forwards,
             coarse.backwards + drawn.backwards, coarse.seconds + drawn.seconds,

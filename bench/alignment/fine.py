@@ -6,8 +6,9 @@ Every scene has its own prompt, layout and noise, as in ``pictures.py``. Used by
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import comfy.samplers
@@ -28,7 +29,8 @@ from ...balancer.modulation_plan import MODULATE, DensePlan
 from ...balancer.regions import LayoutBatch
 from ...balancer.tokens import phrase_spans
 from ...shapes.oracle import detect_masks
-from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, Asked, Studio
+from ..passes import counting
+from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, Drawn, PromptedScene, Studio
 
 NOISE, LATENT = "noise", "latent"
 LIGHT = "light"
@@ -71,14 +73,14 @@ SHAPES_FINE = {
 
 
 def layouts_of(
-    asked: Sequence[Asked], coarse: Tensor, settings: FineSettings
+    prompts: Sequence[PromptedScene], coarse: Tensor, settings: FineSettings
 ) -> list[Layout | None]:
     """What RealCompo Dense Captions makes of every coarse picture (N, 3, H, W) in 0..1, seen by the
     oracle; None where nothing was found and nothing is to be placed."""
     if settings.mode == PLAIN:
-        return [one.layout for one in asked]
+        return [one.layout for one in prompts]
     made: list[Layout | None] = []
-    for one, seen in zip(asked, detect_masks(coarse), strict=True):
+    for one, seen in zip(prompts, detect_masks(coarse), strict=True):
         found = [
             Detection(
                 thing.shape if settings.nouns else f"{thing.colour} {thing.shape}",
@@ -89,13 +91,7 @@ def layouts_of(
         prompt = one.layout.prompt
         captions, _ = captions_by_rules(prompt)
         try:
-            aligned = align(
-                captions,
-                found,
-                prompt,
-                settings.missing,
-                keep=settings.keep,
-            )
+            aligned = align(captions, found, prompt, settings.missing, keep=settings.keep)
         except RealCompoError:
             made.append(None)
         else:
@@ -104,13 +100,13 @@ def layouts_of(
 
 
 def _conditioning(
-    asked: Sequence[Asked], layouts: Sequence[Layout], clip: Any, settings: FineSettings
+    prompts: Sequence[PromptedScene], layouts: Sequence[Layout], clip: Any, settings: FineSettings
 ) -> Any:
     """The node's conditioning for a batch whose samples have prompts and layouts of their own."""
     if settings.mode == PLAIN:
-        return [[torch.cat([one.text for one in asked]), {}]]
+        return [[torch.cat([one.text for one in prompts]), {}]]
     spans = [phrase_spans(one, encode_prompt(one.prompt), encode_prompt) for one in layouts]
-    texts = torch.cat([one.text for one in asked])
+    texts = torch.cat([one.text for one in prompts])
     if settings.mode == MODULATE:
         rows = [
             with_phrases([[text[None], {}]], clip, layout, span)[0][0]
@@ -125,7 +121,7 @@ def _conditioning(
 @torch.inference_mode()
 def refine(
     studio: Studio,
-    asked: Sequence[Asked],
+    prompts: Sequence[PromptedScene],
     coarse: Tensor,
     settings: FineSettings,
     start: str = NOISE,
@@ -139,18 +135,18 @@ def refine(
     latent with fresh noise on it, by ``settings.denoise``. A picture without a layout stays as it
     is.
     """
-    bent = studio.realism if settings.mode == PLAIN else dense_model(studio.realism)
+    model = studio.realism if settings.mode == PLAIN else dense_model(studio.realism)
     sampler = comfy.samplers.KSampler(
-        bent, steps=steps, device=bent.load_device, sampler=SAMPLER, scheduler=SCHEDULER,
-        denoise=settings.denoise if start == LATENT else 1.0, model_options=bent.model_options,
+        model, steps=steps, device=model.load_device, sampler=SAMPLER, scheduler=SCHEDULER,
+        denoise=settings.denoise if start == LATENT else 1.0, model_options=model.model_options,
     )  # fmt: skip
-    made = layouts_of(asked, coarse, settings)
+    made = layouts_of(prompts, coarse, settings)
     empty = studio.clip.encode_from_tokens(studio.clip.tokenize(""))
     drawn = coarse.clone()
     rows = [number for number, layout in enumerate(made) if layout is not None]
     for first in range(0, len(rows), batch):
         some = rows[first : first + batch]
-        chosen = [asked[number] for number in some]
+        chosen = [prompts[number] for number in some]
         layouts = [layout for number in some if (layout := made[number]) is not None]
         # noise that the picture came from is no noise to it: what they share would count twice
         again = [replace(one, seed=one.seed + FRESH) for one in chosen]
@@ -166,3 +162,34 @@ def refine(
         pictures = studio.vae.decode(latents).permute(0, 3, 1, 2).clamp(0, 1)
         drawn[some] = pictures.to(drawn)
     return drawn
+
+
+def known_start(start: str) -> bool:
+    """Whether pictures can be drawn again from there."""
+    return start in SHAPES_FINE
+
+
+def _start_of(start: str) -> str:
+    """Noise or latent: where a kind of second drawing starts."""
+    return NOISE if start == NOISE else LATENT
+
+
+def fine_key(start: str) -> list[Any]:
+    """What the stage's pictures depend on, beside those it starts from and their model."""
+    settings = SHAPES_FINE[start]
+    return [PLAIN if settings.mode == PLAIN else _start_of(start), asdict(settings)]
+
+
+def refined(
+    studio: Studio, prompts: Sequence[PromptedScene], coarse: Tensor, start: str, steps: int
+) -> Drawn:
+    """Pictures drawn again; ``coarse`` (N, 3, H, W) in 0..1 are those of ``prompts``.
+
+    Pictures in which nothing is seen stay as they are, and cost nothing here.
+    """
+    began = time.perf_counter()
+    with counting([studio.realism.model.diffusion_model]) as passes:
+        settings = SHAPES_FINE[start]
+        pictures = refine(studio, prompts, coarse, settings, _start_of(start), steps=steps)
+    seconds = (time.perf_counter() - began) / len(prompts)
+    return Drawn(pictures, passes.entered / len(prompts), 0.0, 0.0, seconds)

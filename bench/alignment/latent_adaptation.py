@@ -19,7 +19,7 @@ from ...balancer.comfy.separation import Prepared, SeparationSettings, prepare, 
 from ...balancer.comfy.session import Encoded, Session, encode, in_session
 from ...balancer.losses import enhance_loss, separate_loss
 from ...balancer.training_prompts import TrainingPrompt
-from ..pictures import CFG, SCHEDULER, SIDE, STEPS, Asked, Drawn, Studio
+from ..pictures import CFG, SCHEDULER, SIDE, STEPS, Drawn, PromptedScene, Studio
 
 FACTOR = 2
 """Maps at half the latent's sides, where the demo's models have four of their five sites."""
@@ -41,7 +41,7 @@ SHAPES_ADAPTATION = Adaptation(strength=0.03)
 
 def adapted(
     studio: Studio,
-    asked: Sequence[Asked],
+    prompts: Sequence[PromptedScene],
     adaptation: Adaptation,
     batch: int = 32,
     steps: int = STEPS,
@@ -56,8 +56,8 @@ def adapted(
     empty = encode(studio.clip, "")
     began, forwards, backwards = time.perf_counter(), 0, 0
     pictures = []
-    for start in range(0, len(asked), batch):
-        some = asked[start : start + batch]
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
         wanted = [TrainingPrompt(one.layout.prompt, tuple(one.scene.phrases)) for one in some]
         prepared = prepare(studio.clip, wanted, singles=False)
         noise = studio.noise(some)
@@ -81,7 +81,7 @@ def adapted(
         in_session(model, (SIDE, SIDE), len(some), some[0].seed, work)
         with torch.inference_mode():
             pictures.append(studio.vae.decode(made[0]).permute(0, 3, 1, 2).clamp(0, 1).clone())
-    count = len(asked)
+    count = len(prompts)
     spent = (time.perf_counter() - began) / count
     return Drawn(torch.cat(pictures), forwards / count, 0.0, backwards / count, spent)
 
@@ -113,7 +113,7 @@ def _guided(
     empty: Encoded,
     cfg: float,
 ) -> Tensor:
-    told = session.predict(x, sigma, [one.encoded for one in prepared])
-    free = session.predict(x, sigma, [empty] * len(x))
-    assert told is not None and free is not None
-    return free + cfg * (told - free)
+    conditional = session.predict(x, sigma, [one.encoded for one in prepared])
+    unconditional = session.predict(x, sigma, [empty] * len(x))
+    assert conditional is not None and unconditional is not None
+    return unconditional + cfg * (conditional - unconditional)

@@ -42,7 +42,7 @@ def alignment_scores(pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, np.
 
     ``bound`` is nan where none of the shapes asked for is there.
     """
-    told: dict[str, list[float]] = {
+    scores: dict[str, list[float]] = {
         name: [] for name in (*SCORES, "both", "bound", "count", "binding")
     }
     for scene, verdict in zip(scenes, judge_scenes(pictures, scenes), strict=True):
@@ -54,8 +54,8 @@ def alignment_scores(pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, np.
             "count": verdict.count, "binding": verdict.binding,
         }  # fmt: skip
         for name, value in values.items():
-            told[name].append(float(value))
-    return {name: np.array(values) for name, values in told.items()}
+            scores[name].append(float(value))
+    return {name: np.array(values) for name, values in scores.items()}
 
 
 def spread(vectors: Tensor) -> float:

@@ -4,7 +4,7 @@ A stage is all samples' pictures drawn once (one of best-of-4's four candidates)
 them, or the fine stage. Stages that need none of the missing ones are handed out together, then
 those that start from them, until none is left. Files travel by value, so that workers need no
 folder in common with the driver; a worker finds its stage by the name of its file, which holds a
-hash of all weights: a machine with other models is told, not used.
+hash of all weights: a machine with other models is refused.
 """
 
 from __future__ import annotations

@@ -59,25 +59,17 @@ def _batch(graph: Graph, link: Any) -> int:
     return int(inputs["length"])
 
 
-def _before(graph: Graph, name: str) -> set[str]:
-    """A node and all that it needs."""
-    found, front = {name}, [name]
-    while front:
-        links = [value for one in front for value in graph[one]["inputs"].values()]
-        front = [str(v[0]) for v in links if isinstance(v, list) and str(v[0]) not in found]
-        found |= set(front)
-    return found
-
-
 def forwards_of(graph: Graph, records: Sequence[Mapping[str, Any]], stage: str) -> float:
     """Passes of a picture through a network until ``stage``'s picture is there, mean over rows.
 
-    One latent through one model, conditional or not, is one; a look that stops half-way counts as
-    a whole one. Two looks of the dual sampler's that need a gradient count as two. Candidates count
-    where the stage chose among them; a stage before that needs the first of them only.
+    One latent through one model, conditional or not, is one; a probe that stops half-way counts as
+    a whole one. Two probes of the dual sampler's that need a gradient count as two. Candidates
+    count where the stage chose among them; a stage before that needs the first of them only.
     """
+    from execute import ancestors
+
     save = next(name for name, saved in saved_by(graph).items() if saved == stage)
-    needed = _before(graph, save)
+    needed = [save, *ancestors(graph, save)]
     chosen = any(graph[name]["class_type"] == "RealCompoPickBest" for name in needed)
     total = 0.0
     for name in needed:

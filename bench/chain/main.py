@@ -64,12 +64,12 @@ def table_of(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
     return rows
 
 
-def graph_of(place: Backend, steps: int | None = None) -> Graph:
+def graph_of(backend: Backend, steps: int | None = None) -> Graph:
     """The workflow as Export (API) writes it; ``steps`` instead of its own number."""
-    from workflow import classes_of, to_api  # pyright: ignore[reportMissingImports]
+    from workflow import classes_of, to_api
 
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    graph = to_api(workflow, place.describe(classes_of(workflow)))
+    graph = to_api(workflow, backend.describe(classes_of(workflow)))
     for node in graph.values():
         if steps is not None and "steps" in node["inputs"]:
             node["inputs"]["steps"] = steps
@@ -123,14 +123,14 @@ def draw(
     row failed.
     """
     rows = table_of(scenes)
-    with InProcess() as place:
-        graph = graph_of(place, steps)
+    with InProcess() as backend:
+        graph = graph_of(backend, steps)
         # the runner knows rows by their workflow; pictures of other weights must not count as done
         about = json.dumps([graph, files_used(graph)], sort_keys=True)
         out = work / f"run-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
         write_whole(work / "workflow_api.json", json.dumps(graph, indent=1))
         write_whole(work / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        summary = run(rows, graph, place, out, retry_failed=True, tell=print)
+        summary = run(rows, graph, backend, out, retry_failed=True, tell=print)
     known = {record["id"]: record for record in read_results(out)}
     records = [known[row["id"]] for row in rows if row["id"] in known]
     if summary.done < len(rows):

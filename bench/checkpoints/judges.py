@@ -44,9 +44,9 @@ def plain_text(prompt: str) -> str:
 
 def overlap(one: Box, other: Box) -> float:
     """Intersection over union of two boxes, 0..1."""
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(0.0, wide) * max(0.0, high)
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
     total = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared
     return shared / total if total > 0 else 0.0
 
@@ -138,7 +138,7 @@ def _square(picture: Any) -> Any:
     """The picture on a grey square, in its top left corner.
 
     Detectors stretch or pad what is not square, and their pipelines do not agree on which of the
-    two a box is told in. In a square both are the same.
+    two a box is given in. In a square both are the same.
     """
     from PIL import Image
 

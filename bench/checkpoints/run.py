@@ -63,14 +63,14 @@ class Album:
 
     @cached_property
     def _loaded(self) -> tuple[CheckpointStudio, list[Prompted]]:
-        """The models with all prompts, so that a layout they refuse is told before sampling."""
+        """The models with all prompts, so that a layout they refuse is named before sampling."""
         self._say("Loading the models")
         studio = CheckpointStudio(self.plan.files)
-        asked = [studio.ask(layout) for layout in self.plan.layouts]
-        for one in asked:
+        prompts = [studio.ask(layout) for layout in self.plan.layouts]
+        for one in prompts:
             # building a guider holds the models and the prompt against each other
             studio.guider(one, BalancerSettings(), self.plan.cfg)
-        return studio, asked
+        return studio, prompts
 
     def key(self, row: Row, number: int, seed: int) -> str:
         """Name of a picture's files: a hash of all that the picture depends on."""
@@ -98,8 +98,8 @@ class Album:
         path = picture.with_suffix(".json")
         if path.exists() and picture.exists():
             return json.loads(path.read_text(encoding="utf-8"))
-        studio, asked = self._loaded
-        one, plan = asked[number], self.plan
+        studio, prompts = self._loaded
+        one, plan = prompts[number], self.plan
         more: dict[str, Any] = {}
         if row.schedule_of is not None:
             teachers = [self.entry(*other) for other in self._teachers(row, number)]

@@ -119,7 +119,7 @@ class CheckpointStudio:
 
     def guider(
         self,
-        asked: Prompted,
+        prompted: Prompted,
         settings: BalancerSettings,
         cfg: float,
         make: MakeGuider = RealCompoGuider,
@@ -127,14 +127,14 @@ class CheckpointStudio:
     ) -> RealCompoGuider:
         """The pack's guider over one layout; ``make`` may be another kind, given ``more``."""
         return make(
-            self.realism, self.spatial, asked.positive, self._negative, asked.grounded,
-            self._spatial_negative, asked.layout, asked.tokens, cfg, settings, **more,
+            self.realism, self.spatial, prompted.positive, self._negative, prompted.grounded,
+            self._spatial_negative, prompted.layout, prompted.tokens, cfg, settings, **more,
         )  # fmt: skip
 
     @torch.inference_mode()
     def draw(
         self,
-        asked: Prompted,
+        prompted: Prompted,
         seed: int,
         settings: BalancerSettings,
         size: tuple[int, int],
@@ -148,7 +148,7 @@ class CheckpointStudio:
         Raises RealCompoError where the models give NaN, which no score could be made of.
         """
         started = time.perf_counter()
-        guider = self.guider(asked, settings, cfg, make, **more)
+        guider = self.guider(prompted, settings, cfg, make, **more)
         empty = torch.zeros(1, 4, size[1] // LATENT_CELL, size[0] // LATENT_CELL)
         done = sample_pair(guider, {"samples": empty}, seed, steps, SAMPLER, SCHEDULER, 1.0)
         pixels = self.vae.decode(done["samples"])[0].movedim(-1, 0).float().cpu().clamp(0, 1)
@@ -156,20 +156,20 @@ class CheckpointStudio:
         if not bool(torch.isfinite(done["samples"]).all() & torch.isfinite(pixels).all()):
             raise RealCompoError(
                 "--vae" if bool(torch.isfinite(done["samples"]).all()) else "--realism",
-                f"the picture of '{asked.layout.prompt}' with seed {seed} came out as NaN",
+                f"the picture of '{prompted.layout.prompt}' with seed {seed} came out as NaN",
                 "Half precision may be too coarse: use models or a VAE that bear it",
             )
         return Shot(pixels.clone(), done["samples"].clone(), guider.trace, seconds)
 
     @torch.inference_mode()
-    def shares(self, asked: Prompted, latent: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def shares(self, prompted: Prompted, latent: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Share (R,) of each region's attention inside the region, by realism and spatial model.
 
         Looks at a finished ``latent`` (1, C, h, w), so that every method is measured alike. Each
         model sees its own conditioning; the spatial one is given the boxes and is the kinder judge.
         None for a model whose conditioning is not in force at that noise level.
         """
-        guider = self.guider(asked, BalancerSettings(), cfg=1.0)
+        guider = self.guider(prompted, BalancerSettings(), cfg=1.0)
         sampling = self.realism.get_model_object("model_sampling")
         sigma = float(sampling.percent_to_sigma(LOOK_PERCENT))
         noise = comfy.sample.prepare_noise(latent, LOOK_SEED)

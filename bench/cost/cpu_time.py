@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -113,7 +113,7 @@ def timing(pair: Pair, methods: Sequence[str], repetitions: int, steps: int = ST
 class Ledger:
     """Charges CPU time, and the number of tensor operations, to whoever is at work."""
 
-    seconds: Counter[Label] = field(default_factory=Counter)
+    seconds: dict[Label, float] = field(default_factory=lambda: defaultdict(float))
     operations: Counter[Label] = field(default_factory=Counter)
     _stack: list[Label] = field(default_factory=lambda: ["other"])
     _since: float = 0.0
@@ -184,7 +184,7 @@ def _charged(pair: Pair, method: str, operations: bool) -> list[Ledger]:
         ledger.operations.clear()
         with ledger.at("balancer"):
             out = predict(*args, **kwargs)
-        steps.append(Ledger(Counter(ledger.seconds), Counter(ledger.operations)))
+        steps.append(Ledger(defaultdict(float, ledger.seconds), Counter(ledger.operations)))
         return out
 
     one.predict_noise = step

@@ -39,7 +39,7 @@ from .runs import (
 REGIONS = 10
 TIMED = ("realism", "spatial", FLOOR, PAPER, EQUILIBRIUM, LAYOUT)
 REPETITIONS = 5
-FRUGAL = (PAPER, LAGGED)
+CHECKPOINTED = (PAPER, LAGGED)
 QUICK_ROWS = ("realism", FLOOR, PAPER)
 QUICK_TIMED = ("realism", FLOOR, PAPER)
 ABOUT = (
@@ -93,9 +93,9 @@ def rows_of(name: str, network: Network, steps: int, only: Sequence[str] = ()) -
             continue  # two models of one kind: the same as the realism model alone
         whole = measure(small, method, steps, flops=False)
         cost = compose(measure(pair, method, SHORT), whole)
-        if method in FRUGAL:
-            kept = measure(pair, method, SHORT, frugal=True).kept.saved[: len(cost.saved)]
-            cost = replace(cost, frugal=kept)
+        if method in CHECKPOINTED:
+            kept = measure(pair, method, SHORT, checkpointed=True).kept.saved[: len(cost.saved)]
+            cost = replace(cost, checkpointed=kept)
         add(method, cost)
     if name == GLIGEN_512:
         for procedure in ("official-layout", "official-layout-plain"):

@@ -120,8 +120,10 @@ def controlled_pair(kind: Kind, size: int, dtype: torch.dtype, seed: int | None 
     model = true.unet(kind, dtype, seed)
     net = true.control(kind, dtype, None if seed is None else seed + 1)
     positive, negative = (true.conditioning(kind, s, dtype) for s in (1, 2))
-    steered = true.controlled([positive, negative], net, 8 * size)
-    return Pair(model, model, size, positive, negative, *steered, layout(REGIONS), control=net)
+    steered, unsteered = true.controlled([positive, negative], net, 8 * size)
+    return Pair(
+        model, model, size, positive, negative, steered, unsteered, layout(REGIONS), control=net
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -101,11 +101,11 @@ def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Cla
             note="float16; the first backward is plain SD1.5's, the second goes through GLIGEN",
         ))  # fmt: skip
     for name, network, bar in (("sd15", GLIGEN_512, 0.08), ("sdxl", SDXL, 0.3)):
-        frugal = table.cost(network, PAPER)
-        if frugal is not None and frugal.frugal:
-            each = [rounded(size / GIB) for size in frugal.frugal]
+        cost = table.cost(network, PAPER)
+        if cost is not None and cost.checkpointed:
+            each = [rounded(size / GIB) for size in cost.checkpointed]
             found.append(_point(
-                f"probe_activations_{name}_checkpointed_gib", frugal.frugal[0] / GIB, bar,
+                f"probe_activations_{name}_checkpointed_gib", cost.checkpointed[0] / GIB, bar,
                 each_backward=each, note="float16; checkpointed looks, where memory is short",
             ))  # fmt: skip
     if timing is not None:
@@ -158,7 +158,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "tflop_per_step": {phase: rounded(flops / TERA) for phase, flops in cost.flops.items()},
         "activation_gib": [rounded(size / GIB) for size in cost.saved],
         "activation_gib_alive": [rounded(size / GIB) for size in cost.alive],
-        "activation_gib_checkpointed": [rounded(size / GIB) for size in cost.frugal] or None,
+        "activation_gib_checkpointed": [rounded(size / GIB) for size in cost.checkpointed] or None,
         "settings": None if row.settings is None else asdict(row.settings),
     }  # fmt: skip
 
@@ -201,7 +201,7 @@ def _cells(table: Table, row: Row) -> list[str]:
         "-" if one is None else f"{one:.2f}",
         "-" if floor is None else f"{floor:.2f}",
         kept,
-        " / ".join(f"{size / GIB:.2f}" for size in cost.frugal) or "-",
+        " / ".join(f"{size / GIB:.2f}" for size in cost.checkpointed) or "-",
         steps,
     ]
 

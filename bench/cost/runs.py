@@ -166,18 +166,18 @@ def make(pair: Pair, method: str) -> Any:
 
 def measure(
     pair: Pair, method: str, steps: int, flops: bool = True, hollow: bool = True,
-    frugal: bool = False,
+    checkpointed: bool = False,
 ) -> Run:  # fmt: skip
     """Run a row and meter it; without ``flops`` passes only, on networks that can be computed.
 
-    ``frugal``: looks are checkpointed, as where memory is short. Raises KeyError for an unknown
+    ``checkpointed``: as where memory is short. Raises KeyError for an unknown
     method.
     """
     one = make(pair, method)
     kept = Kept()
     with ExitStack() as stack:
         stack.enter_context(steady_host())
-        stack.enter_context(patch.object(probe, "must_be_frugal", lambda *about: frugal))
+        stack.enter_context(patch.object(probe, "must_be_frugal", lambda *about: checkpointed))
         passes = stack.enter_context(counting(pair.networks, pair.controls))
         count = stack.enter_context(counted(hollow)) if flops else None
         if flops:
@@ -193,9 +193,9 @@ def measure(
 class Cost:
     """A method's cost: FLOPs of one step of each phase, and how many steps of it an image takes.
 
-    ``passes`` per image by ``Passes``; ``trace`` likewise as the guider tells it. ``saved`` and
-    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``; ``frugal``: those
-    saved by checkpointed looks.
+    ``passes`` per image by ``Passes``; ``trace`` likewise as the guider counts it. ``saved`` and
+    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``; ``checkpointed``:
+    those saved where the network is checkpointed.
     """
 
     flops: dict[str, int]
@@ -204,7 +204,7 @@ class Cost:
     trace: dict[str, float] | None
     saved: list[int]
     alive: list[int]
-    frugal: list[int] = field(default_factory=list)
+    checkpointed: list[int] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -230,15 +230,15 @@ def compose(short: Run, whole: Run) -> Cost:
     if set(whole.phases) - set(flops):
         raise RuntimeError(f"phases {list(whole.phases)}, but only {list(flops)} were measured")
     names = list(asdict(Passes()))
-    told = {name: whole.total(name) for name in names}
+    counts = {name: whole.total(name) for name in names}
     expected = {
         name: sum(passes[phase][name] * number for phase, number in whole.phases.items())
         for name in names
     }
-    if told != expected:
-        raise RuntimeError(f"passes of the whole run {told}, by the short run {expected}")
+    if counts != expected:
+        raise RuntimeError(f"passes of the whole run {counts}, by the short run {expected}")
     balanced = max(1, sum(step.passes["backward"] > 0 for step in short.steps))
     each = len(short.kept.saved) // balanced
     return Cost(
-        flops, whole.phases, told, whole.trace, short.kept.saved[:each], short.kept.alive[:each]
+        flops, whole.phases, counts, whole.trace, short.kept.saved[:each], short.kept.alive[:each]
     )

@@ -59,8 +59,8 @@ def checkpoint(family: Kind, narrow: bool) -> Contents:
     config = family.config(kind.unet)
     text = config.process_clip_state_dict_for_saving(networks.text(family))
     if family.pooled is None:  # SDXL's are added by the host
-        place = "cond_stage_model.transformer.text_model.embeddings.position_ids"
-        text[place] = torch.arange(77).expand((1, -1))
+        name = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+        text[name] = torch.arange(77).expand((1, -1))
     tensors = {
         **config.process_unet_state_dict_for_saving(networks.unet(kind)),
         **text,

@@ -83,7 +83,7 @@ def _check(kind: str, dtype: torch.dtype, quantised: str | None) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    import find_host  # pyright: ignore[reportMissingImports]
+    import find_host
 
     parser = argparse.ArgumentParser(prog="dev.py bench random_files", description=__doc__)
     size = parser.add_mutually_exclusive_group()

@@ -40,8 +40,8 @@ def entries(
         for layer in layers:
             found |= _quantised(layer, contents.tensors[f"{layer}.weight"], quantised, seed)
         if quantised == "metadata":
-            told = {"format_version": "1.0", "layers": {layer: FORMAT for layer in layers}}
-            about["_quantization_metadata"] = json.dumps(told)
+            description = {"format_version": "1.0", "layers": {layer: FORMAT for layer in layers}}
+            about["_quantization_metadata"] = json.dumps(description)
         elif quantised == "scaled_fp8":
             # two numbers in it: multiply in full precision
             found[contents.prefix + "scaled_fp8"] = _constant(
@@ -92,8 +92,8 @@ def _quantised(layer: str, weight: Tensor, form: str, seed: int) -> dict[str, En
         return found | {f"{layer}.scale_weight": _constant(scale)}
     found[f"{layer}.weight_scale"] = _constant(scale)
     if form == "comfy_quant":
-        told = torch.tensor(list(json.dumps(FORMAT).encode()), dtype=torch.uint8)
-        found[f"{layer}.comfy_quant"] = _constant(told)
+        description = torch.tensor(list(json.dumps(FORMAT).encode()), dtype=torch.uint8)
+        found[f"{layer}.comfy_quant"] = _constant(description)
     return found
 
 

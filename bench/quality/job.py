@@ -17,7 +17,7 @@ from ...shapes.host_models import weight_hashes
 from ...shapes.world import Scene, make_scenes
 from ..dense_pictures import dense_guider
 from ..kept import write_arrays
-from ..pictures import TEST_SEED, Asked, Drawn, Studio
+from ..pictures import TEST_SEED, Drawn, PromptedScene, Studio
 from ..rows import Row
 from ..schedule import Schedule, ScheduledGuider, mean_schedule
 from ..tuned import file_hash, needed_file
@@ -65,11 +65,11 @@ class Studios:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._known: dict[Any, tuple[Studio, list[Asked]]] = {}
+        self._known: dict[Any, tuple[Studio, list[PromptedScene]]] = {}
         self._schedules: dict[str, Schedule] = {}
 
-    def of(self, row: Row) -> tuple[Studio, list[Asked]]:
-        """The pair of a row, and what is asked of it."""
+    def of(self, row: Row) -> tuple[Studio, list[PromptedScene]]:
+        """The pair of a row, and its prompts."""
         pair = row.style, row.control, row.regions, row.lora, row.until
         if pair not in self._known:
             lora = None if row.lora is None else needed_file(row.lora)
@@ -85,11 +85,11 @@ class Studios:
             studio, _ = self.of(row)
             generator = torch.Generator().manual_seed(TUNING_SEED)
             scenes = make_scenes(self.job.schedule_scenes, generator)
-            asked = studio.ask(scenes, TUNING_SEED)
-            drawn = studio.draw(asked, row.schedule_of, steps=self.job.steps)
+            prompts = studio.ask(scenes, TUNING_SEED)
+            drawn = studio.draw(prompts, row.schedule_of, steps=self.job.steps)
             runs, start = [], 0
             for trace in drawn.traces:
-                some = asked[start : start + len(trace.steps[0].mix)]
+                some = prompts[start : start + len(trace.steps[0].mix)]
                 regions = LayoutBatch.of([a.layout for a in some], [a.tokens for a in some])
                 runs.append((trace, regions))
                 start += len(some)
@@ -98,15 +98,16 @@ class Studios:
 
     def draw(self, row: Row) -> Drawn:
         """The row's pictures."""
-        studio, asked = self.of(row)
+        studio, prompts = self.of(row)
         if row.dense is not None:
             make = dense_guider(studio.realism, studio.clip, row.dense, row.beside)
-            return studio.draw(asked, row.settings, make, steps=self.job.steps)
+            return studio.draw(prompts, row.settings, make, steps=self.job.steps)
         if row.schedule_of is None:
-            return studio.draw(asked, row.settings, steps=self.job.steps)
+            return studio.draw(prompts, row.settings, steps=self.job.steps)
         return studio.draw(
-            asked, row.settings, ScheduledGuider, steps=self.job.steps, schedule=self.schedule(row)
-        )
+            prompts, row.settings, ScheduledGuider, steps=self.job.steps,
+            schedule=self.schedule(row),
+        )  # fmt: skip
 
 
 COSTS = ("forwards", "partial_forwards", "backwards", "seconds")

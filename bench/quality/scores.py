@@ -22,7 +22,7 @@ def score(row: Row, scenes: Sequence[Scene], drawn: Drawn) -> RowResult:
     def summed(name: str) -> np.ndarray:
         return np.array([sum(float(getattr(o, name)) for o in v.objects) for v in verdicts])
 
-    def told(name: str) -> np.ndarray:
+    def scored_by(name: str) -> np.ndarray:
         values = [getattr(v, name) for v in verdicts]
         return np.array([np.nan if value is None else float(value) for value in values])
 
@@ -31,7 +31,7 @@ def score(row: Row, scenes: Sequence[Scene], drawn: Drawn) -> RowResult:
         objects=np.array([len(scene.objects) for scene in scenes]),
         hits={"right": summed("right"), "colour": summed("colour"), "place": summed("iou")},
         pictures={
-            **{name: told(name) for name in ("count", "binding", "relation")},
+            **{name: scored_by(name) for name in ("count", "binding", "relation")},
             "style": style_probability(drawn.pictures, row.style).double().numpy(),
         },
         features=features(drawn.pictures).double().numpy(),

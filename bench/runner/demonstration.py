@@ -56,9 +56,11 @@ class Watched:
         pass  # the inner one outlives a run
 
     def describe(self, names: Iterable[str]) -> dict[str, Any]:
+        """See ``Backend``."""
         return self.inner.describe(names)
 
     def results(self, tasks: Sequence[Task], stop: threading.Event) -> Iterator[Outcome]:
+        """See ``Backend``."""
         self.began, self.times = time.monotonic(), []
         for number, outcome in enumerate(self.inner.results(tasks, stop), 1):
             self.times.append(time.monotonic())
@@ -67,6 +69,7 @@ class Watched:
             yield outcome
 
     def interrupt(self) -> None:
+        """See ``Backend``."""
         self.inner.interrupt()
 
     @property
@@ -83,6 +86,7 @@ class Only(Watched):
         self.cluster = cluster
 
     def results(self, tasks: Sequence[Task], stop: threading.Event) -> Iterator[Outcome]:
+        """See ``Backend``."""
         for _task, outcome, problem in self.cluster.workers.results(tasks, stop, most=1):
             assert problem is None, problem
             yield outcome

@@ -68,7 +68,7 @@ def demonstrate(folder: Path, size: Size, again: Sequence[str] = ()) -> dict[str
 
 def with_servers(demo: Demonstration, stages: Stages) -> None:
     """Two servers on the loopback interface."""
-    from live_server import LiveServer  # pyright: ignore[reportMissingImports]
+    from live_server import LiveServer
 
     if not stages.open("two_servers", "scaling_servers", "killed_server"):
         return

@@ -21,8 +21,8 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 def demo_graph(backend: Backend, saved: str, steps: int) -> Graph:
     """The part of the demo workflow that saves ``saved`` (a file name prefix's last part), as
     Export (API) writes it, with ``steps`` steps."""
-    from execute import ancestors  # pyright: ignore[reportMissingImports]
-    from workflow import classes_of, to_api  # pyright: ignore[reportMissingImports]
+    from execute import ancestors
+    from workflow import classes_of, to_api
 
     workflow = json.loads(DEMO.read_text(encoding="utf-8"))
     whole = to_api(workflow, backend.describe(classes_of(workflow)))

@@ -69,7 +69,7 @@ class Subject:
     def prepared(self) -> list[Prepared]:
         """The same as the pack's loop has them: two objects of two tokens each."""
         plan = layout(2)
-        regions = LayoutBatch.of(plan, [region.tokens or () for region in plan.regions])
+        regions = LayoutBatch.of(plan, tuple(region.tokens or () for region in plan.regions))
         names = tuple(region.phrase for region in plan.regions)
         return [
             Prepared(TrainingPrompt(" ".join(names), names), Encoded(t), regions, (Encoded(t),) * 2)
@@ -130,9 +130,9 @@ def _stock(subject: Subject, form: str, batch: int, steps: int) -> None:
         "gradient_checkpointing": form.endswith("checkpointed"), "existing_lora": "[None]",
     }  # fmt: skip
     # what else a release asks for keeps its default
-    asked = TrainLoraNode.INPUT_TYPES()["required"]
+    described = TrainLoraNode.INPUT_TYPES()["required"]
     inputs = {name: chosen[name] if name in chosen else spec[1]["default"]
-              for name, spec in asked.items()}  # fmt: skip
+              for name, spec in described.items()}  # fmt: skip
     if getattr(TrainLoraNode, "INPUT_IS_LIST", False):
         inputs = {name: [value] for name, value in inputs.items()}
     getattr(TrainLoraNode(), TrainLoraNode.FUNCTION)(**inputs)

@@ -23,8 +23,9 @@ from realcompo.bench.cost import official as official_cost  # noqa: E402
 from realcompo.bench.cost import runs as cost_runs  # noqa: E402
 from realcompo.bench.cost.report import BASE, CONTROLNET, GLIGEN_512  # noqa: E402
 
+from . import results  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "bench" / "results" / "cost.json"
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +208,7 @@ def test_the_quick_table_is_whole(quick: Path) -> None:
 
 @pytest.fixture(scope="module")
 def committed() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text("utf-8"))
+    return results.committed("cost")
 
 
 def flops(document: dict[str, Any], network: str, method: str) -> float:

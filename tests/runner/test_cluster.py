@@ -18,7 +18,6 @@ pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is tested")
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
 
-import pyarrow.parquet as parquet  # noqa: E402
 from realcompo.bench import workers as bench_workers  # noqa: E402
 from realcompo.bench.runner.rows import bench_rows, demo_graph  # noqa: E402
 from realcompo.bench.workers import Crew, Piece  # noqa: E402
@@ -28,19 +27,14 @@ from realcompo.runner.job import Outcome  # noqa: E402
 from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
 
+from .rows import table  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     # two processors beyond the workers', for the other tests' own
     with Cluster(Place("local", 2, processors=4), metrics=["oracle"]) as backend:
         yield backend
-
-
-def table(out: Path) -> dict[str, dict[str, Any]]:
-    rows = parquet.read_table(out / "results.parquet").to_pylist()
-    found = {row["id"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
 
 
 def test_a_killed_worker_loses_nothing_and_the_pictures_are_those_of_one_process(
