@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+import workflow_parts as parts
 from chain_workflows import CHAIN_CLASSES, CHAIN_GRAPHS
 from control_workflows import (
     CONTROL_CLASSES,
@@ -25,17 +26,6 @@ from layout_workflows import LAYOUT_CLASSES, LAYOUT_GRAPHS
 from live_server import BASE
 from realign_workflows import REALIGN_CLASSES, REALIGN_GRAPHS
 from workflow_graph import Graph, Slot
-from workflow_parts import (
-    decode,
-    decode_and_save,
-    demo_model,
-    demo_pair,
-    empty_latent,
-    encode_both,
-    ground,
-    preview,
-    save,
-)
 
 FOLDER = "realcompo_demo"
 SEED, STEPS, CFG = (SAMPLING[name] for name in ("seed", "steps", "cfg"))
@@ -43,11 +33,11 @@ SEED, STEPS, CFG = (SAMPLING[name] for name in ("seed", "steps", "cfg"))
 
 def _shapes(graph: Graph) -> dict[str, Slot]:
     """Demo models, layout, prompts and latent: the left part of the demo graphs."""
-    realism, clip, vae, spatial, spatial_clip, gligen = demo_pair(graph)
+    realism, clip, vae, spatial, spatial_clip, gligen = parts.demo_pair(graph)
     layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT)
-    positive, negative = encode_both(graph, (360, 0), clip, text)
-    grounded = ground(graph, (360, 440), positive, spatial_clip, gligen, layout)
-    latent = empty_latent(graph, (360, 680))
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text)
+    grounded = parts.ground(graph, (360, 440), positive, spatial_clip, gligen, layout)
+    latent = parts.empty_latent(graph, (360, 680))
     return {
         "realism": realism, "spatial": spatial, "vae": vae, "layout": layout,
         "positive": positive, "negative": negative, "grounded": grounded, "latent": latent,
@@ -67,14 +57,14 @@ DRAWING = {
 
 def layout_editor(graph: Graph) -> None:
     """The demo's scene drawn in the editor."""
-    realism, clip, vae, spatial, spatial_clip, gligen = demo_pair(graph)
+    realism, clip, vae, spatial, spatial_clip, gligen = parts.demo_pair(graph)
     layout, text, width, height = graph.add(
         "RealCompoLayout", (360, 0), prompt=PROMPT, width=128, height=128,
         layout_json=json.dumps(DRAWING, separators=(",", ":")),
     )  # fmt: skip
     layout.node["size"] = [540, 800]
-    positive, negative = encode_both(graph, (960, 0), clip, text, apart=200)
-    grounded = ground(graph, (960, 400), positive, spatial_clip, gligen, layout)
+    positive, negative = parts.encode_both(graph, (960, 0), clip, text, apart=200)
+    grounded = parts.ground(graph, (960, 400), positive, spatial_clip, gligen, layout)
     (latent,) = graph.add("EmptyLatentImage", (960, 640), width=width, height=height, batch_size=1)
     sampled, _ = graph.add(
         "RealCompoDualSampler", (1320, 0), realism_model=realism, spatial_model=spatial,
@@ -82,8 +72,8 @@ def layout_editor(graph: Graph) -> None:
         latent_image=latent, **SAMPLING,
     )  # fmt: skip
     # The sampler grows by its preview while it runs.
-    image = decode(graph, (1320, 640), sampled, vae)
-    checked = preview(graph, (1320, 760), layout, image=image)
+    image = parts.decode(graph, (1320, 640), sampled, vae)
+    checked = parts.preview(graph, (1320, 760), layout, image=image)
     for row, (title, source) in enumerate((("Result", image), ("Result and regions", checked))):
         graph.add("PreviewImage", (1680, row * 440), title, images=source)
         graph.nodes[-1]["size"] = [380, 400]
@@ -114,7 +104,7 @@ def demo(graph: Graph) -> None:
             positive=given[positive], negative=given["negative"], latent_image=given["latent"],
             **SAMPLING,
         )  # fmt: skip
-        decode_and_save(graph, (column + 760, row * 300), latent, given["vae"], FOLDER, name)
+        parts.decode_and_save(graph, (column + 760, row * 300), latent, given["vae"], FOLDER, name)
     mixes = (
         ("fixed-0.50", {"preset": "custom", "mode": "fixed", "initial_mix": 0.5,
                         "region_prior": 0.0, "realism_only": 0.0, "match_background": 0.0}),
@@ -128,11 +118,11 @@ def demo(graph: Graph) -> None:
             "RealCompoDualSampler", (column + 380, height), f"RealCompo Dual Sampler: {name}",
             balancer=balancer, latent_image=given["latent"], **_pair(given), **SAMPLING,
         )  # fmt: skip
-        decode_and_save(graph, (column + 760, height), latent, given["vae"], FOLDER, name)
+        parts.decode_and_save(graph, (column + 760, height), latent, given["vae"], FOLDER, name)
     (plot,) = graph.add("RealCompoTracePlot", (column + 760, 1400), trace=traces["realcompo"])
-    save(graph, (column + 1120, 1400), plot, "realcompo_demo/trace", "trace")
-    drawing = preview(graph, (0, 880), given["layout"])
-    save(graph, (360, 880), drawing, "realcompo_demo/layout", "layout")
+    parts.save(graph, (column + 1120, 1400), plot, "realcompo_demo/trace", "trace")
+    drawing = parts.preview(graph, (0, 880), given["layout"])
+    parts.save(graph, (360, 880), drawing, "realcompo_demo/layout", "layout")
     graph.note((0, 1180), (
         "## RealCompo demo\n\nThe *realism* model knows how things look, the *spatial* model knows"
         " where they go. RealCompo Dual Sampler lets both denoise one latent and mixes them per"
@@ -157,9 +147,9 @@ def guider(graph: Graph) -> None:
         "SamplerCustomAdvanced", (1520, 0), noise=noise, guider=made, sampler=sampler,
         sigmas=sigmas, latent_image=given["latent"],
     )  # fmt: skip
-    decode_and_save(graph, (1520, 220), latent, given["vae"], FOLDER, "guider")
+    parts.decode_and_save(graph, (1520, 220), latent, given["vae"], FOLDER, "guider")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 420), trace=trace, latent=latent)
-    save(graph, (1880, 420), plot, "realcompo_demo/guider_trace")
+    parts.save(graph, (1880, 420), plot, "realcompo_demo/guider_trace")
 
 
 def controlnet(graph: Graph) -> None:
@@ -170,10 +160,10 @@ def controlnet(graph: Graph) -> None:
     sampled, trace = graph.add(
         "RealCompoDualSampler", (1140, 0), **given, balancer=balancer, **SAMPLING,
     )  # fmt: skip
-    decode_and_save(graph, (1520, 0), sampled, vae, FOLDER, "controlnet")
-    save(graph, (360, 1300), hint, "realcompo_demo/controlnet_hint", "hint")
+    parts.decode_and_save(graph, (1520, 0), sampled, vae, FOLDER, "controlnet")
+    parts.save(graph, (360, 1300), hint, "realcompo_demo/controlnet_hint", "hint")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 220), trace=trace)
-    save(graph, (1880, 220), plot, "realcompo_demo/controlnet_trace")
+    parts.save(graph, (1880, 220), plot, "realcompo_demo/controlnet_trace")
     graph.note((760, 560), (
         "## ControlNet as the spatial branch\n\nThe spatial model gets its places from a control"
         " picture: no GLIGEN. The layout still says which words belong where, for the balancer.\n\n"
@@ -196,13 +186,13 @@ def style_swap(graph: Graph) -> None:
         realism = given["realism"]
         if row:
             title = f"Realism model: {style}"
-            realism, _, _, _ = demo_model(graph, (760, height), title, style=style)
+            realism, _, _, _ = parts.demo_model(graph, (760, height), title, style=style)
         latent, _ = graph.add(
             "RealCompoDualSampler", (1140, height), f"RealCompo Dual Sampler: {style}",
             latent_image=given["latent"], **{**_pair(given), "realism_model": realism},
             **SAMPLING,
         )  # fmt: skip
-        decode_and_save(graph, (1520, height), latent, given["vae"], FOLDER, f"swap_{style}")
+        parts.decode_and_save(graph, (1520, height), latent, given["vae"], FOLDER, f"swap_{style}")
 
 
 def inspect(graph: Graph) -> None:
@@ -212,7 +202,7 @@ def inspect(graph: Graph) -> None:
         "RealCompoDualSampler", (760, 0), latent_image=given["latent"], **_pair(given), **SAMPLING
     )
     latent.node["size"] = [340, 900]
-    image = decode(graph, (760, 960), latent, given["vae"])
+    image = parts.decode(graph, (760, 960), latent, given["vae"])
     (plot,) = graph.add("RealCompoTracePlot", (1160, 0), trace=trace)
     (over,) = graph.add(
         "RealCompoMixPreview", (1160, 260), trace=trace, image=image, layout=given["layout"]
@@ -266,10 +256,10 @@ def sd15(graph: Graph) -> None:
         prompt="a corgi and a black cat on a sofa, soft morning light, photo",
     )  # fmt: skip
     worse = "blurry, lowres, deformed"
-    positive, negative = encode_both(graph, (360, 0), clip, text, worse)
-    plain, against = encode_both(graph, (360, 440), spatial_clip, text, worse)
-    grounded = ground(graph, (360, 880), plain, spatial_clip, gligen, layout)
-    latent = empty_latent(graph, (360, 1100), 512)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text, worse)
+    plain, against = parts.encode_both(graph, (360, 440), spatial_clip, text, worse)
+    grounded = parts.ground(graph, (360, 880), plain, spatial_clip, gligen, layout)
+    latent = parts.empty_latent(graph, (360, 1100), 512)
     (balancer,) = graph.add("RealCompoBalancer", (760, 0))
     sampled, trace = graph.add(
         "RealCompoDualSampler", (1140, 0), realism_model=realism, spatial_model=spatial,
@@ -277,7 +267,7 @@ def sd15(graph: Graph) -> None:
         steps=STEPS, cfg=7.5, spatial_positive=grounded, spatial_negative=against,
         balancer=balancer,
     )  # fmt: skip
-    decode_and_save(graph, (1520, 0), sampled, vae, FOLDER, "sd15")
+    parts.decode_and_save(graph, (1520, 0), sampled, vae, FOLDER, "sd15")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 200), trace=trace)
     graph.add("PreviewImage", (1880, 200), images=plot)
 

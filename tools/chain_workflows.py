@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
-from workflow_parts import (
-    DEMO_SAMPLING,
-    caption_rewards,
-    decode_and_save,
-    demo_model,
-    empty_latent,
-    encode_both,
-    ground,
-    preview,
-    save,
-)
 
 CHAIN_CLASSES = ("LatentFromBatch", "ImageBatch")
 PROMPT = "a purple star and an orange circle"
 PHRASES = "a purple star: 0.08 0.12 0.46 0.50\nan orange circle: 0.52 0.48 0.92 0.88"
 FOLDER = "realcompo_all_four"
 SEED, CANDIDATES = 9, 4
-SAMPLING = {"seed": SEED, "steps": 20, **DEMO_SAMPLING}
+SAMPLING = {"seed": SEED, "steps": 20, **parts.DEMO_SAMPLING}
 # Chosen on pairs that the bench does not draw; for SD the nodes' own numbers are where to start.
 DENSE = {"cross_strength": 1.0, "self_strength": 1.0, "end_fraction": 0.6, "power": 1.0}
 FINE = {"fraction": 0.6, "self_weight": 0.0, "power": 1.0}
@@ -31,23 +21,23 @@ FINE = {"fraction": 0.6, "self_weight": 0.0, "power": 1.0}
 def _start(graph: Graph) -> dict[str, Slot]:
     """Models, layout, prompts and noise."""
     given = {}
-    given["plain"], clip, vae, _ = demo_model(graph, (0, 0), "Realism model")
-    given["tuned"], _, _, _ = demo_model(
+    given["plain"], clip, vae, _ = parts.demo_model(graph, (0, 0), "Realism model")
+    given["tuned"], _, _, _ = parts.demo_model(
         graph, (0, 240), "Realism model, finetuned", finetuned="Separate and Enhance"
     )
-    given["spatial"], spatial_clip, _, gligen = demo_model(
+    given["spatial"], spatial_clip, _, gligen = parts.demo_model(
         graph, (0, 480), "Spatial model", "spatial"
     )
     (given["captioner"],) = graph.add("RealCompoShapesCaptioner", (0, 720))
     given["layout"], given["text"] = graph.add(
         "RealCompoLayoutFromBoxes", (360, 0), "Layout", phrases=PHRASES, prompt=PROMPT
     )
-    positive, negative = encode_both(graph, (360, 430), clip, given["text"], apart=240)
-    given["grounded"] = ground(
+    positive, negative = parts.encode_both(graph, (360, 430), clip, given["text"], apart=240)
+    given["grounded"] = parts.ground(
         graph, (360, 910), positive, spatial_clip, gligen, given["layout"]
     )
     given["positive"], given["negative"] = positive, negative
-    given["four"] = empty_latent(graph, (0, 840), batch=CANDIDATES, title="Four candidates")
+    given["four"] = parts.empty_latent(graph, (0, 840), batch=CANDIDATES, title="Four candidates")
     # the noise of one of four is that of its place in the batch
     (given["one"],) = graph.add(
         "LatentFromBatch", (0, 1020), "The first of them", samples=given["four"], batch_index=0,
@@ -58,11 +48,11 @@ def _start(graph: Graph) -> dict[str, Slot]:
 
 
 def _save(graph: Graph, at: tuple[int, int], image: Slot, name: str) -> None:
-    save(graph, at, image, f"{FOLDER}/{name}", name)
+    parts.save(graph, at, image, f"{FOLDER}/{name}", name)
 
 
 def _decoded(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> Slot:
-    return decode_and_save(graph, at, latent, vae, FOLDER, name, apart=(0, 160))
+    return parts.decode_and_save(graph, at, latent, vae, FOLDER, name, apart=(0, 160))
 
 
 def _alone(graph: Graph, given: dict[str, Slot]) -> None:
@@ -104,7 +94,7 @@ def _best(
 ) -> tuple[Slot, Slot]:
     """The picture whose caption is nearest to the prompt, of equal ones the first; its place."""
     captioner = given["captioner"]
-    rewards = caption_rewards(
+    rewards = parts.caption_rewards(
         graph, at, captioner, images, given["text"], given["clip"], 210, max_tokens=24
     )
     _, best, index, _ = graph.add(
@@ -121,7 +111,7 @@ def _fine(graph: Graph, given: dict[str, Slot], best: Slot, index: Slot) -> Slot
         "RealCompoDenseCaptions", (2120, 260), prompt=given["text"], masks=masks, tags=labels,
         image=best, fallback=given["layout"],
     )  # fmt: skip
-    seen = preview(graph, (2120, 1020), layout, image=best)
+    seen = parts.preview(graph, (2120, 1020), layout, image=best)
     _save(graph, (2120, 1240), seen, "regions")
     (positive,) = graph.add(
         "CLIPTextEncode", (2440, 0), "Prompt again", clip=given["clip"], text=text

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
-from workflow_parts import (
-    DEMO_SAMPLING,
-    decode_and_save,
-    demo_model,
-    empty_latent,
-    encode_both,
-    preview,
-    save,
-)
 
 DENSE_CLASSES = ("RealCompoDenseAttention",)
 PROMPT = "a red star and a blue circle"
 PHRASES = "a red star: 0.08 0.14 0.46 0.52\na blue circle: 0.54 0.46 0.92 0.84"
-SAMPLING = {"seed": 9, "steps": 30, **DEMO_SAMPLING}
+SAMPLING = {"seed": 9, "steps": 30, **parts.DEMO_SAMPLING}
 # The demo's models settle places later than SD does; for SD the node's own numbers are right.
 STRENGTH = {"cross_strength": 1.0, "self_strength": 1.0, "end_fraction": 0.6, "power": 1.0}
 
 
 def _start(graph: Graph) -> dict[str, Slot]:
     """One checkpoint, layout, prompts and latent, and the checkpoint modulated."""
-    model, clip, vae, _ = demo_model(graph, (0, 0), "One model")
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "One model")
     layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 200), phrases=PHRASES, prompt=PROMPT)
-    positive, negative = encode_both(graph, (360, 0), clip, text)
-    latent = empty_latent(graph, (360, 440))
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text)
+    latent = parts.empty_latent(graph, (360, 440))
     dense, marked = graph.add(
         "RealCompoDenseAttention", (740, 0), model=model, clip=clip, positive=positive,
         layout=layout, **STRENGTH,
@@ -40,7 +32,7 @@ def _start(graph: Graph) -> dict[str, Slot]:
 
 
 def _picture(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> Slot:
-    return decode_and_save(graph, at, latent, vae, "realcompo_dense", name, apart=(340, 0))
+    return parts.decode_and_save(graph, at, latent, vae, "realcompo_dense", name, apart=(340, 0))
 
 
 def dense(graph: Graph) -> None:
@@ -56,8 +48,8 @@ def dense(graph: Graph) -> None:
             denoise=1.0, **SAMPLING,
         )  # fmt: skip
         images[name] = _picture(graph, (1460, row * 320), latent, given["vae"], name)
-    checked = preview(graph, (1460, 640), given["layout"], image=images["dense"])
-    save(graph, (1800, 640), checked, "realcompo_dense/checked", "checked")
+    checked = parts.preview(graph, (1460, 640), given["layout"], image=images["dense"])
+    parts.save(graph, (1800, 640), checked, "realcompo_dense/checked", "checked")
     graph.note((0, 560), (
         "## Dense Attention (DenseDiffusion)\n\nOne ordinary model, no GLIGEN, no ControlNet: its"
         " own attention is modulated in the first steps, so that each phrase appears in its region."
@@ -77,7 +69,7 @@ def pair(graph: Graph) -> None:
     )  # fmt: skip
     _picture(graph, (1500, 0), latent, given["vae"], "dense_pair")
     (plot,) = graph.add("RealCompoTracePlot", (1500, 220), trace=trace)
-    save(graph, (1840, 220), plot, "realcompo_dense/dense_pair_trace", "dense_pair_trace")
+    parts.save(graph, (1840, 220), plot, "realcompo_dense/dense_pair_trace", "dense_pair_trace")
     graph.note((0, 560), (
         "## RealCompo from one checkpoint\n\nThe spatial branch is the same model with Dense"
         " Attention: no trained layout model at all. The realism branch keeps the look, the"

@@ -5,23 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
-from workflow_parts import (
-    DEMO_SAMPLING,
-    decode,
-    demo_model,
-    empty_latent,
-    encode_both,
-    preview,
-    save,
-)
 
 FINE_CLASSES = (
     "RealCompoPromptPhrases", "RealCompoDenseCaptions", "RealCompoReweightedAttention",
     "RealCompoShapesDetector",
 )  # fmt: skip
 PROMPT = "a purple star and a purple square"
-SAMPLING = {"steps": 20, **DEMO_SAMPLING}
+SAMPLING = {"steps": 20, **parts.DEMO_SAMPLING}
 # The demo's models settle things later than SD does, and self-attention that is kept to regions
 # costs them more than it helps; for SD the node's own numbers are where to start.
 FRACTION = 0.6
@@ -32,15 +24,15 @@ def _coarse(
     graph: Graph, seed: int, per_phrase: bool, fraction: float = FRACTION
 ) -> dict[str, Slot]:
     """A coarse picture, what the detector saw in it, its layout, and the model re-weighted."""
-    model, clip, vae, _ = demo_model(graph, (0, 0), "One model")
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "One model")
     phrases, names, _, prompt = graph.add("RealCompoPromptPhrases", (0, 200), prompt=PROMPT)
-    first, negative = encode_both(graph, (360, 0), clip, prompt, apart=200, title="Prompt")
-    empty = empty_latent(graph, (360, 400))
+    first, negative = parts.encode_both(graph, (360, 0), clip, prompt, apart=200, title="Prompt")
+    empty = parts.empty_latent(graph, (360, 400))
     (latent,) = graph.add(
         "KSampler", (720, 0), "Coarse", model=model, positive=first, negative=negative,
         latent_image=empty, denoise=1.0, seed=seed, **SAMPLING,
     )  # fmt: skip
-    coarse = decode(graph, (1060, 0), latent, vae)
+    coarse = parts.decode(graph, (1060, 0), latent, vae)
     # a detector that takes a text runs once for each name; one that takes none finds everything
     limited = {"only": names} if per_phrase else {}
     labels, masks, _ = graph.add(
@@ -69,12 +61,12 @@ def _finish(
         "KSampler", (2100, 0), title, model=given["model"], positive=given["positive"],
         negative=given["negative"], latent_image=start, denoise=denoise, seed=seed, **SAMPLING,
     )  # fmt: skip
-    fine = decode(graph, (2440, 0), latent, given["vae"])
-    found = preview(graph, (1760, 560), given["layout"], image=given["coarse"])
+    fine = parts.decode(graph, (2440, 0), latent, given["vae"])
+    found = parts.preview(graph, (1760, 560), given["layout"], image=given["coarse"])
     for row, (title, picture) in enumerate(
         (("coarse", given["coarse"]), ("regions", found), ("fine", fine))
     ):
-        save(graph, (2440 + 340 * row, 140), picture, f"{name}/{title}", title)
+        parts.save(graph, (2440 + 340 * row, 140), picture, f"{name}/{title}", title)
 
 
 def same_noise(graph: Graph) -> None:

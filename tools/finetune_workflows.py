@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
-from workflow_parts import (
-    DEMO_SAMPLING,
-    decode_and_save,
-    demo_model,
-    empty_latent,
-    encode_both,
-    save,
-)
 
 FINETUNE_CLASSES = (
     "RealCompoSeparateEnhance", "RealCompoSeparationReport", "RealCompoSaveLoRA",
@@ -29,7 +22,7 @@ CONCEPTS = "\n".join(
 )  # fmt: skip
 SEED, STEPS = 12, 20
 TUNED_STEPS = 4
-SAMPLING = {"seed": SEED, "steps": STEPS, **DEMO_SAMPLING, "denoise": 1.0}
+SAMPLING = {"seed": SEED, "steps": STEPS, **parts.DEMO_SAMPLING, "denoise": 1.0}
 # What suits the demo's tiny models; for SD1.5 the node's own numbers go out from the paper's.
 TRAINING = {
     "steps": 100, "batch_size": 8, "learning_rate": 1e-3, "separate": 1.0, "enhance": 0.5,
@@ -41,7 +34,7 @@ TRAINING = {
 
 def separate_enhance(graph: Graph) -> None:
     """Finetune on pairs of concepts, then draw a pair that was not among them."""
-    model, clip, vae, _ = demo_model(graph, (0, 0), "One model")
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "One model")
     lora, loss, _ = graph.add(
         "RealCompoSeparateEnhance", (360, 0), model=model, clip=clip, prompts=CONCEPTS, **TRAINING
     )
@@ -51,8 +44,8 @@ def separate_enhance(graph: Graph) -> None:
         "RealCompoSaveLoRA", (800, 560), lora=lora, loss=loss,
         filename_prefix="loras/realcompo_sepen",
     )  # fmt: skip
-    positive, negative = encode_both(graph, (0, 220), clip, PROMPT)
-    latent = empty_latent(graph, (0, 660), batch=4)
+    positive, negative = parts.encode_both(graph, (0, 220), clip, PROMPT)
+    latent = parts.empty_latent(graph, (0, 660), batch=4)
     shared = {"positive": positive, "negative": negative, "latent_image": latent}
     _before(graph, model, shared, vae)
     _after(graph, model, tuned, shared, vae)
@@ -96,7 +89,7 @@ def _after(graph: Graph, model: Slot, tuned: Slot, shared: dict[str, Slot], vae:
 
 
 def _picture(graph: Graph, at: tuple[int, int], name: str, latent: Slot, vae: Slot) -> None:
-    decode_and_save(graph, at, latent, vae, "realcompo_sepen", name, apart=(300, 0))
+    parts.decode_and_save(graph, at, latent, vae, "realcompo_sepen", name, apart=(300, 0))
 
 
 def _report(graph: Graph, row: int, name: str, model: Slot, clip: Slot) -> None:
@@ -105,7 +98,8 @@ def _report(graph: Graph, row: int, name: str, model: Slot, clip: Slot) -> None:
         clip=clip, prompts=f"{PROMPT} | {PHRASES}", noise_levels="0.05, 0.2, 0.35",
         map_level="2", seed=SEED, width=128, height=128,
     )  # fmt: skip
-    save(graph, (1520, 700 + row * 320), image, f"realcompo_sepen/maps_{name}", f"maps {name}")
+    at = (1520, 700 + row * 320)
+    parts.save(graph, at, image, f"realcompo_sepen/maps_{name}", f"maps {name}")
 
 
 FINETUNE_GRAPHS: dict[str, Callable[[Graph], None]] = {

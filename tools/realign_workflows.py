@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
-from workflow_parts import (
-    DEMO_SAMPLING,
-    caption_rewards,
-    decode,
-    demo_model,
-    empty_latent,
-    encode_both,
-    save,
-)
 
 REALIGN_CLASSES = (
     *("RealCompoPromptList", "RealCompoLoadCaptioner", "RealCompoShapesCaptioner"),
@@ -30,26 +22,28 @@ TRAINED_ON = (
     *("a yellow circle and a green triangle", "a blue cross and a purple circle"),
     *("a red triangle and an orange square", "a green square and a yellow star"),
 )
-SAMPLING = {"steps": 20, **DEMO_SAMPLING}
+SAMPLING = {"steps": 20, **parts.DEMO_SAMPLING}
 
 
 def _save(graph: Graph, at: tuple[int, int], image: Slot, name: str) -> None:
-    save(graph, at, image, f"realcompo_realign/{name}", name)
+    parts.save(graph, at, image, f"realcompo_realign/{name}", name)
 
 
 def coarse(graph: Graph) -> None:
     """Best of N for each of several prompts, by captions."""
-    model, clip, vae, _ = demo_model(graph, (0, 0), "The model")
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "The model")
     (captioner,) = graph.add("RealCompoShapesCaptioner", (0, 200))
     prompts, _ = graph.add("RealCompoPromptList", (0, 320), prompts=PROMPTS)
-    positive, negative = encode_both(graph, (360, 0), clip, prompts)
-    latent = empty_latent(graph, (360, 440), batch=4)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, prompts)
+    latent = parts.empty_latent(graph, (360, 440), batch=4)
     (sampled,) = graph.add(
         "KSampler", (740, 0), model=model, positive=positive, negative=negative,
         latent_image=latent, seed=3, denoise=1.0, **SAMPLING,
     )  # fmt: skip
-    images = decode(graph, (740, 320), sampled, vae)
-    rewards = caption_rewards(graph, (1120, 0), captioner, images, prompts, clip, max_tokens=24)
+    images = parts.decode(graph, (740, 320), sampled, vae)
+    rewards = parts.caption_rewards(
+        graph, (1120, 0), captioner, images, prompts, clip, max_tokens=24
+    )
     _, best, _, _ = graph.add(
         "RealCompoPickBest", (1120, 480), rewards=rewards, keep=1, among="each batch",
         images=images, latents=sampled,
@@ -78,7 +72,7 @@ def coarse(graph: Graph) -> None:
 
 def refl(graph: Graph) -> None:
     """A LoRA by the captioner's reward, and the same seed before and after."""
-    model, clip, vae, _ = demo_model(graph, (0, 0), "The model")
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "The model")
     (captioner,) = graph.add("RealCompoShapesCaptioner", (0, 200))
     lora, losses, _ = graph.add(
         "RealCompoReFLTrain", (360, 0), model=model, clip=clip, vae=vae, captioner=captioner,
@@ -90,14 +84,14 @@ def refl(graph: Graph) -> None:
         loss=losses,
     )  # fmt: skip
     graph.add("LossGraphNode", (740, 300), loss=losses, filename_prefix="realcompo_refl_loss")
-    positive, negative = encode_both(graph, (740, 440), clip, "a red star and a blue circle")
-    latent = empty_latent(graph, (740, 880))
+    positive, negative = parts.encode_both(graph, (740, 440), clip, "a red star and a blue circle")
+    latent = parts.empty_latent(graph, (740, 880))
     for row, (name, used) in enumerate((("before", model), ("after", tuned))):
         (sampled,) = graph.add(
             "KSampler", (1120, row * 340), f"KSampler: {name}", model=used, positive=positive,
             negative=negative, latent_image=latent, seed=5, denoise=1.0, **SAMPLING,
         )  # fmt: skip
-        image = decode(graph, (1480, row * 340), sampled, vae)
+        image = parts.decode(graph, (1480, row * 340), sampled, vae)
         _save(graph, (1480, 120 + row * 340), image, name)
     graph.note((0, 320), (
         "## Reward feedback learning (after RealignDiff)\n\nEach step draws a picture down to a"
@@ -128,15 +122,15 @@ def sd15(graph: Graph) -> None:
         prompts="a blue bus and a green traffic light\na red apple and a yellow cup on a table\n"
         "a black cat and a brown dog on a sofa",
     )  # fmt: skip
-    positive, negative = encode_both(graph, (360, 0), clip, prompts)
-    latent = empty_latent(graph, (360, 440), 512, batch=8)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, prompts)
+    latent = parts.empty_latent(graph, (360, 440), 512, batch=8)
     (sampled,) = graph.add(
         "KSampler", (740, 0), model=model, positive=positive, negative=negative,
         latent_image=latent, seed=1, steps=25, cfg=7.0, sampler_name="dpmpp_2m",
         scheduler="karras", denoise=1.0,
     )  # fmt: skip
-    images = decode(graph, (740, 320), sampled, vae)
-    rewards = caption_rewards(graph, (1120, 0), captioner, images, prompts, clip)
+    images = parts.decode(graph, (740, 320), sampled, vae)
+    rewards = parts.caption_rewards(graph, (1120, 0), captioner, images, prompts, clip)
     latents, best, _, kept = graph.add(
         "RealCompoPickBest", (1120, 480), rewards=rewards, keep=2, among="each batch",
         images=images, latents=sampled,
