@@ -24,8 +24,7 @@ sys.path.insert(0, str(TOOLS))
 import environment  # noqa: E402
 import find_host  # noqa: E402
 import live_server  # noqa: E402
-
-from bench import BENCHES  # noqa: E402
+from benches import BENCHES  # noqa: E402
 
 OLDER_HOSTS = "older_hosts"
 """Marker of the tests that are run on the older hosts as well (tests/pytest.ini)."""
