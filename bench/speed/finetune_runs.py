@@ -146,14 +146,14 @@ def run(subject: Subject, form: str, batch: int, steps: int, after_step: AfterSt
     with ExitStack() as stack:
         stack.enter_context(steady_host())
         stack.enter_context(mock.patch.object(comfy.utils, "PROGRESS_BAR_ENABLED", False))
-        stack.enter_context(_told(after_step))
+        stack.enter_context(_after_each_step(after_step))
         # nodes run in inference mode, and leave it by themselves
         stack.enter_context(torch.inference_mode())
         go(subject, form, batch, steps)
 
 
 @contextmanager
-def _told(after_step: AfterStep) -> Iterator[None]:
+def _after_each_step(after_step: AfterStep) -> Iterator[None]:
     def hook(optimiser: Any, *_: Any) -> None:
         after_step(optimiser)
 

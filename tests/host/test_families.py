@@ -139,7 +139,7 @@ def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) 
     width = tiny.FAMILIES[family]["context_dim"]
     vector = {"y": torch.empty(1, 2816, device="meta")} if family == "SDXL" else {}
     maps = RegionMaps(token_weights(SPANS, 77).to("meta"))
-    options = reading_options({}, sites, factor, maps)
+    options = family_of(network).reading_options({}, sites, factor, maps)
     with torch.no_grad(), fused_attention(), pytest.raises(StopProbe):
         network(
             torch.empty(1, 4, side, side, device="meta"), torch.empty(1, device="meta"),
