@@ -24,6 +24,7 @@ sys.path.insert(0, str(TOOLS))
 import environment  # noqa: E402
 import find_host  # noqa: E402
 import live_server  # noqa: E402
+from benches import BENCHES  # noqa: E402
 
 OLDER_HOSTS = "older_hosts"
 """Marker of the tests that are run on the older hosts as well (tests/pytest.ini)."""
@@ -37,7 +38,7 @@ COMMANDS = {
     "arguments go to pytest",
     "serve": "serve ComfyUI in the browser with the pack and the demo models",
     "host": "say which ComfyUI is used and why (--refresh: clone it again)",
-    "lint": "ruff on everything, pyright on the engine and the runner",
+    "lint": "ruff on everything, pyright on what pyproject.toml lists",
     "page": "set up and check the page's sources in js/: types and unit tests",
     "nodes": "compare the nodes with tests/static/node_snapshot.json (--update: write it)",
     "locales": "compare the translations with the nodes (--update: write the English texts)",
@@ -63,13 +64,13 @@ def _run(command: list[str], values: dict[str, str] | None = None) -> int:
         raise
 
 
-def _told(host: find_host.Host) -> find_host.Host:
+def _reported(host: find_host.Host) -> find_host.Host:
     print(f"ComfyUI {host.version} ({host.kind}): {host.path}\n  because: {host.reason}")
     return host
 
 
 def _host(refresh: bool = False) -> find_host.Host:
-    return _told(find_host.find(refresh))
+    return _reported(find_host.find(refresh))
 
 
 def _small(host: find_host.Host) -> dict[str, str]:
@@ -120,17 +121,17 @@ def _test_older(arguments: list[str]) -> int:
     all run, whatever one says."""
     newest, worst = find_host.find(), 0
     where = [] if any(argument.startswith("tests") for argument in arguments) else _marked()
-    asked = os.environ.get("REALCOMPO_HOST", "")
-    for name in (asked,) if asked else find_host.OLDER:
+    named = os.environ.get("REALCOMPO_HOST", "")
+    for name in (named,) if named else find_host.OLDER:
         print(f"\nOlder host {name}")
         try:
-            host = _told(find_host.find(name=name))
+            host = _reported(find_host.find(name=name))
         except environment.SetUpError as problem:
             if name == find_host.MODULES_OF_2024:  # the package index has them everywhere
                 raise
             print(f"NOT TESTED ON {name}. {problem}")
             continue
-        if host.path == newest.path and not asked:
+        if host.path == newest.path and not named:
             print("  is the newest host here: `dev.py test` runs the whole suite on it")
             continue
         worst = max(worst, _pytest(host, ["-m", OLDER_HOSTS, *arguments, *where]))
@@ -213,10 +214,8 @@ def _module(name: str, arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
-    files = (ROOT / "bench").glob("*.py")
-    known = sorted(p.stem for p in files if "def main(" in p.read_text(encoding="utf-8"))
-    if not arguments or arguments[0] not in known:
-        print(f"Benches: {', '.join(known) or 'none yet'}. Run one with: python dev.py bench NAME")
+    if not arguments or arguments[0] not in BENCHES:
+        print(f"Benches: {', '.join(BENCHES)}. Run one with: python dev.py bench NAME")
         return 2
     return _module(f"bench.{arguments[0]}", arguments[1:])
 

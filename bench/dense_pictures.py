@@ -37,7 +37,7 @@ def modulated(positive: Any, clip: Any, layouts: Sequence[Layout], dense: DenseS
 def dense_guider(model: Any, clip: Any, dense: DenseSettings, beside: bool) -> MakeGuider:
     """A maker of guiders with ``model`` modulated in the realism model's place, or ``beside`` the
     plain one in the spatial model's, which then gets no boxes."""
-    bent = dense_model(model)
+    patched = dense_model(model)
 
     def make(
         realism: Any,
@@ -53,7 +53,7 @@ def dense_guider(model: Any, clip: Any, dense: DenseSettings, beside: bool) -> M
     ) -> RealCompoGuider:
         layouts = [layout] if isinstance(layout, Layout) else layout
         marked = modulated(positive, clip, layouts, dense)
-        pair = (realism, bent) if beside else (bent, spatial)
+        pair = (realism, patched) if beside else (patched, spatial)
         spatial_side = (marked, negative) if beside else (spatial_positive, spatial_negative)
         return RealCompoGuider(
             *pair, positive if beside else marked, negative, *spatial_side, layout, tokens,

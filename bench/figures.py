@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..balancer import palette
 from ..balancer.layout import Layout
-from .report import ABLATION, ALONE, CONTROL, OURS, SWAP
+from .rows import ABLATION, ALONE, CONTROL, OURS, SWAP
 from .statistics import DISTANCE, Estimate, Summary, curve_of, parameter_of
 
 if TYPE_CHECKING:

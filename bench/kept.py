@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +68,9 @@ def _alive(lock: Path) -> bool:
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write an ``.npz``, never half a one."""
     part = path.with_suffix(".part")
+    named: dict[str, Any] = {**arrays}  # numpy's hints take any of these for an option
     with part.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **named)
     os.replace(part, path)
 
 

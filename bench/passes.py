@@ -27,7 +27,7 @@ class Passes:
 
 
 @contextmanager
-def counting(networks: Sequence[Any], controls: Sequence[nn.Module] = ()) -> Iterator[Passes]:
+def counting(networks: Sequence[Any], controls: Sequence[Any] = ()) -> Iterator[Passes]:
     """Count the passes of U-Nets and ControlNets of the host while the block runs.
 
     Calls of ``torch.autograd.grad`` count the samples of their first input, but for those that a

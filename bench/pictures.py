@@ -31,6 +31,8 @@ from ..shapes.host_models import load_control, load_demo
 from ..shapes.world import Scene, make_caption
 from .tuned import lora_hooks, with_lora
 
+TEST_SEED = 20_261_122
+"""Seed of the tables' scenes and of their first noise; nothing is tuned on them."""
 STEPS = 20
 CFG = 3.0
 SAMPLER, SCHEDULER = "euler", "normal"
@@ -58,10 +60,10 @@ class BatchBoxes(nn.Module):
         phrases = torch.zeros(len(rows), most, width, device=device)
         boxes = torch.zeros(len(rows), most, 4, device=device)
         for number, row in enumerate(rows):
-            for place, (vector, high, wide, y, x) in enumerate(row):
-                phrases[number, place] = vector.reshape(-1)
-                edges = ((x, shape[1]), (y, shape[0]), (x + wide, shape[1]), (y + high, shape[0]))
-                boxes[number, place] = torch.tensor([edge / size for edge, size in edges])
+            for index, (vector, height, width, y, x) in enumerate(row):
+                phrases[number, index] = vector.reshape(-1)
+                box = (x / shape[1], y / shape[0], (x + width) / shape[1], (y + height) / shape[0])
+                boxes[number, index] = torch.tensor(box)
         known: dict[int, Any] = {}
 
         def hook(x: Tensor, extra: dict[str, Any]) -> Tensor:
@@ -76,7 +78,7 @@ class BatchBoxes(nn.Module):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptedScene:
     """One scene as the nodes would be given it."""
 
     scene: Scene
@@ -147,16 +149,17 @@ class Studio:
     def _encode(self, text: str) -> Tensor:
         return self.clip.encode_from_tokens(self.clip.tokenize(text))
 
-    def ask(self, scenes: Sequence[Scene], first_seed: int) -> list[Asked]:
+    def ask(self, scenes: Sequence[Scene], first_seed: int) -> list[PromptedScene]:
         """Prompts, boxes and seeds (``first_seed`` + number) of scenes."""
-        asked = []
+        prompts = []
         for number, scene in enumerate(scenes):
             layout = layout_of(scene, self._regions)
             text = self._encode(layout.prompt)
             grounded = apply_gligen([[text, {}]], self.spatial_clip, self.gligen, layout)
             boxes = grounded[0][1]["gligen"][2]
-            asked.append(Asked(scene, first_seed + number, layout, resolve(layout), text, boxes))
-        return asked
+            seed, tokens = first_seed + number, resolve(layout)
+            prompts.append(PromptedScene(scene, seed, layout, tokens, text, boxes))
+        return prompts
 
     def tuned(self, conditioning: Any) -> Any:
         """A conditioning of the realism model, with the hooks that finetune it for a part only."""
@@ -166,39 +169,40 @@ class Studio:
 
         return comfy.hooks.set_hooks_for_conditioning(conditioning, self._hooks)
 
-    def noise(self, asked: Sequence[Asked]) -> Tensor:
+    def noise(self, prompts: Sequence[PromptedScene]) -> Tensor:
         """(N, 16, 16, 16): what the host's sampler node would start from, scene by scene."""
         empty = torch.zeros(1, 16, SIDE, SIDE)
-        return torch.cat([comfy.sample.prepare_noise(empty, a.seed) for a in asked])
+        return torch.cat([comfy.sample.prepare_noise(empty, a.seed) for a in prompts])
 
     def guider(
         self,
-        asked: Sequence[Asked],
+        prompts: Sequence[PromptedScene],
         settings: BalancerSettings,
         make: MakeGuider = RealCompoGuider,
         cfg: float = CFG,
         **more: Any,
     ) -> RealCompoGuider:
         """A guider over a batch of scenes."""
-        positive = [[torch.cat([a.text for a in asked]), {}]]
+        positive = [[torch.cat([a.text for a in prompts]), {}]]
         negative = [[self._empty, {}]]
         if self._control is None or self._kind is None:
-            boxes = ("position", self._batch_boxes, [a.boxes for a in asked])
+            boxes = ("position", self._batch_boxes, [a.boxes for a in prompts])
             placed: dict[str, Any] = {"gligen": boxes}
         else:
-            hints = draw_hints([a.scene for a in asked], self._kind)
+            hints = draw_hints([a.scene for a in prompts], self._kind)
             control = self._control.copy().set_cond_hint(hints, 1.0, (0.0, 1.0))
             placed = {"control": control, "control_apply_to_uncond": True}
         grounded = [[positive[0][0], placed]]
         return make(
             self.realism, self.spatial, self.tuned(positive), self.tuned(negative), grounded,
-            negative, [a.layout for a in asked], [a.tokens for a in asked], cfg, settings, **more,
+            negative, [a.layout for a in prompts], [a.tokens for a in prompts], cfg, settings,
+            **more,
         )  # fmt: skip
 
     @torch.inference_mode()
     def draw(
         self,
-        asked: Sequence[Asked],
+        prompts: Sequence[PromptedScene],
         settings: BalancerSettings,
         make: MakeGuider = RealCompoGuider,
         batch: int = 32,
@@ -212,8 +216,8 @@ class Studio:
         ).sigmas  # fmt: skip
         pictures, traces = [], []
         started = time.perf_counter()
-        for start in range(0, len(asked), batch):
-            some = asked[start : start + batch]
+        for start in range(0, len(prompts), batch):
+            some = prompts[start : start + batch]
             guider = self.guider(some, settings, make, **more)
             noise = self.noise(some)
             latents = guider.sample(
@@ -222,7 +226,7 @@ class Studio:
             )  # fmt: skip
             traces.append(guider.trace)
             pictures.append(self.vae.decode(latents).permute(0, 3, 1, 2).clamp(0, 1).clone())
-        count = len(asked)
+        count = len(prompts)
 
         def mean(name: str) -> float:
             return sum(getattr(trace, name) for trace in traces) / count

@@ -8,7 +8,15 @@ from typing import Any
 
 from ..balancer.modulation import DenseSettings
 from ..balancer.settings import BalancerSettings, plain_settings, preset
-from .alignment_rows import REFL_UNTIL, SEPEN_UNTIL
+
+OURS, CONTROL, EVEN_MIX = "realcompo-equilibrium", "control", "fixed-0.50"
+DENSE = "dense"
+SWAP, ALONE, ABLATION = "style-", "realism-", "ablation-"
+CONTROLLED = ("segmentation-", "keypoints-")
+FINETUNED = ("sepen+", "refl+")
+"""``style-<name>`` is our row with that style's realism model, ``realism-<name>`` that model alone;
+``realism`` without a name is the model of the target style of every other row. ``ablation-<name>``
+is our row with one of its numbers changed."""
 
 FIXED = (0.2, 0.4, 0.5, 0.6, 0.8)
 SWITCH = (0.2, 0.25, 0.3, 0.4)
@@ -16,8 +24,10 @@ MASK_SWITCH = (0.4,)
 MATCHED_SWITCH = (0.6,)
 STYLES = ("sketch", "neon")
 CONTROLS = ("segmentation", "keypoints")
-# Finetuning methods: Separate-and-Enhance, and the caption reward by ReFL, with the part of the
-# noise schedule that the LoRA is in force in, as in the alignment table.
+# Parts of the noise schedule that the LoRAs of Separate-and-Enhance and of the caption reward by
+# ReFL are in force in. Chosen on pairs to train on: what is where is settled in the first steps; in
+# force any longer a LoRA wins nothing more there, and costs looks.
+SEPEN_UNTIL, REFL_UNTIL = 0.2, 0.35
 TUNED = {"sepen": SEPEN_UNTIL, "refl": REFL_UNTIL}
 # Whether the committed table has the rows of ``dense_rows``; set together with that table.
 DENSE_IN_TABLE = True
@@ -37,6 +47,23 @@ QUICK_ROWS = (
 QUICK_STEPS = 15
 # Rows of the second contact sheet, below each kind's control pictures.
 CONTROL_SHEET = ("alone", "fixed-0.50", "boxes", "masks")
+
+
+GROUPS = {
+    "Models alone": lambda m: m in ("realism", "spatial") or m.startswith(ALONE),
+    "Fixed mixes": lambda m: m.startswith("fixed-"),
+    "Time switches": lambda m: m.startswith("switch-"),
+    "Time switches inside the regions": lambda m: m.startswith("mask-switch-"),
+    "The same with the background matched": lambda m: m.startswith("matched-"),
+    "RealCompo": lambda m: m.startswith("realcompo") or m == CONTROL,
+    "Other realism models": lambda m: m.startswith(SWAP),
+    "A ControlNet instead of boxes": lambda m: m.startswith(CONTROLLED),
+    "DenseDiffusion": lambda m: m.startswith(DENSE),
+    "A finetuned realism model": lambda m: m.startswith(FINETUNED),
+    "One number of the equilibrium changed": lambda m: m.startswith(ABLATION),
+    "Other methods": lambda m: True,
+}
+"""Headings of the Markdown table; a row goes below the first that takes its name."""
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,11 @@ class Scheduled(Balancer):
     def __init__(self, schedule: Schedule, batch: int, coverage: Tensor) -> None:
         settings = plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0)
         super().__init__(settings, batch, coverage)
-        self._schedule, self._place, self._cover = schedule, 0, coverage
+        self._schedule, self._step, self._cover = schedule, 0, coverage
 
     def phase(self, step: int, sigma: float) -> Phase:
         """Steps that the schedule gives to the realism model alone cost one model only."""
-        self._place = step
+        self._step = step
         ends = self._schedule.inside[step], self._schedule.outside[step]
         return Phase.REALISM if min(ends) == 1.0 else Phase.MIX
 
@@ -60,8 +60,8 @@ class Scheduled(Balancer):
 
     def mix(self, sigma: float) -> Tensor:
         """(B, 1, H, W) realism share of the present step."""
-        inside = self._schedule.inside[self._place]
-        outside = self._schedule.outside[self._place]
+        inside = self._schedule.inside[self._step]
+        outside = self._schedule.outside[self._step]
         mix = outside + (inside - outside) * self._cover
         return mix.expand(self._deviation.shape)
 

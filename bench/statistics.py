@@ -91,9 +91,9 @@ class RowResult:
                     raise refuse(f"'{name}' is not one of {', '.join(known)}")
                 if values.shape != objects.shape:
                     raise refuse(f"'{name}' has the shape {values.shape}, not {objects.shape}")
-                asked = np.ones(len(values), bool) if kind == "hits" else ~np.isnan(values)
+                posed = np.ones(len(values), bool) if kind == "hits" else ~np.isnan(values)
                 most = np.inf if name in SPREADS else top + 1e-6
-                if not ((values >= 0) & (values <= most))[asked].all():
+                if not ((values >= 0) & (values <= most))[posed].all():
                     raise refuse(f"'{name}' leaves 0..{'objects' if kind == 'hits' else 1}")
             object.__setattr__(self, kind, given)
 
@@ -183,11 +183,11 @@ class Estimate:
     @classmethod
     def of(cls, values: Floats) -> Estimate:
         """From (1 + R,): the figure on all scenes first, then on R resamples."""
-        told = values[1:][np.isfinite(values[1:])]
-        if not np.isfinite(values[0]) or not told.size:
-            return cls(float("nan"), float("nan"), float("nan"), told.size / (len(values) - 1))
-        low, high = np.percentile(told, (2.5, 97.5))
-        return cls(float(values[0]), float(low), float(high), told.size / (len(values) - 1))
+        finite = values[1:][np.isfinite(values[1:])]
+        if not np.isfinite(values[0]) or not finite.size:
+            return cls(float("nan"), float("nan"), float("nan"), finite.size / (len(values) - 1))
+        low, high = np.percentile(finite, (2.5, 97.5))
+        return cls(float(values[0]), float(low), float(high), finite.size / (len(values) - 1))
 
 
 def parameter_of(method: str) -> tuple[str, float] | None:
@@ -284,9 +284,9 @@ class Bootstrap:
 
     def means(self, values: Floats) -> Floats:
         """(1 + R,): mean of (N,) ``values`` over those that are not nan, on all, then resampled."""
-        asked = ~np.isnan(values)
-        total = self.counts @ asked
-        sums = self.counts @ np.where(asked, values, 0.0)
+        posed = ~np.isnan(values)
+        total = self.counts @ posed
+        sums = self.counts @ np.where(posed, values, 0.0)
         return np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
 
     def has(self, row: RowResult, metric: str) -> bool:

@@ -156,7 +156,7 @@ def grounding(model: ModelPatcher, dtype: torch.dtype, seed: int | None = None) 
         if name.rpartition(".")[0].endswith("transformer_blocks")
     ]
     with _default_dtype(dtype):
-        fusers = [gligen.GatedSelfAttentionDense(wide, 768, 8, wide // 8) for wide in widths]
+        fusers = [gligen.GatedSelfAttentionDense(width, 768, 8, width // 8) for width in widths]
         return _patcher(gligen.Gligen(fusers, gligen.PositionNet(768, 768), 768), seed)
 
 

@@ -29,9 +29,9 @@ def needed_file(name: str, folders: Sequence[Path] = ()) -> Path:
     """As ``lora_file``; raises RealCompoError where there is none."""
     path = lora_file(name, folders)
     if path is None:
-        looked = ", ".join(str(folder) for folder in (*folders, TUNED))
+        searched = ", ".join(str(folder) for folder in (*folders, TUNED))
         raise RealCompoError(
-            "lora", f"there is no finetuned model '{name}' in {looked}",
+            "lora", f"there is no finetuned model '{name}' in {searched}",
             "Train it, or name the file's path", BENCH,
         )  # fmt: skip
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Piece:
 
 
 def add_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
-    """The options that ``place_of`` reads. ``unit``: what a worker does at a time."""
+    """The options that ``Crew.wanted`` reads. ``unit``: what a worker does at a time."""
     parser.add_argument("--ray", metavar="ADDRESS",
                         help=f"draw {unit} by workers of the Ray cluster there; 'local' starts one"
                         " on this machine")  # fmt: skip
@@ -39,14 +39,29 @@ def add_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
                         help="so many Ray workers; default: one per graphics card")  # fmt: skip
 
 
-def place_of(choice: argparse.Namespace) -> Place | None:
-    """Where workers are wanted, or None."""
-    return Place(choice.ray, choice.workers) if choice.ray else None
+@dataclass(frozen=True)
+class Crew:
+    """Ray workers at ``place``, each with a ComfyUI of these command-line ``arguments`` that
+    computes with so many ``threads``."""
+
+    place: Place
+    threads: int
+    arguments: Sequence[str] = HOST_ARGUMENTS
+
+    @classmethod
+    def wanted(cls, choice: argparse.Namespace) -> Crew | None:
+        """The workers that the options of ``add_arguments`` and --threads name, or None."""
+        return cls(Place(choice.ray, choice.workers), choice.threads) if choice.ray else None
+
+    def workers(self, factory: str, settings: Mapping[str, Any]) -> Workers:
+        """Workers that all do what ``factory`` makes of ``settings``, 'threads' and 'arguments'."""
+        own = {"threads": self.threads, "arguments": tuple(self.arguments)}
+        return Workers(self.place, factory, {**settings, **own})
 
 
 def start_worker(threads: int, arguments: Sequence[str]) -> None:
     """Start the ComfyUI of a worker's machine with ``arguments``. Raises ``RunnerError``."""
-    import hostpack  # pyright: ignore[reportMissingImports]
+    import hostpack
 
     path = hostpack.host_path()
     if path is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from ..balancer.foreign_json import parse_json
@@ -30,6 +30,11 @@ DEEPEST = 256
 NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What a server may call a row: it becomes a part of an address."""
 PAGES = {".htm", ".html", ".xhtml"}
+ASK_AGAIN_SECONDS = 0.5
+MOST_TIMES = 3
+"""So often one answer is requested that is not as a ComfyUI's: a server may be short of breath."""
+
+_Answer = TypeVar("_Answer")
 
 
 class Lost(Exception):
@@ -97,12 +102,12 @@ async def get_info(session: aiohttp.ClientSession, url: str, names: Iterable[str
 
 
 async def get_file(
-    session: aiohttp.ClientSession, url: str, asked: Mapping[str, str], suffix: str
+    session: aiohttp.ClientSession, url: str, params: Mapping[str, str], suffix: str
 ) -> bytes:
     """A file from ``/view``. Raises ``RowError`` if the server does not have it, ``Odd`` if what
     it gives is none."""
-    name = asked["filename"]
-    async with session.get(f"{url}/view", params=asked, allow_redirects=False) as answer:
+    name = params["filename"]
+    async with session.get(f"{url}/view", params=params, allow_redirects=False) as answer:
         if answer.status == 404:
             raise RowError(f"the server does not give out {shown(name)}", again=True)
         try:
@@ -178,3 +183,30 @@ def why(error: BaseException) -> str:
     if isinstance(status, int) and status >= 100:  # a handshake that was answered otherwise
         return f"it answers {status}"
     return one_line(error) or type(error).__name__
+
+
+async def patiently(request: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """What ``request`` gives; an answer that is not as a ComfyUI's, or was cut off, is requested
+    ``MOST_TIMES`` times. Raises ``Odd``, and whatever says that the server is away."""
+    import aiohttp
+
+    for left in reversed(range(MOST_TIMES)):
+        try:
+            return await request()
+        except aiohttp.ClientPayloadError as error:
+            if not left:
+                raise Odd(f"breaks off its answer ({one_line(error)})") from None
+        except Odd:
+            if not left:
+                raise
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
+    raise AssertionError("unreachable")
+
+
+def read_object(said: bytes) -> dict[str, Any]:
+    """The JSON object in an answer's bytes; an empty one where there is none."""
+    try:
+        value = parse_json(said, deepest=DEEPEST, finite=False)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -191,63 +191,11 @@ class Workers:
         ``tasks`` have an ``id`` and a ``key``; those of one key are kept on one worker. ``most``:
         use so many of the workers.
         """
-        ray = _ray()
         self.start()
-        shelf = Shelf(tasks)
-        actors = self._actors[:most]
-        load = dict.fromkeys(actors, 0)
-        pending: dict[Any, tuple[Any, Any]] = {}
-        # No worker gets a row before it is known to be up: one that starts slowly must not hold
-        # rows back from the others.
-        for actor in actors:
-            pending[actor.ready.remote()] = (actor, None)
-        up: set[Any] = set()
-        while (len(shelf) or any(task is not None for _, task in pending.values())) and not (
-            stop.is_set()
-        ):
-            for actor in up:
-                while load[actor] < (DEPTH if len(shelf) > len(actors) else 1):
-                    task = shelf.take(actor)
-                    if task is None:
-                        break
-                    pending[actor.work.remote(task)] = (actor, task)
-                    load[actor] += 1
-            if not pending:
-                raise RunnerError(
-                    "No worker is left: see 'ray status', then run the same command again; what is"
-                    " finished stays."
-                )
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_SECONDS)
-            for reference in done:
-                actor, task = pending.pop(reference)
-                if task is not None:
-                    load[actor] -= 1
-                try:
-                    result = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    cause = error.cause if isinstance(error.cause, Exception) else error
-                    if isinstance(cause, OutOfSpace):
-                        raise OutOfSpace(one_line(cause) + ".") from None
-                    yield task, None, f"{type(cause).__name__}: {one_line(cause)}"
-                except ray.exceptions.RayError as error:
-                    if actor in up:
-                        up.discard(actor)
-                        shelf.leave(actor)
-                        # answers when Ray has started it anew
-                        pending[actor.ready.remote()] = (actor, None)
-                    elif task is None and not isinstance(
-                        error, ray.exceptions.ActorUnavailableError
-                    ):
-                        continue  # for good: it is not started again
-                    elif task is None:
-                        pending[actor.ready.remote()] = (actor, None)
-                    if task is not None and not shelf.put_back(task):
-                        yield task, None, f"its worker died each time ({_cause(error)})"
-                else:
-                    if task is None:
-                        up.add(actor)
-                    else:
-                        yield task, result, None
+        round_ = _Round(self._actors[:most], tasks)
+        while round_.unfinished and not stop.is_set():
+            round_.hand_out()
+            yield from round_.next()
 
     def interrupt(self) -> None:
         """Nothing beyond ``stop``: ``close`` ends the workers with what they do."""
@@ -263,6 +211,77 @@ class Workers:
             if self._ours:
                 ray.shutdown()
         self._actors, self._ours = [], False
+
+
+class _Round:
+    """One pass of tasks over actors: who is up, and what each of them has."""
+
+    def __init__(self, actors: Sequence[Any], tasks: Sequence[Any]) -> None:
+        self.ray, self.actors, self.shelf = _ray(), actors, Shelf(tasks)
+        self.load = dict.fromkeys(actors, 0)
+        # No worker gets a row before it is known to be up: one that starts slowly must not hold
+        # rows back from the others.
+        self.pending: dict[Any, tuple[Any, Any]] = {}
+        for actor in actors:
+            self._await(actor)
+        self.up: set[Any] = set()
+
+    def _await(self, actor: Any) -> None:
+        """Have ``next`` hear of it when the actor is up."""
+        self.pending[actor.ready.remote()] = (actor, None)
+
+    @property
+    def unfinished(self) -> bool:
+        """Is there a task that nobody has taken, or one under way?"""
+        return bool(len(self.shelf)) or any(task is not None for _, task in self.pending.values())
+
+    def hand_out(self) -> None:
+        """Tasks for every actor that is up and has room. Raises ``RunnerError`` if none is left."""
+        for actor in self.up:
+            while self.load[actor] < (DEPTH if len(self.shelf) > len(self.actors) else 1):
+                task = self.shelf.take(actor)
+                if task is None:
+                    break
+                self.pending[actor.work.remote(task)] = (actor, task)
+                self.load[actor] += 1
+        if not self.pending:
+            raise RunnerError(
+                "No worker is left: see 'ray status', then run the same command again; what is"
+                " finished stays."
+            )
+
+    def next(self) -> Iterator[tuple[Any, Any, str | None]]:
+        """What comes within ``LOOK_SECONDS``, as ``Workers.results`` gives it."""
+        done, _ = self.ray.wait(list(self.pending), num_returns=1, timeout=LOOK_SECONDS)
+        for reference in done:
+            actor, task = self.pending.pop(reference)
+            if task is not None:
+                self.load[actor] -= 1
+            try:
+                result = self.ray.get(reference)
+            except self.ray.exceptions.RayTaskError as error:
+                cause = error.cause if isinstance(error.cause, Exception) else error
+                if isinstance(cause, OutOfSpace):
+                    raise OutOfSpace(one_line(cause) + ".") from None
+                yield task, None, f"{type(cause).__name__}: {one_line(cause)}"
+            except self.ray.exceptions.RayError as error:
+                self._lost(actor, task, error)
+                if task is not None and not self.shelf.put_back(task):
+                    yield task, None, f"its worker died each time ({_cause(error)})"
+            else:
+                if task is None:
+                    self.up.add(actor)
+                else:
+                    yield task, result, None
+
+    def _lost(self, actor: Any, task: Any, error: Exception) -> None:
+        """An actor died: it answers when Ray has started it anew."""
+        if actor in self.up:
+            self.up.discard(actor)
+            self.shelf.leave(actor)
+            self._await(actor)
+        elif task is None and isinstance(error, self.ray.exceptions.ActorUnavailableError):
+            self._await(actor)  # other errors are for good: it is not started again
 
 
 class Cluster:

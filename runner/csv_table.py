@@ -42,12 +42,12 @@ def read_csv(path: Path, encoding: str) -> Table:
         rows = list(lines.rows(names))
     notices = []
     if separator != ",":
-        told = SEPARATORS.get(separator, shown(separator))
-        notices.append(f"The cells of {path.name} are parted by {told}.")
+        named = SEPARATORS.get(separator, shown(separator))
+        notices.append(f"The cells of {path.name} are parted by {named}.")
     if lines.empty:
         notices.append(f"{lines.empty} empty rows of {path.name} are left out.")
     if lines.unnamed:
-        places = ", ".join(str(place + 1) for place in sorted(lines.unnamed)[:8])
+        places = ", ".join(str(index + 1) for index in sorted(lines.unnamed)[:8])
         notices.append(f"Columns of {path.name} without a name are left out: {places}.")
     return Table([name for name in names if name], rows, notices, separator == ";")
 
@@ -114,7 +114,7 @@ class _Lines:
 
     def rows(self, names: Sequence[str]) -> Iterator[TableRow]:
         """All rows below the header."""
-        width = max((place for place, name in enumerate(names, 1) if name), default=0)
+        width = max((index for index, name in enumerate(names, 1) if name), default=0)
         numbers = itertools.count(1)
         for cells, problem, line in self.records():
             number = next(numbers)
@@ -128,7 +128,7 @@ class _Lines:
                 yield TableRow(number, problem=named)
                 continue
             self.unnamed |= {
-                place for place, (name, one) in enumerate(zip(names, cells, strict=False))
+                index for index, (name, one) in enumerate(zip(names, cells, strict=False))
                 if not name and one.strip()
             }  # fmt: skip
             values = {name: one for name, one in zip(names, cells, strict=False) if name}

@@ -22,13 +22,13 @@ class _Execution:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self.asked: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+        self.received: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
     def PromptExecutor(self, *args: Any, **more: Any) -> None:  # noqa: N802 (the host's name)
-        self.asked = args, more
+        self.received = args, more
         raise _Made
 
 
@@ -45,7 +45,7 @@ def host_executor(host: Path, execution: Any, server: Any) -> Any:
         _worker(host / "main.py", stand_in)(None, server)
         raise RuntimeError(f"{WORKER} makes none")
     except _Made:
-        args, more = stand_in.asked
+        args, more = stand_in.received
     except Exception as error:  # whatever another release does there
         raise RunnerError(
             f"The ComfyUI at '{host}' makes its executor in a way that is not known here"

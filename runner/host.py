@@ -33,14 +33,14 @@ CLEAN_UP_SECONDS = 10.0
 """How often unreachable objects are collected, which may hold models; as ComfyUI's server does."""
 
 
-def host_arguments(asked: Sequence[str] = ()) -> tuple[str, ...]:
-    """ComfyUI's command line for this machine: what was ``asked`` for, and the CPU if there is
+def host_arguments(wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """ComfyUI's command line for this machine: what is ``wanted``, and the CPU if there is
     nothing better."""
     import torch
 
     devices = [torch.cuda, torch.backends.mps, getattr(torch, "xpu", None)]
     found = any(device is not None and device.is_available() for device in devices)
-    return tuple(asked) if found or "--cpu" in asked else ("--cpu", *asked)
+    return tuple(wanted) if found or "--cpu" in wanted else ("--cpu", *wanted)
 
 
 class Silent:
@@ -60,7 +60,7 @@ class Host:
 
     def __init__(self, path: Path, base: Path, arguments: Sequence[str]) -> None:
         """Start the ComfyUI at ``path``; whatever nodes save goes below ``base``."""
-        from execute import InProcess  # pyright: ignore[reportMissingImports]
+        from execute import InProcess
 
         self.path, self.base = path, base
         self._folders = _folders() if "folder_paths" in sys.modules else {}
@@ -77,7 +77,7 @@ class Host:
 
     @staticmethod
     def _new_memory() -> Any:
-        from execute import Memory  # pyright: ignore[reportMissingImports]
+        from execute import Memory
 
         return Memory()
 

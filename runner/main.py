@@ -43,18 +43,18 @@ def parser() -> argparse.ArgumentParser:
                        " as FILE.py:FUNCTION, or 'oracle' for the demo models")  # fmt: skip
     found.add_argument("--dry-run", action="store_true", help="check every row, draw none")
     found.add_argument("--retry-failed", action="store_true", help="draw failed rows again, too")
-    place = found.add_argument_group("where (default: in this process)")
-    place.add_argument("--server", action="append", default=[], metavar="URL",
+    group = found.add_argument_group("where (default: in this process)")
+    group.add_argument("--server", action="append", default=[], metavar="URL",
                        help="a running ComfyUI; may be repeated")  # fmt: skip
-    place.add_argument("--patience", type=seconds, default=PATIENCE_SECONDS, metavar="SECONDS",
+    group.add_argument("--patience", type=seconds, default=PATIENCE_SECONDS, metavar="SECONDS",
                        help="how long to wait when no server answers")  # fmt: skip
-    place.add_argument("--ray", metavar="ADDRESS",
+    group.add_argument("--ray", metavar="ADDRESS",
                        help="a Ray cluster: host:6379, auto, or local (started here)")  # fmt: skip
-    place.add_argument("--workers", type=positive, metavar="N",
+    group.add_argument("--workers", type=positive, metavar="N",
                        help="Ray workers; default: one per graphics card")  # fmt: skip
-    place.add_argument("--there-pack", type=Path, help="this pack's folder on Ray's machines")
-    place.add_argument("--there-comfyui", type=Path, help="ComfyUI's folder on Ray's machines")
-    place.add_argument("--host-argument", action="append", default=[], metavar="ARGUMENT",
+    group.add_argument("--there-pack", type=Path, help="this pack's folder on Ray's machines")
+    group.add_argument("--there-comfyui", type=Path, help="ComfyUI's folder on Ray's machines")
+    group.add_argument("--host-argument", action="append", default=[], metavar="ARGUMENT",
                        help="for ComfyUI's command line (not with --server), such as"
                        " --host-argument=--lowvram")  # fmt: skip
     return found
@@ -80,12 +80,12 @@ def mapping_of(texts: list[str]) -> dict[str, list[str]]:
     """``--map`` arguments as ``bind`` takes them. Raises ``RunnerError``."""
     found: dict[str, list[str]] = {}
     for text in texts:
-        column, sign, place = text.partition("=")
+        column, sign, target = text.partition("=")
         if not sign or not column:
             raise RunnerError(f"--map {shown(text)} is not written as COLUMN=NODE.INPUT.")
         targets = found.setdefault(column, [])
-        if place:
-            targets.append(place)
+        if target:
+            targets.append(target)
     return found
 
 

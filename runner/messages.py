@@ -15,8 +15,8 @@ def refusal(error: Any, node_errors: Any) -> str:
         about = entry if isinstance(entry, Mapping) else {}
         errors = about.get("errors")
         for one in errors if isinstance(errors, list) else ():
-            place = f"node {tidy(node, 60)} ({tidy(about.get('class_type'), 100)})"
-            reasons.append(f"{place}: {one_line(_said(one))}")
+            where = f"node {tidy(node, 60)} ({tidy(about.get('class_type'), 100)})"
+            reasons.append(f"{where}: {one_line(_said(one))}")
     if not reasons:
         reasons.append(one_line(_said(error, ": ")))
     more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
@@ -48,10 +48,10 @@ def failure(messages: Iterable[Any]) -> tuple[str, str]:
 def failed_node(kind: str, data: Any) -> str:
     """The sentence of one such message."""
     about = data if isinstance(data, Mapping) else {}
-    place = f"node {tidy(about.get('node_id'), 60)} ({tidy(about.get('node_type'), 100)})"
+    where = f"node {tidy(about.get('node_id'), 60)} ({tidy(about.get('node_type'), 100)})"
     if kind == "execution_interrupted":
-        return f"{place} was interrupted"
+        return f"{where} was interrupted"
     name = tidy(str(about.get("exception_type") or "").rsplit(".", 1)[-1], 100)
     said = one_line(about.get("exception_message") or "")
     # the class says nothing that a sentence of its own does not
-    return f"{place}: {said}" if name == "RealCompoError" else f"{place}: {name}: {said}"
+    return f"{where}: {said}" if name == "RealCompoError" else f"{where}: {name}: {said}"

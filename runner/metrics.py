@@ -38,15 +38,15 @@ def load_metric(name: str) -> Metric:
 
     Raises ``RunnerError`` if there is none.
     """
-    place, _, function = BUILT_IN.get(name, check_metric(name)).rpartition(":")
+    source, _, function = BUILT_IN.get(name, check_metric(name)).rpartition(":")
     try:
-        module = _file(Path(place)) if place.endswith(".py") else _module(place)
+        module = _file(Path(source)) if source.endswith(".py") else _module(source)
     except Exception as error:  # whatever a user's module does when it is imported
         said = f"{type(error).__name__}: {one_line(error)}"
         raise RunnerError(f"The metric '{name}' cannot be loaded: {said}.") from error
     found: Any = getattr(module, function, None)
     if not callable(found):
-        raise RunnerError(f"The metric '{name}': {place} has no function '{function}'.")
+        raise RunnerError(f"The metric '{name}': {source} has no function '{function}'.")
     return cast(Metric, found)
 
 

@@ -28,8 +28,8 @@ def read_parquet(path: Path) -> Table:
             _check(about, file.schema_arrow, path.name)
             places = range(about.num_columns)
             # also in lists and structures
-            texts = [about.schema.column(place).path for place in places
-                     if about.schema.column(place).physical_type == "BYTE_ARRAY"]  # fmt: skip
+            texts = [about.schema.column(index).path for index in places
+                     if about.schema.column(index).physical_type == "BYTE_ARRAY"]  # fmt: skip
             names = file.schema_arrow.names
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
             table = table_from(_rows(file, path.name), path.name)
@@ -57,17 +57,17 @@ def _check(about: Any, schema: Any, name: str) -> None:
             " several tables."
         )
     check_counts(name, 0, max(len(names), about.num_columns))
-    doubled = next((one for place, one in enumerate(names) if one in names[:place]), None)
+    doubled = next((one for index, one in enumerate(names) if one in names[:index]), None)
     if doubled is not None:
         raise RunnerError(f"{name} has two columns {shown(doubled)}: rename one.")
-    groups = [about.row_group(place) for place in range(about.num_row_groups)]
+    groups = [about.row_group(index) for index in range(about.num_row_groups)]
     size = sum(group.total_byte_size for group in groups)
     values = about.num_rows * len(names)
     if any(pyarrow.types.is_nested(kind) for kind in schema.types):
         # only then: of a damaged file, a column's description ends the process
         values = sum(
-            group.column(place).num_values
-            for group in groups for place in range(group.num_columns)
+            group.column(index).num_values
+            for group in groups for index in range(group.num_columns)
         )  # fmt: skip
     if size > LARGEST_TABLE or values > MOST_VALUES:
         raise _too_large(name, max(size, values * 8))
@@ -104,7 +104,7 @@ def _weight(array: Any) -> int:
         taken = lengths.take(array.indices)
         return int(pyarrow.compute.sum(taken).as_py() or 0)  # pyright: ignore
     if pyarrow.types.is_struct(kind):
-        return sum(_weight(array.field(place)) for place in range(kind.num_fields))
+        return sum(_weight(array.field(index)) for index in range(kind.num_fields))
     if isinstance(array, (pyarrow.ListArray, pyarrow.LargeListArray, pyarrow.MapArray)):
         return _weight(array.flatten()) if not isinstance(array, pyarrow.MapArray) else (
             _weight(array.keys) + _weight(array.items)
@@ -119,5 +119,5 @@ def _values(array: Any) -> list[Any]:
     if not pyarrow.types.is_dictionary(array.type):
         return array.to_pylist()
     indices = array.indices.to_pylist()
-    made = {place: array.dictionary[place].as_py() for place in set(indices) - {None}}
-    return [made.get(place) for place in indices]
+    made = {index: array.dictionary[index].as_py() for index in set(indices) - {None}}
+    return [made.get(index) for index in indices]

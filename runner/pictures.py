@@ -58,9 +58,9 @@ def pixel_hash(data: bytes, must: bool = False) -> str:
         raise RowError("is an empty file", again=True)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            wide, high = image.size
-            if wide * high > LARGEST_PICTURE:
-                raise RowError(_too_large(f"{wide} x {high}"))
+            width, height = image.size
+            if width * height > LARGEST_PICTURE:
+                raise RowError(_too_large(f"{width} x {height}"))
             about = f"{image.mode} {image.size} ".encode()
             pixels = image.tobytes()
             if not pixels:

@@ -67,6 +67,30 @@ def make_plan(
     concerns all rows.
     """
     check_classes(graph, info)
+    binding = _bound(graph, table, info, mapping)
+    rows = table.rows[:limit]
+    if repeat > 1:
+        _check_repeat(graph, binding, len(rows), repeat)
+    filling = _Filling(graph, binding, info, repeat, table.decimal_comma)
+    entries = [
+        filling.entry(row, number)
+        for row in rows
+        for number in range(repeat if row.problem is None else 1)
+    ]
+    plan = Plan(entries, binding, list(table.notices))
+    _once_each(plan)
+    plan.entries = _sorted(plan.entries)
+    plan.notices += _notices(binding)
+    return plan
+
+
+def _bound(
+    graph: Graph,
+    table: Table,
+    info: Mapping[str, Any],
+    mapping: Mapping[str, Sequence[str]] | None,
+) -> Binding:
+    """Which columns fill which inputs. Raises ``RunnerError`` if none does, or one is taken."""
     clash = [n for n in table.columns if n in COLUMNS[1:] or n.startswith("metric.")]
     if clash:
         raise RunnerError(
@@ -79,33 +103,32 @@ def make_plan(
             f"No column of the table fills an input (it has: {some}): name columns 'node.input',"
             " or use --map."
         )
-    rows = table.rows[:limit]
-    if repeat > 1:
-        filled = [target for targets in binding.columns.values() for target in targets]
-        if not seed_inputs(graph, filled):
-            raise RunnerError("The workflow has no seed to go on from, so --repeat has no use.")
-        if len(rows) * repeat > MOST_ROWS:
-            raise RunnerError(
-                f"{len(rows)} rows, {repeat} times each, are more than {MOST_ROWS}: draw them in"
-                " several runs, with --repeat or --limit smaller."
-            )
-    filling = _Filling(graph, binding, info, repeat, table.decimal_comma)
-    entries = [
-        filling.entry(row, number)
-        for row in rows
-        for number in range(repeat if row.problem is None else 1)
-    ]
-    plan = Plan(entries, binding, list(table.notices))
-    _once_each(plan)
-    plan.entries = _sorted(plan.entries)
+    return binding
+
+
+def _check_repeat(graph: Graph, binding: Binding, rows: int, repeat: int) -> None:
+    """Raise ``RunnerError`` where rows cannot be drawn ``repeat`` times each."""
+    filled = [target for targets in binding.columns.values() for target in targets]
+    if not seed_inputs(graph, filled):
+        raise RunnerError("The workflow has no seed to go on from, so --repeat has no use.")
+    if rows * repeat > MOST_ROWS:
+        raise RunnerError(
+            f"{rows} rows, {repeat} times each, are more than {MOST_ROWS}: draw them in"
+            " several runs, with --repeat or --limit smaller."
+        )
+
+
+def _notices(binding: Binding) -> list[str]:
+    """What the user should know of the columns: those that fill nothing, and the seed's ways."""
+    found = []
     fillers = [name for name in binding.labels if name != "id"]
     if fillers:
-        plan.notices.append(f"Columns that fill no input, kept as labels: {', '.join(fillers)}.")
+        found.append(f"Columns that fill no input, kept as labels: {', '.join(fillers)}.")
     linked = [one for one in binding.columns.get("seed", ()) if one.input not in SEEDS]
     if linked:
         names = " and ".join(f"{one.node}.{one.input}" for one in linked)
-        plan.notices.append(f"Column 'seed' fills {names}, to which the seed is linked.")
-    return plan
+        found.append(f"Column 'seed' fills {names}, to which the seed is linked.")
+    return found
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,9 @@ def _csv(path: Path) -> Table:
 def broken_json(error: ValueError) -> str:
     """What ``parse_json`` found, as the end of a sentence about a line or a file."""
     said = str(error)
-    told = said.removeprefix("it is no JSON: ")
-    if told != said or said.startswith("it ends too early"):
-        return f"is no JSON: {told}"
+    reason = said.removeprefix("it is no JSON: ")
+    if reason != said or said.startswith("it ends too early"):
+        return f"is no JSON: {reason}"
     return f"cannot be read: {said}"
 
 

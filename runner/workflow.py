@@ -109,7 +109,7 @@ def bind(
     labels: list[str] = []
     for column in columns:
         if column in mapping:
-            targets = tuple(_dotted(graph, place, info, column) for place in mapping[column])
+            targets = tuple(_dotted(graph, target, info, column) for target in mapping[column])
         elif column == "id":
             targets = ()
         elif "." in column:
@@ -124,21 +124,21 @@ def bind(
     return Binding(found, tuple(labels))
 
 
-def _dotted(graph: Graph, place: str, info: Mapping[str, Any], column: str) -> Target:
+def _dotted(graph: Graph, target: str, info: Mapping[str, Any], column: str) -> Target:
     """The input that 'node.input' names; both parts may hold dots themselves."""
-    dots = [at for at, letter in enumerate(place) if letter == "."]
+    dots = [at for at, letter in enumerate(target) if letter == "."]
     nodes: list[str] = []
     for at in reversed(dots):
-        nodes = _nodes_named(graph, place[:at])
-        wanted = place[at + 1 :]
+        nodes = _nodes_named(graph, target[:at])
+        wanted = target[at + 1 :]
         if len(nodes) > 1:
             raise RunnerError(
-                f"Column '{column}': nodes {', '.join(nodes)} are all called '{place[:at]}'; name"
+                f"Column '{column}': nodes {', '.join(nodes)} are all called '{target[:at]}'; name"
                 f" one by its id, such as '{nodes[0]}.{wanted}'."
             )
         if nodes:
             return _input(graph, nodes[0], wanted, info, column)
-    name = place[: dots[-1]] if dots else place
+    name = target[: dots[-1]] if dots else target
     known = list(dict.fromkeys([title(graph, node) for node in graph]))
     raise RunnerError(
         f"Column '{column}': the workflow has no node with the id or title"

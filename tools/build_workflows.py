@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+import workflow_parts as parts
 from chain_workflows import CHAIN_CLASSES, CHAIN_GRAPHS
 from control_workflows import (
     CONTROL_CLASSES,
@@ -26,25 +27,17 @@ from live_server import BASE
 from realign_workflows import REALIGN_CLASSES, REALIGN_GRAPHS
 from workflow_graph import Graph, Slot
 
+FOLDER = "realcompo_demo"
 SEED, STEPS, CFG = (SAMPLING[name] for name in ("seed", "steps", "cfg"))
 
 
 def _shapes(graph: Graph) -> dict[str, Slot]:
     """Demo models, layout, prompts and latent: the left part of the demo graphs."""
-    realism, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
-    )
-    spatial, spatial_clip, _, gligen = graph.add(
-        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
-    )
+    realism, clip, vae, spatial, spatial_clip, gligen = parts.demo_pair(graph)
     layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 400), phrases=PHRASES, prompt=PROMPT)
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
-    (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 440), positive=positive, clip=spatial_clip,
-        gligen_textbox_model=gligen, layout=layout,
-    )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 680), width=128, height=128, batch_size=1)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text)
+    grounded = parts.ground(graph, (360, 440), positive, spatial_clip, gligen, layout)
+    latent = parts.empty_latent(graph, (360, 680))
     return {
         "realism": realism, "spatial": spatial, "vae": vae, "layout": layout,
         "positive": positive, "negative": negative, "grounded": grounded, "latent": latent,
@@ -64,23 +57,14 @@ DRAWING = {
 
 def layout_editor(graph: Graph) -> None:
     """The demo's scene drawn in the editor."""
-    realism, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
-    )
-    spatial, spatial_clip, _, gligen = graph.add(
-        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
-    )
+    realism, clip, vae, spatial, spatial_clip, gligen = parts.demo_pair(graph)
     layout, text, width, height = graph.add(
         "RealCompoLayout", (360, 0), prompt=PROMPT, width=128, height=128,
         layout_json=json.dumps(DRAWING, separators=(",", ":")),
     )  # fmt: skip
     layout.node["size"] = [540, 800]
-    (positive,) = graph.add("CLIPTextEncode", (960, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (960, 200), "Negative", clip=clip, text="")
-    (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (960, 400), positive=positive, clip=spatial_clip,
-        gligen_textbox_model=gligen, layout=layout,
-    )  # fmt: skip
+    positive, negative = parts.encode_both(graph, (960, 0), clip, text, apart=200)
+    grounded = parts.ground(graph, (960, 400), positive, spatial_clip, gligen, layout)
     (latent,) = graph.add("EmptyLatentImage", (960, 640), width=width, height=height, batch_size=1)
     sampled, _ = graph.add(
         "RealCompoDualSampler", (1320, 0), realism_model=realism, spatial_model=spatial,
@@ -88,10 +72,8 @@ def layout_editor(graph: Graph) -> None:
         latent_image=latent, **SAMPLING,
     )  # fmt: skip
     # The sampler grows by its preview while it runs.
-    (image,) = graph.add("VAEDecode", (1320, 640), samples=sampled, vae=vae)
-    (checked,) = graph.add(
-        "RealCompoLayoutPreview", (1320, 760), layout=layout, image=image, width=512, height=512
-    )
+    image = parts.decode(graph, (1320, 640), sampled, vae)
+    checked = parts.preview(graph, (1320, 760), layout, image=image)
     for row, (title, source) in enumerate((("Result", image), ("Result and regions", checked))):
         graph.add("PreviewImage", (1680, row * 440), title, images=source)
         graph.nodes[-1]["size"] = [380, 400]
@@ -100,14 +82,6 @@ def layout_editor(graph: Graph) -> None:
         " with words of the prompt; what the prompt does not hold is marked in red.\n\nPress Run:"
         " the result follows. The models are the demo's and know six colours and five shapes."
     ), (320, 260))  # fmt: skip
-
-
-def _decode_and_save(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> None:
-    (image,) = graph.add("VAEDecode", at, samples=latent, vae=vae)
-    graph.add(
-        "SaveImage", (at[0] + 360, at[1]), name, images=image,
-        filename_prefix=f"realcompo_demo/{name}",
-    )  # fmt: skip
 
 
 def _pair(given: dict[str, Slot]) -> dict[str, Slot]:
@@ -130,31 +104,25 @@ def demo(graph: Graph) -> None:
             positive=given[positive], negative=given["negative"], latent_image=given["latent"],
             **SAMPLING,
         )  # fmt: skip
-        _decode_and_save(graph, (column + 760, row * 300), latent, given["vae"], name)
+        parts.decode_and_save(graph, (column + 760, row * 300), latent, given["vae"], FOLDER, name)
     mixes = (
         ("fixed-0.50", {"preset": "custom", "mode": "fixed", "initial_mix": 0.5,
                         "region_prior": 0.0, "realism_only": 0.0, "match_background": 0.0}),
         ("realcompo", {"preset": "equilibrium", "mode": "dynamic"}),
     )  # fmt: skip
+    traces: dict[str, Slot] = {}
     for row, (name, numbers) in enumerate(mixes):
         height = 640 + row * 560
         (balancer,) = graph.add("RealCompoBalancer", (column, height), name, **numbers)
-        latent, trace = graph.add(
+        latent, traces[name] = graph.add(
             "RealCompoDualSampler", (column + 380, height), f"RealCompo Dual Sampler: {name}",
             balancer=balancer, latent_image=given["latent"], **_pair(given), **SAMPLING,
         )  # fmt: skip
-        _decode_and_save(graph, (column + 760, height), latent, given["vae"], name)
-    (plot,) = graph.add("RealCompoTracePlot", (column + 760, 1400), trace=trace)
-    graph.add(
-        "SaveImage", (column + 1120, 1400), "trace", images=plot,
-        filename_prefix="realcompo_demo/trace",
-    )  # fmt: skip
-    (drawing,) = graph.add(
-        "RealCompoLayoutPreview", (0, 880), layout=given["layout"], width=512, height=512
-    )
-    graph.add(
-        "SaveImage", (360, 880), "layout", images=drawing, filename_prefix="realcompo_demo/layout"
-    )
+        parts.decode_and_save(graph, (column + 760, height), latent, given["vae"], FOLDER, name)
+    (plot,) = graph.add("RealCompoTracePlot", (column + 760, 1400), trace=traces["realcompo"])
+    parts.save(graph, (column + 1120, 1400), plot, "realcompo_demo/trace", "trace")
+    drawing = parts.preview(graph, (0, 880), given["layout"])
+    parts.save(graph, (360, 880), drawing, "realcompo_demo/layout", "layout")
     graph.note((0, 1180), (
         "## RealCompo demo\n\nThe *realism* model knows how things look, the *spatial* model knows"
         " where they go. RealCompo Dual Sampler lets both denoise one latent and mixes them per"
@@ -179,9 +147,9 @@ def guider(graph: Graph) -> None:
         "SamplerCustomAdvanced", (1520, 0), noise=noise, guider=made, sampler=sampler,
         sigmas=sigmas, latent_image=given["latent"],
     )  # fmt: skip
-    _decode_and_save(graph, (1520, 220), latent, given["vae"], "guider")
+    parts.decode_and_save(graph, (1520, 220), latent, given["vae"], FOLDER, "guider")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 420), trace=trace, latent=latent)
-    graph.add("SaveImage", (1880, 420), images=plot, filename_prefix="realcompo_demo/guider_trace")
+    parts.save(graph, (1880, 420), plot, "realcompo_demo/guider_trace")
 
 
 def controlnet(graph: Graph) -> None:
@@ -192,15 +160,10 @@ def controlnet(graph: Graph) -> None:
     sampled, trace = graph.add(
         "RealCompoDualSampler", (1140, 0), **given, balancer=balancer, **SAMPLING,
     )  # fmt: skip
-    _decode_and_save(graph, (1520, 0), sampled, vae, "controlnet")
-    graph.add(
-        "SaveImage", (360, 1300), "hint", images=hint,
-        filename_prefix="realcompo_demo/controlnet_hint",
-    )  # fmt: skip
+    parts.decode_and_save(graph, (1520, 0), sampled, vae, FOLDER, "controlnet")
+    parts.save(graph, (360, 1300), hint, "realcompo_demo/controlnet_hint", "hint")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 220), trace=trace)
-    graph.add(
-        "SaveImage", (1880, 220), images=plot, filename_prefix="realcompo_demo/controlnet_trace"
-    )
+    parts.save(graph, (1880, 220), plot, "realcompo_demo/controlnet_trace")
     graph.note((760, 560), (
         "## ControlNet as the spatial branch\n\nThe spatial model gets its places from a control"
         " picture: no GLIGEN. The layout still says which words belong where, for the balancer.\n\n"
@@ -222,16 +185,14 @@ def style_swap(graph: Graph) -> None:
         height = row * 520
         realism = given["realism"]
         if row:
-            realism, _, _, _ = graph.add(
-                "RealCompoShapesLoader", (760, height), f"Realism model: {style}", style=style,
-                part="realism",
-            )  # fmt: skip
+            title = f"Realism model: {style}"
+            realism, _, _, _ = parts.demo_model(graph, (760, height), title, style=style)
         latent, _ = graph.add(
             "RealCompoDualSampler", (1140, height), f"RealCompo Dual Sampler: {style}",
             latent_image=given["latent"], **{**_pair(given), "realism_model": realism},
             **SAMPLING,
         )  # fmt: skip
-        _decode_and_save(graph, (1520, height), latent, given["vae"], f"swap_{style}")
+        parts.decode_and_save(graph, (1520, height), latent, given["vae"], FOLDER, f"swap_{style}")
 
 
 def inspect(graph: Graph) -> None:
@@ -241,7 +202,7 @@ def inspect(graph: Graph) -> None:
         "RealCompoDualSampler", (760, 0), latent_image=given["latent"], **_pair(given), **SAMPLING
     )
     latent.node["size"] = [340, 900]
-    (image,) = graph.add("VAEDecode", (760, 960), samples=latent, vae=given["vae"])
+    image = parts.decode(graph, (760, 960), latent, given["vae"])
     (plot,) = graph.add("RealCompoTracePlot", (1160, 0), trace=trace)
     (over,) = graph.add(
         "RealCompoMixPreview", (1160, 260), trace=trace, image=image, layout=given["layout"]
@@ -295,15 +256,10 @@ def sd15(graph: Graph) -> None:
         prompt="a corgi and a black cat on a sofa, soft morning light, photo",
     )  # fmt: skip
     worse = "blurry, lowres, deformed"
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text=worse)
-    (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
-    (against,) = graph.add("CLIPTextEncode", (360, 660), "Negative", clip=spatial_clip, text=worse)
-    (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 880), positive=plain, clip=spatial_clip,
-        gligen_textbox_model=gligen, layout=layout,
-    )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 1100), width=512, height=512, batch_size=1)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text, worse)
+    plain, against = parts.encode_both(graph, (360, 440), spatial_clip, text, worse)
+    grounded = parts.ground(graph, (360, 880), plain, spatial_clip, gligen, layout)
+    latent = parts.empty_latent(graph, (360, 1100), 512)
     (balancer,) = graph.add("RealCompoBalancer", (760, 0))
     sampled, trace = graph.add(
         "RealCompoDualSampler", (1140, 0), realism_model=realism, spatial_model=spatial,
@@ -311,7 +267,7 @@ def sd15(graph: Graph) -> None:
         steps=STEPS, cfg=7.5, spatial_positive=grounded, spatial_negative=against,
         balancer=balancer,
     )  # fmt: skip
-    _decode_and_save(graph, (1520, 0), sampled, vae, "sd15")
+    parts.decode_and_save(graph, (1520, 0), sampled, vae, FOLDER, "sd15")
     (plot,) = graph.add("RealCompoTracePlot", (1520, 200), trace=trace)
     graph.add("PreviewImage", (1880, 200), images=plot)
 

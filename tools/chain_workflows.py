@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
 
 CHAIN_CLASSES = ("LatentFromBatch", "ImageBatch")
 PROMPT = "a purple star and an orange circle"
 PHRASES = "a purple star: 0.08 0.12 0.46 0.50\nan orange circle: 0.52 0.48 0.92 0.88"
+FOLDER = "realcompo_all_four"
 SEED, CANDIDATES = 9, 4
-SAMPLING = {
-    "seed": SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
-}  # fmt: skip
+SAMPLING = {"seed": SEED, "steps": 20, **parts.DEMO_SAMPLING}
 # Chosen on pairs that the bench does not draw; for SD the nodes' own numbers are where to start.
 DENSE = {"cross_strength": 1.0, "self_strength": 1.0, "end_fraction": 0.6, "power": 1.0}
 FINE = {"fraction": 0.6, "self_weight": 0.0, "power": 1.0}
@@ -21,32 +21,23 @@ FINE = {"fraction": 0.6, "self_weight": 0.0, "power": 1.0}
 def _start(graph: Graph) -> dict[str, Slot]:
     """Models, layout, prompts and noise."""
     given = {}
-    given["plain"], clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
+    given["plain"], clip, vae, _ = parts.demo_model(graph, (0, 0), "Realism model")
+    given["tuned"], _, _, _ = parts.demo_model(
+        graph, (0, 240), "Realism model, finetuned", finetuned="Separate and Enhance"
     )
-    given["tuned"], _, _, _ = graph.add(
-        "RealCompoShapesLoader", (0, 240), "Realism model, finetuned", style="realistic",
-        part="realism", finetuned="Separate and Enhance",
-    )  # fmt: skip
-    given["spatial"], spatial_clip, _, gligen = graph.add(
-        "RealCompoShapesLoader", (0, 480), "Spatial model", style="realistic", part="spatial"
+    given["spatial"], spatial_clip, _, gligen = parts.demo_model(
+        graph, (0, 480), "Spatial model", "spatial"
     )
     (given["captioner"],) = graph.add("RealCompoShapesCaptioner", (0, 720))
     given["layout"], given["text"] = graph.add(
         "RealCompoLayoutFromBoxes", (360, 0), "Layout", phrases=PHRASES, prompt=PROMPT
     )
-    (given["positive"],) = graph.add(
-        "CLIPTextEncode", (360, 430), "Positive", clip=clip, text=given["text"]
+    positive, negative = parts.encode_both(graph, (360, 430), clip, given["text"], apart=240)
+    given["grounded"] = parts.ground(
+        graph, (360, 910), positive, spatial_clip, gligen, given["layout"]
     )
-    (given["negative"],) = graph.add("CLIPTextEncode", (360, 670), "Negative", clip=clip, text="")
-    (given["grounded"],) = graph.add(
-        "RealCompoApplyGLIGEN", (360, 910), positive=given["positive"], clip=spatial_clip,
-        gligen_textbox_model=gligen, layout=given["layout"],
-    )  # fmt: skip
-    (given["four"],) = graph.add(
-        "EmptyLatentImage", (0, 840), "Four candidates", width=128, height=128,
-        batch_size=CANDIDATES,
-    )  # fmt: skip
+    given["positive"], given["negative"] = positive, negative
+    given["four"] = parts.empty_latent(graph, (0, 840), batch=CANDIDATES, title="Four candidates")
     # the noise of one of four is that of its place in the batch
     (given["one"],) = graph.add(
         "LatentFromBatch", (0, 1020), "The first of them", samples=given["four"], batch_index=0,
@@ -57,13 +48,11 @@ def _start(graph: Graph) -> dict[str, Slot]:
 
 
 def _save(graph: Graph, at: tuple[int, int], image: Slot, name: str) -> None:
-    graph.add("SaveImage", at, name, images=image, filename_prefix=f"realcompo_all_four/{name}")
+    parts.save(graph, at, image, f"{FOLDER}/{name}", name)
 
 
 def _decoded(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> Slot:
-    (image,) = graph.add("VAEDecode", at, samples=latent, vae=vae)
-    _save(graph, (at[0], at[1] + 160), image, name)
-    return image
+    return parts.decode_and_save(graph, at, latent, vae, FOLDER, name, apart=(0, 160))
 
 
 def _alone(graph: Graph, given: dict[str, Slot]) -> None:
@@ -77,8 +66,9 @@ def _alone(graph: Graph, given: dict[str, Slot]) -> None:
         _decoded(graph, (1080, row * 400), latent, given["vae"], name)
 
 
-def _pairs(graph: Graph, given: dict[str, Slot]) -> tuple[Slot, Slot]:
-    """RealCompo alone; then with the realism branch finetuned and modulated, four times."""
+def _pairs(graph: Graph, given: dict[str, Slot]) -> Slot:
+    """RealCompo alone; then with the realism branch finetuned and modulated, four times, whose
+    pictures are returned."""
     dense, marked = graph.add(
         "RealCompoDenseAttention", (760, 1480), model=given["tuned"], clip=given["clip"],
         positive=given["positive"], layout=given["layout"], **DENSE,
@@ -87,6 +77,7 @@ def _pairs(graph: Graph, given: dict[str, Slot]) -> tuple[Slot, Slot]:
         ("realcompo", given["plain"], given["positive"], given["one"]),
         ("candidates", dense, marked, given["four"]),
     )
+    images: dict[str, Slot] = {}
     for row, (name, model, positive, noise) in enumerate(made):
         latent, _ = graph.add(
             "RealCompoDualSampler", (1080, 920 + row * 560), f"RealCompo Dual Sampler: {name}",
@@ -94,55 +85,50 @@ def _pairs(graph: Graph, given: dict[str, Slot]) -> tuple[Slot, Slot]:
             negative=given["negative"], layout=given["layout"], latent_image=noise,
             spatial_positive=given["grounded"], denoise=1.0, **SAMPLING,
         )  # fmt: skip
-        image = _decoded(graph, (1400, 920 + row * 560), latent, given["vae"], name)
-    return latent, image
+        images[name] = _decoded(graph, (1400, 920 + row * 560), latent, given["vae"], name)
+    return images["candidates"]
 
 
 def _best(
     graph: Graph, given: dict[str, Slot], at: tuple[int, int], images: Slot
 ) -> tuple[Slot, Slot]:
     """The picture whose caption is nearest to the prompt, of equal ones the first; its place."""
-    (captions,) = graph.add(
-        "RealCompoCaption", at, captioner=given["captioner"], images=images, max_tokens=24
+    captioner = given["captioner"]
+    rewards = parts.caption_rewards(
+        graph, at, captioner, images, given["text"], given["clip"], 210, max_tokens=24
     )
-    rewards, _ = graph.add(
-        "RealCompoCaptionReward", (at[0], at[1] + 210), prompt=given["text"], captions=captions,
-        clip=given["clip"],
-    )  # fmt: skip
-    _, best, place, _ = graph.add(
+    _, best, index, _ = graph.add(
         "RealCompoPickBest", (at[0], at[1] + 500), rewards=rewards, keep=1, among="each batch",
         images=images,
     )  # fmt: skip
-    return best, place
+    return best, index
 
 
-def _fine(graph: Graph, given: dict[str, Slot], best: Slot, place: Slot) -> Slot:
+def _fine(graph: Graph, given: dict[str, Slot], best: Slot, index: Slot) -> Slot:
     """What is seen in the best picture becomes a layout, and the same noise is drawn again."""
     labels, masks, _ = graph.add("RealCompoShapesDetector", (2120, 0), "Your detector", image=best)
     layout, text, _, _ = graph.add(
         "RealCompoDenseCaptions", (2120, 260), prompt=given["text"], masks=masks, tags=labels,
         image=best, fallback=given["layout"],
     )  # fmt: skip
-    (seen,) = graph.add(
-        "RealCompoLayoutPreview", (2120, 1020), layout=layout, image=best, width=512, height=512
-    )
+    seen = parts.preview(graph, (2120, 1020), layout, image=best)
     _save(graph, (2120, 1240), seen, "regions")
     (positive,) = graph.add(
         "CLIPTextEncode", (2440, 0), "Prompt again", clip=given["clip"], text=text
     )
-    bent, marked = graph.add(
+    modulated, marked = graph.add(
         "RealCompoReweightedAttention", (2440, 240), model=given["tuned"], clip=given["clip"],
         positive=positive, layout=layout, **FINE,
     )  # fmt: skip
     (noise,) = graph.add(
-        "LatentFromBatch", (2440, 690), "Its noise", samples=given["four"], batch_index=place,
+        "LatentFromBatch", (2440, 690), "Its noise", samples=given["four"], batch_index=index,
         length=1,
     )  # fmt: skip
     latent, _ = graph.add(
-        "RealCompoDualSampler", (2440, 880), "RealCompo Dual Sampler: fine", realism_model=bent,
-        spatial_model=given["spatial"], positive=marked, negative=given["negative"],
-        layout=given["layout"], latent_image=noise, spatial_positive=given["grounded"],
-        denoise=1.0, **SAMPLING,
+        "RealCompoDualSampler", (2440, 880), "RealCompo Dual Sampler: fine",
+        realism_model=modulated, spatial_model=given["spatial"], positive=marked,
+        negative=given["negative"], layout=given["layout"], latent_image=noise,
+        spatial_positive=given["grounded"], denoise=1.0, **SAMPLING,
     )  # fmt: skip
     return _decoded(graph, (2760, 880), latent, given["vae"], "fine")
 
@@ -151,10 +137,10 @@ def all_four(graph: Graph) -> None:
     """Finetuned, placed, chosen among four, drawn again; each stage's picture is saved."""
     given = _start(graph)
     _alone(graph, given)
-    _, candidates = _pairs(graph, given)
-    best, place = _best(graph, given, (1760, 0), candidates)
+    candidates = _pairs(graph, given)
+    best, index = _best(graph, given, (1760, 0), candidates)
     _save(graph, (1760, 740), best, "best")
-    fine = _fine(graph, given, best, place)
+    fine = _fine(graph, given, best, index)
     # of equal ones the first is kept: the fine picture, unless its reward is less
     (both,) = graph.add("ImageBatch", (2760, 0), "Fine, then coarse", image1=fine, image2=best)
     chosen, _ = _best(graph, given, (3080, 0), both)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
 
 PROMPT = "a red star and a blue circle and a green square"
@@ -12,9 +13,7 @@ PHRASES = (
     "a blue circle: 0.55 0.08 0.92 0.45\n"
     "a green square: 0.32 0.58 0.70 0.95"
 )
-SAMPLING = {
-    "seed": 7, "steps": 30, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal",
-}  # fmt: skip
+SAMPLING = {"seed": 7, "steps": 30, **parts.DEMO_SAMPLING}
 LEGEND = "#ffff00: a red star\n#ff0000: a blue circle\n#00ff00: a green square"
 SIDE = 128
 
@@ -25,26 +24,19 @@ def steered(graph: Graph, title: str = "") -> dict[str, Slot]:
     ``title`` is that of the node with the boxes that the picture is drawn from. Returns the links
     by their inputs' names at the dual sampler, and the VAE's and the picture's.
     """
-    realism, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "Realism model", style="realistic", part="realism"
-    )
-    spatial, spatial_clip, _, _ = graph.add(
-        "RealCompoShapesLoader", (0, 200), "Spatial model", style="realistic", part="spatial"
-    )
+    realism, clip, vae, spatial, spatial_clip, _ = parts.demo_pair(graph)
     layout, text = graph.add(
         "RealCompoLayoutFromBoxes", (0, 400), title, phrases=PHRASES, prompt=PROMPT
     )
     (control,) = graph.add("RealCompoShapesControlNet", (0, 760), kind="segmentation")
     (picture,) = graph.add("RealCompoShapesHint", (0, 900), layout=layout, kind="segmentation")
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
-    (plain,) = graph.add("CLIPTextEncode", (360, 440), "Positive", clip=spatial_clip, text=text)
-    (against,) = graph.add("CLIPTextEncode", (360, 660), "Negative", clip=spatial_clip, text="")
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text)
+    plain, against = parts.encode_both(graph, (360, 440), spatial_clip, text)
     placed, unplaced = graph.add(
         "ControlNetApplyAdvanced", (360, 880), positive=plain, negative=against,
         control_net=control, image=picture,
     )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (360, 1120), width=SIDE, height=SIDE, batch_size=1)
+    latent = parts.empty_latent(graph, (360, 1120), SIDE)
     return {
         "realism_model": realism, "spatial_model": spatial, "positive": positive,
         "negative": negative, "layout": layout, "latent_image": latent,
@@ -56,10 +48,7 @@ def segmentation(graph: Graph) -> None:
     """One segmentation picture steers the ControlNet and is the layout, by box and by mask."""
     given = steered(graph, "What the picture shows")
     picture, vae = given.pop("picture"), given.pop("vae")
-    graph.add(
-        "SaveImage", (0, 1100), images=picture,
-        filename_prefix="realcompo_demo/segmentation_picture",
-    )  # fmt: skip
+    parts.save(graph, (0, 1100), picture, "realcompo_demo/segmentation_picture")
     for row, keep in enumerate(("mask", "box")):
         top = row * 620
         layout, _ = graph.add(
@@ -70,15 +59,9 @@ def segmentation(graph: Graph) -> None:
             "RealCompoDualSampler", (1140, top), f"RealCompo Dual Sampler: {keep}",
             **{**given, "layout": layout}, **SAMPLING,
         )  # fmt: skip
-        (image,) = graph.add("VAEDecode", (1520, top), samples=sampled, vae=vae)
-        graph.add(
-            "SaveImage", (1740, top), images=image,
-            filename_prefix=f"realcompo_demo/segmentation_{keep}",
-        )  # fmt: skip
-        (seen,) = graph.add(
-            "RealCompoLayoutPreview", (1520, top + 300), layout=layout, width=SIDE, height=SIDE,
-            image=image,
-        )  # fmt: skip
+        image = parts.decode(graph, (1520, top), sampled, vae)
+        parts.save(graph, (1740, top), image, f"realcompo_demo/segmentation_{keep}")
+        seen = parts.preview(graph, (1520, top + 300), layout, SIDE, image=image)
         graph.add("PreviewImage", (1880, top + 300), f"Regions by {keep}", images=seen)
     graph.note((1140, 1260), (
         "## A segmentation picture as the plan\n\nThe ControlNet of the spatial branch sees the"
@@ -104,28 +87,22 @@ def pose(graph: Graph) -> None:
         prompt="a knight in silver armour waving beside a dancer in a red dress, on a beach, photo",
         shape="limbs",
     )  # fmt: skip
-    (shown,) = graph.add(
-        "RealCompoLayoutPreview", (400, 720), layout=layout, width=1024, height=1024,
-        image=picture,
-    )  # fmt: skip
+    shown = parts.preview(graph, (400, 720), layout, 1024, image=picture)
     graph.add("PreviewImage", (760, 720), "Skeletons and regions", images=shown)
-    (positive,) = graph.add("CLIPTextEncode", (800, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add(
-        "CLIPTextEncode", (800, 220), "Negative", clip=clip, text="blurry, lowres, deformed"
-    )
+    positive, negative = parts.encode_both(graph, (800, 0), clip, text, "blurry, lowres, deformed")
     placed, unplaced = graph.add(
         "ControlNetApplyAdvanced", (800, 440), positive=positive, negative=negative,
         control_net=control, image=picture,
     )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (1180, 620), width=1024, height=1024, batch_size=1)
+    latent = parts.empty_latent(graph, (1180, 620), 1024)
     (balancer,) = graph.add("RealCompoBalancer", (1180, 0))
     sampled, trace = graph.add(
         "RealCompoDualSampler", (1560, 0), realism_model=model, spatial_model=model,
         positive=positive, negative=negative, layout=layout, latent_image=latent, seed=7, steps=30,
         cfg=5.0, spatial_positive=placed, spatial_negative=unplaced, balancer=balancer,
     )  # fmt: skip
-    (image,) = graph.add("VAEDecode", (1940, 0), samples=sampled, vae=vae)
-    graph.add("SaveImage", (2160, 0), images=image, filename_prefix="realcompo/pose")
+    image = parts.decode(graph, (1940, 0), sampled, vae)
+    parts.save(graph, (2160, 0), image, "realcompo/pose")
     (plot,) = graph.add("RealCompoTracePlot", (1940, 300), trace=trace)
     graph.add("PreviewImage", (2300, 300), images=plot)
     graph.note((0, 860), (

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
 
 DENSE_CLASSES = ("RealCompoDenseAttention",)
 PROMPT = "a red star and a blue circle"
 PHRASES = "a red star: 0.08 0.14 0.46 0.52\na blue circle: 0.54 0.46 0.92 0.84"
-SEED, STEPS, CFG = 9, 30, 3.0
-SAMPLING = {
-    "seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal",
-}  # fmt: skip
+SAMPLING = {"seed": 9, "steps": 30, **parts.DEMO_SAMPLING}
 # The demo's models settle places later than SD does; for SD the node's own numbers are right.
 STRENGTH = {"cross_strength": 1.0, "self_strength": 1.0, "end_fraction": 0.6, "power": 1.0}
 
 
 def _start(graph: Graph) -> dict[str, Slot]:
     """One checkpoint, layout, prompts and latent, and the checkpoint modulated."""
-    model, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "One model", style="realistic", part="realism"
-    )
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "One model")
     layout, text = graph.add("RealCompoLayoutFromBoxes", (0, 200), phrases=PHRASES, prompt=PROMPT)
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
-    (latent,) = graph.add("EmptyLatentImage", (360, 440), width=128, height=128, batch_size=1)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, text)
+    latent = parts.empty_latent(graph, (360, 440))
     dense, marked = graph.add(
         "RealCompoDenseAttention", (740, 0), model=model, clip=clip, positive=positive,
         layout=layout, **STRENGTH,
@@ -37,17 +32,13 @@ def _start(graph: Graph) -> dict[str, Slot]:
 
 
 def _picture(graph: Graph, at: tuple[int, int], latent: Slot, vae: Slot, name: str) -> Slot:
-    (image,) = graph.add("VAEDecode", at, samples=latent, vae=vae)
-    graph.add(
-        "SaveImage", (at[0] + 340, at[1]), name, images=image,
-        filename_prefix=f"realcompo_dense/{name}",
-    )  # fmt: skip
-    return image
+    return parts.decode_and_save(graph, at, latent, vae, "realcompo_dense", name, apart=(340, 0))
 
 
 def dense(graph: Graph) -> None:
     """The same seed without and with the node."""
     given = _start(graph)
+    images: dict[str, Slot] = {}
     for row, (name, model, positive) in enumerate(
         (("plain", "model", "positive"), ("dense", "dense", "marked"))
     ):
@@ -56,15 +47,9 @@ def dense(graph: Graph) -> None:
             positive=given[positive], negative=given["negative"], latent_image=given["latent"],
             denoise=1.0, **SAMPLING,
         )  # fmt: skip
-        image = _picture(graph, (1460, row * 320), latent, given["vae"], name)
-    (checked,) = graph.add(
-        "RealCompoLayoutPreview", (1460, 640), layout=given["layout"], image=image, width=512,
-        height=512,
-    )  # fmt: skip
-    graph.add(
-        "SaveImage", (1800, 640), "checked", images=checked,
-        filename_prefix="realcompo_dense/checked",
-    )  # fmt: skip
+        images[name] = _picture(graph, (1460, row * 320), latent, given["vae"], name)
+    checked = parts.preview(graph, (1460, 640), given["layout"], image=images["dense"])
+    parts.save(graph, (1800, 640), checked, "realcompo_dense/checked", "checked")
     graph.note((0, 560), (
         "## Dense Attention (DenseDiffusion)\n\nOne ordinary model, no GLIGEN, no ControlNet: its"
         " own attention is modulated in the first steps, so that each phrase appears in its region."
@@ -84,10 +69,7 @@ def pair(graph: Graph) -> None:
     )  # fmt: skip
     _picture(graph, (1500, 0), latent, given["vae"], "dense_pair")
     (plot,) = graph.add("RealCompoTracePlot", (1500, 220), trace=trace)
-    graph.add(
-        "SaveImage", (1840, 220), "dense_pair_trace", images=plot,
-        filename_prefix="realcompo_dense/dense_pair_trace",
-    )  # fmt: skip
+    parts.save(graph, (1840, 220), plot, "realcompo_dense/dense_pair_trace", "dense_pair_trace")
     graph.note((0, 560), (
         "## RealCompo from one checkpoint\n\nThe spatial branch is the same model with Dense"
         " Attention: no trained layout model at all. The realism branch keeps the look, the"

@@ -112,9 +112,9 @@ def host_requirements(host: Path) -> None:
     if not path.is_file():
         raise SetUpError(f"The ComfyUI at {host} names no requirements; it needs none of its own.")
     wanted, bare = requirements(path.read_text(encoding="utf-8"))
-    asked = VENV / "realcompo-host-requirements.txt"
-    asked.write_text("\n".join([*wanted, f"torch=={torch_version}"]) + "\n", encoding="utf-8")
-    pip(["-r", str(asked)], "requirements of this ComfyUI")
+    listed = VENV / "realcompo-host-requirements.txt"
+    listed.write_text("\n".join([*wanted, f"torch=={torch_version}"]) + "\n", encoding="utf-8")
+    pip(["-r", str(listed)], "requirements of this ComfyUI")
     if bare:
         pip(["--no-deps", *bare], " and ".join(package(line) for line in bare))
     print(f"  {left_out()}")

@@ -129,8 +129,8 @@ class Executor:
                 inputs[key] = [value["__value__"] if isinstance(value, dict) else value]
         self._say("executing", {"node": name})
         node = self.find_class(self.graph[name]["class_type"])
-        asked = node.INPUT_TYPES()  # type: ignore[attr-defined]
-        missing = [key for key in asked.get("required", {}) if key not in inputs]
+        described = node.INPUT_TYPES()  # type: ignore[attr-defined]
+        missing = [key for key in described.get("required", {}) if key not in inputs]
         if missing:
             raise WorkflowError(f"node {name} ({node.__name__}): nothing at input {missing[0]}")
         hidden = {"PROMPT": self.graph, "UNIQUE_ID": name, "EXTRA_PNGINFO": {}}
@@ -190,10 +190,10 @@ def _changed(cls: type, inputs: dict[str, Any]) -> str:
     if ask is None:
         return ""
     try:
-        told = ask(**{key: None if is_link(value) else value for key, value in inputs.items()})
-    except Exception:  # as the server: what cannot be asked counts as changed
-        told = float("nan")
-    return uuid.uuid4().hex if told != told else repr(told)  # nan differs from everything
+        answer = ask(**{key: None if is_link(value) else value for key, value in inputs.items()})
+    except Exception:  # as the server: what cannot be called counts as changed
+        answer = float("nan")
+    return uuid.uuid4().hex if answer != answer else repr(answer)  # nan differs from everything
 
 
 class InProcess:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
 
 FINE_CLASSES = (
@@ -12,7 +13,7 @@ FINE_CLASSES = (
     "RealCompoShapesDetector",
 )  # fmt: skip
 PROMPT = "a purple star and a purple square"
-SAMPLING = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+SAMPLING = {"steps": 20, **parts.DEMO_SAMPLING}
 # The demo's models settle things later than SD does, and self-attention that is kept to regions
 # costs them more than it helps; for SD the node's own numbers are where to start.
 FRACTION = 0.6
@@ -23,62 +24,56 @@ def _coarse(
     graph: Graph, seed: int, per_phrase: bool, fraction: float = FRACTION
 ) -> dict[str, Slot]:
     """A coarse picture, what the detector saw in it, its layout, and the model re-weighted."""
-    model, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "One model", style="realistic", part="realism"
-    )
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "One model")
     phrases, names, _, prompt = graph.add("RealCompoPromptPhrases", (0, 200), prompt=PROMPT)
-    (first,) = graph.add("CLIPTextEncode", (360, 0), "Prompt", clip=clip, text=prompt)
-    (negative,) = graph.add("CLIPTextEncode", (360, 200), "Negative", clip=clip, text="")
-    (empty,) = graph.add("EmptyLatentImage", (360, 400), width=128, height=128, batch_size=1)
+    first, negative = parts.encode_both(graph, (360, 0), clip, prompt, apart=200, title="Prompt")
+    empty = parts.empty_latent(graph, (360, 400))
     (latent,) = graph.add(
         "KSampler", (720, 0), "Coarse", model=model, positive=first, negative=negative,
         latent_image=empty, denoise=1.0, seed=seed, **SAMPLING,
     )  # fmt: skip
-    (coarse,) = graph.add("VAEDecode", (1060, 0), samples=latent, vae=vae)
+    coarse = parts.decode(graph, (1060, 0), latent, vae)
     # a detector that takes a text runs once for each name; one that takes none finds everything
-    looked = {"only": names} if per_phrase else {}
+    limited = {"only": names} if per_phrase else {}
     labels, masks, _ = graph.add(
-        "RealCompoShapesDetector", (1060, 120), "Your detector", image=coarse, **looked
+        "RealCompoShapesDetector", (1060, 120), "Your detector", image=coarse, **limited
     )
     layout, text, _, _ = graph.add(
         "RealCompoDenseCaptions", (1400, 0), prompt=prompt, masks=masks, tags=labels, image=coarse
     )
     (positive,) = graph.add("CLIPTextEncode", (1760, 0), "Prompt again", clip=clip, text=text)
-    bent, marked = graph.add(
+    modulated, marked = graph.add(
         "RealCompoReweightedAttention", (1760, 200), model=model, clip=clip, positive=positive,
         layout=layout, fraction=fraction, **STRENGTH,
     )  # fmt: skip
     return {
         "vae": vae, "negative": negative, "empty": empty, "latent": latent, "coarse": coarse,
-        "layout": layout, "model": bent, "positive": marked,
+        "layout": layout, "model": modulated, "positive": marked,
     }  # fmt: skip
 
 
-def _finish(graph: Graph, given: dict[str, Slot], latent: Slot, name: str) -> None:
-    """Both pictures and the regions."""
-    (fine,) = graph.add("VAEDecode", (2440, 0), samples=latent, vae=given["vae"])
-    (found,) = graph.add(
-        "RealCompoLayoutPreview", (1760, 560), layout=given["layout"], image=given["coarse"],
-        width=512, height=512,
+def _finish(
+    graph: Graph, given: dict[str, Slot], title: str, start: Slot, seed: int, denoise: float,
+    name: str,
+) -> None:  # fmt: skip
+    """The second pass from the latent ``start``; both pictures and the regions."""
+    (latent,) = graph.add(
+        "KSampler", (2100, 0), title, model=given["model"], positive=given["positive"],
+        negative=given["negative"], latent_image=start, denoise=denoise, seed=seed, **SAMPLING,
     )  # fmt: skip
+    fine = parts.decode(graph, (2440, 0), latent, given["vae"])
+    found = parts.preview(graph, (1760, 560), given["layout"], image=given["coarse"])
     for row, (title, picture) in enumerate(
         (("coarse", given["coarse"]), ("regions", found), ("fine", fine))
     ):
-        graph.add(
-            "SaveImage", (2440 + 340 * row, 140), title, images=picture,
-            filename_prefix=f"{name}/{title}",
-        )  # fmt: skip
+        parts.save(graph, (2440 + 340 * row, 140), picture, f"{name}/{title}", title)
 
 
 def same_noise(graph: Graph) -> None:
     """The whole picture again, from the noise that the coarse one came from."""
     given = _coarse(graph, SEED_NOISE, per_phrase=False)
-    (latent,) = graph.add(
-        "KSampler", (2100, 0), "Fine: same noise", model=given["model"],
-        positive=given["positive"], negative=given["negative"], latent_image=given["empty"],
-        denoise=1.0, seed=SEED_NOISE, **SAMPLING,
-    )  # fmt: skip
-    _finish(graph, given, latent, "realcompo_fine")
+    start = given["empty"]
+    _finish(graph, given, "Fine: same noise", start, SEED_NOISE, 1.0, "realcompo_fine")
     graph.note((0, 560), (
         "## Coarse to fine (after RealignDiff)\n\nThe model draws the prompt. A detector"
         " looks at the picture; *Dense Captions* gives what it found the prompt's words:"
@@ -95,12 +90,8 @@ def from_latent(graph: Graph) -> None:
     """On top of the coarse latent, and with a detector that looks for one phrase at a time."""
     # the first part of the schedule is over where this begins
     given = _coarse(graph, SEED_LATENT, per_phrase=True, fraction=1.0)
-    (latent,) = graph.add(
-        "KSampler", (2100, 0), "Fine: from the coarse latent", model=given["model"],
-        positive=given["positive"], negative=given["negative"], latent_image=given["latent"],
-        denoise=DENOISE, seed=SEED_AGAIN, **SAMPLING,
-    )  # fmt: skip
-    _finish(graph, given, latent, "realcompo_fine_latent")
+    title, name = "Fine: from the coarse latent", "realcompo_fine_latent"
+    _finish(graph, given, title, given["latent"], SEED_AGAIN, DENOISE, name)
     graph.note((0, 560), (
         "## From the coarse latent\n\nThe fine pass starts from the coarse picture with"
         " noise on it (*denoise* below 1): more of the picture stays, less can be put"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
 
 FINETUNE_CLASSES = (
@@ -19,26 +20,21 @@ CONCEPTS = "\n".join(
         ("yellow", "cross"), ("green", "triangle"), ("blue", "circle"), ("purple", "square"),
     )
 )  # fmt: skip
-SEED, STEPS, CFG = 12, 20, 3.0
+SEED, STEPS = 12, 20
 TUNED_STEPS = 4
-SAMPLING = {
-    "seed": SEED, "steps": STEPS, "cfg": CFG, "sampler_name": "euler", "scheduler": "normal",
-    "denoise": 1.0,
-}  # fmt: skip
+SAMPLING = {"seed": SEED, "steps": STEPS, **parts.DEMO_SAMPLING, "denoise": 1.0}
 # What suits the demo's tiny models; for SD1.5 the node's own numbers go out from the paper's.
 TRAINING = {
     "steps": 100, "batch_size": 8, "learning_rate": 1e-3, "separate": 1.0, "enhance": 0.5,
     "norm": 0.0, "seed": 1, "lines": "concepts", "template": "{a} and {b}", "pairs": 40,
     "targets": "to_q", "heads": "mean", "map_level": "2", "end": 0.2, "states": "own sampling",
-    "sampling_steps": STEPS, "sampling_cfg": CFG, "width": 128, "height": 128,
+    "sampling_steps": STEPS, "sampling_cfg": SAMPLING["cfg"], "width": 128, "height": 128,
 }  # fmt: skip
 
 
 def separate_enhance(graph: Graph) -> None:
     """Finetune on pairs of concepts, then draw a pair that was not among them."""
-    model, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "One model", style="realistic", part="realism"
-    )
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "One model")
     lora, loss, _ = graph.add(
         "RealCompoSeparateEnhance", (360, 0), model=model, clip=clip, prompts=CONCEPTS, **TRAINING
     )
@@ -48,12 +44,11 @@ def separate_enhance(graph: Graph) -> None:
         "RealCompoSaveLoRA", (800, 560), lora=lora, loss=loss,
         filename_prefix="loras/realcompo_sepen",
     )  # fmt: skip
-    (positive,) = graph.add("CLIPTextEncode", (0, 220), "Positive", clip=clip, text=PROMPT)
-    (negative,) = graph.add("CLIPTextEncode", (0, 440), "Negative", clip=clip, text="")
-    (latent,) = graph.add("EmptyLatentImage", (0, 660), width=128, height=128, batch_size=4)
-    asked = {"positive": positive, "negative": negative, "latent_image": latent}
-    _before(graph, model, asked, vae)
-    _after(graph, model, tuned, asked, vae)
+    positive, negative = parts.encode_both(graph, (0, 220), clip, PROMPT)
+    latent = parts.empty_latent(graph, (0, 660), batch=4)
+    shared = {"positive": positive, "negative": negative, "latent_image": latent}
+    _before(graph, model, shared, vae)
+    _after(graph, model, tuned, shared, vae)
     for row, (name, chosen) in enumerate((("before", model), ("after", tuned))):
         _report(graph, row, name, chosen, clip)
     graph.note((360, 900), (
@@ -69,17 +64,17 @@ def separate_enhance(graph: Graph) -> None:
     ), (420, 300))  # fmt: skip
 
 
-def _before(graph: Graph, model: Slot, asked: dict[str, Slot], vae: Slot) -> None:
+def _before(graph: Graph, model: Slot, shared: dict[str, Slot], vae: Slot) -> None:
     (sampled,) = graph.add(
-        "KSampler", (1180, 0), "KSampler: before", model=model, **asked, **SAMPLING
+        "KSampler", (1180, 0), "KSampler: before", model=model, **shared, **SAMPLING
     )
     _picture(graph, (1860, 0), "before", sampled, vae)
 
 
-def _after(graph: Graph, model: Slot, tuned: Slot, asked: dict[str, Slot], vae: Slot) -> None:
+def _after(graph: Graph, model: Slot, tuned: Slot, shared: dict[str, Slot], vae: Slot) -> None:
     """The same run, its first steps by the finetuned model."""
     sampling = {name: value for name, value in SAMPLING.items() if name not in ("seed", "denoise")}
-    both = {**sampling, **asked, "noise_seed": SEED}
+    both = {**sampling, **shared, "noise_seed": SEED}
     (begun,) = graph.add(
         "KSamplerAdvanced", (1180, 320), "First steps: after", model=tuned, **both,
         add_noise="enable", start_at_step=0, end_at_step=TUNED_STEPS,
@@ -94,11 +89,7 @@ def _after(graph: Graph, model: Slot, tuned: Slot, asked: dict[str, Slot], vae: 
 
 
 def _picture(graph: Graph, at: tuple[int, int], name: str, latent: Slot, vae: Slot) -> None:
-    (image,) = graph.add("VAEDecode", at, samples=latent, vae=vae)
-    graph.add(
-        "SaveImage", (at[0] + 300, at[1]), name, images=image,
-        filename_prefix=f"realcompo_sepen/{name}",
-    )  # fmt: skip
+    parts.decode_and_save(graph, at, latent, vae, "realcompo_sepen", name, apart=(300, 0))
 
 
 def _report(graph: Graph, row: int, name: str, model: Slot, clip: Slot) -> None:
@@ -107,10 +98,8 @@ def _report(graph: Graph, row: int, name: str, model: Slot, clip: Slot) -> None:
         clip=clip, prompts=f"{PROMPT} | {PHRASES}", noise_levels="0.05, 0.2, 0.35",
         map_level="2", seed=SEED, width=128, height=128,
     )  # fmt: skip
-    graph.add(
-        "SaveImage", (1520, 700 + row * 320), f"maps {name}", images=image,
-        filename_prefix=f"realcompo_sepen/maps_{name}",
-    )  # fmt: skip
+    at = (1520, 700 + row * 320)
+    parts.save(graph, at, image, f"realcompo_sepen/maps_{name}", f"maps {name}")
 
 
 FINETUNE_GRAPHS: dict[str, Callable[[Graph], None]] = {

@@ -47,10 +47,10 @@ def start_host(path: Path, arguments: tuple[str, ...] = ("--cpu",)) -> None:
         sys.path.insert(0, str(path))
     saved, sys.argv = sys.argv, [str(path / "main.py"), *arguments]
     try:
-        import comfy.options  # pyright: ignore[reportMissingImports]
+        import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.cli_args  # pyright: ignore[reportMissingImports] # noqa: F401
+        import comfy.cli_args  # noqa: F401
     finally:
         sys.argv = saved
     if (path / "utils" / "extra_config.py").exists():

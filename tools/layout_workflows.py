@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from workflow_graph import Graph, Slot
+from workflow_parts import decode, demo_pair, empty_latent, encode_both, ground, preview, save
 
 SIDE = 128
 LAYOUT_CLASSES = (
@@ -15,11 +16,8 @@ LAYOUT_CLASSES = (
 
 
 def _preview(graph: Graph, at: tuple[int, int], layout: Slot, name: str) -> None:
-    (drawing,) = graph.add("RealCompoLayoutPreview", at, layout=layout, width=512, height=512)
-    graph.add(
-        "SaveImage", (at[0] + 360, at[1]), name, images=drawing,
-        filename_prefix=f"realcompo_layouts/{name}",
-    )  # fmt: skip
+    drawing = preview(graph, at, layout)
+    save(graph, (at[0] + 360, at[1]), drawing, f"realcompo_layouts/{name}", name)
 
 
 def planner(graph: Graph) -> None:
@@ -32,29 +30,17 @@ def planner(graph: Graph) -> None:
         "RealCompoLayoutFromText", (360, 0), prompt=prompt, method="rules", width=SIDE, height=SIDE
     )
     _preview(graph, (360, 640), layout, "planned")
-    realism, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 300), "Realism model", style="realistic", part="realism"
-    )
-    spatial, spatial_clip, _, gligen = graph.add(
-        "RealCompoShapesLoader", (0, 500), "Spatial model", style="realistic", part="spatial"
-    )
-    (positive,) = graph.add("CLIPTextEncode", (740, 0), "Positive", clip=clip, text=text)
-    (negative,) = graph.add("CLIPTextEncode", (740, 220), "Negative", clip=clip, text="")
-    (grounded,) = graph.add(
-        "RealCompoApplyGLIGEN", (740, 440), positive=positive, clip=spatial_clip,
-        gligen_textbox_model=gligen, layout=layout,
-    )  # fmt: skip
-    (latent,) = graph.add("EmptyLatentImage", (1080, 640), width=SIDE, height=SIDE, batch_size=1)
+    realism, clip, vae, spatial, spatial_clip, gligen = demo_pair(graph, 300)
+    positive, negative = encode_both(graph, (740, 0), clip, text)
+    grounded = ground(graph, (740, 440), positive, spatial_clip, gligen, layout)
+    latent = empty_latent(graph, (1080, 640), SIDE)
     sampled, _ = graph.add(
         "RealCompoDualSampler", (1120, 0), realism_model=realism, spatial_model=spatial,
         positive=positive, negative=negative, layout=layout, latent_image=latent, seed=7,
         steps=30, cfg=3.0, sampler_name="euler", scheduler="normal", spatial_positive=grounded,
     )  # fmt: skip
-    (image,) = graph.add("VAEDecode", (1500, 0), samples=sampled, vae=vae)
-    graph.add(
-        "SaveImage", (1500, 120), "by the plan", images=image,
-        filename_prefix="realcompo_layouts/by_the_plan",
-    )  # fmt: skip
+    image = decode(graph, (1500, 0), sampled, vae)
+    save(graph, (1500, 120), image, "realcompo_layouts/by_the_plan", "by the plan")
     graph.note((0, 760), (
         "## A layout from the prompt\n\nThe planner's method is *rules* here, so that it runs"
         " anywhere: it takes the prompt's things, numbers and words for places literally.\n\nFor a"
@@ -87,10 +73,7 @@ def converters(graph: Graph) -> None:
             "ImageCompositeMasked", (720, at), destination=picture, source=paint, x=0, y=0,
             resize_source=False, mask=masks,
         )  # fmt: skip
-    graph.add(
-        "SaveImage", (1080, 420), "segmentation", images=picture,
-        filename_prefix="realcompo_layouts/segmentation",
-    )  # fmt: skip
+    save(graph, (1080, 420), picture, "realcompo_layouts/segmentation", "segmentation")
     seen, _ = graph.add(
         "RealCompoLayoutFromSegmentation", (1080, 0), image=picture,
         phrases="#ff0000: a red star\n#0000ff: a blue circle",

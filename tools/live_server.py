@@ -43,31 +43,31 @@ def free_port() -> int:
 
 def link_pack(base: Path, source: Path = ROOT) -> Path:
     """Make ``source`` a custom node below ``base``: a link, or a copy where links fail."""
-    place = base / "custom_nodes" / PACK
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(place):
-        if not (place / "copied").exists() and place.resolve() == source.resolve():
-            return place
-        _unlink(place)
+    link = base / "custom_nodes" / PACK
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(link):
+        if not (link / "copied").exists() and link.resolve() == source.resolve():
+            return link
+        _unlink(link)
     try:
-        place.symlink_to(source, target_is_directory=True)
+        link.symlink_to(source, target_is_directory=True)
     except OSError:
         # Windows gives symbolic links to administrators only, junctions to everybody.
-        junction = ["cmd", "/c", "mklink", "/J", str(place), str(source)]
+        junction = ["cmd", "/c", "mklink", "/J", str(link), str(source)]
         if os.name != "nt" or subprocess.run(junction, capture_output=True).returncode != 0:
-            shutil.copytree(source, place, ignore=shutil.ignore_patterns(*LEAVE_OUT))
-            (place / "copied").touch()
-    return place
+            shutil.copytree(source, link, ignore=shutil.ignore_patterns(*LEAVE_OUT))
+            (link / "copied").touch()
+    return link
 
 
-def _unlink(place: Path) -> None:
+def _unlink(link: Path) -> None:
     """Remove a link, a junction or an old copy, never what a link points to."""
-    if place.is_symlink():
-        place.unlink()
-    elif (place / "copied").exists():
-        shutil.rmtree(place)
+    if link.is_symlink():
+        link.unlink()
+    elif (link / "copied").exists():
+        shutil.rmtree(link)
     else:
-        place.rmdir()  # a junction goes like an empty folder; a folder with content stays, loudly
+        link.rmdir()  # a junction goes like an empty folder; a folder with content stays, loudly
 
 
 class LiveServer:
@@ -256,11 +256,11 @@ class LiveServer:
 
 def _failure(kind: str, data: dict[str, Any]) -> str:
     """One paragraph on a failed or interrupted prompt."""
-    place = f"node {data.get('node_id')} ({data.get('node_type')})"
+    where = f"node {data.get('node_id')} ({data.get('node_type')})"
     if kind == "execution_interrupted":
-        return f"interrupted in {place}"
+        return f"interrupted in {where}"
     trace = "".join(data.get("traceback", [])[-3:])
-    return f"{place}: {data.get('exception_type')}: {data.get('exception_message')}\n{trace}"
+    return f"{where}: {data.get('exception_type')}: {data.get('exception_message')}\n{trace}"
 
 
 def _reasons(said: str) -> str:

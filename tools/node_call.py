@@ -20,8 +20,8 @@ def call(
     """
     function = _callable(node, hidden)
     if not hasattr(node, CLONE):
-        asked = node.INPUT_TYPES().get("hidden") or {}  # type: ignore[attr-defined]
-        kinds = {key: kind if isinstance(kind, str) else kind[0] for key, kind in asked.items()}
+        described = node.INPUT_TYPES().get("hidden") or {}  # type: ignore[attr-defined]
+        kinds = {key: kind if isinstance(kind, str) else kind[0] for key, kind in described.items()}
         inputs = {**inputs, **{key: [hidden.get(kind)] for key, kind in kinds.items()}}
     if getattr(node, "INPUT_IS_LIST", False):
         results = [function(**inputs)]
@@ -36,8 +36,8 @@ def call(
     lists: list[list[Any]] = [[] for _ in range(outputs)]
     show: dict[str, Any] = {}
     for result in results:
-        told, result = _told(result)
-        for key, items in told.items():
+        display, result = _shown_and_given(result)
+        for key, items in display.items():
             show.setdefault(key, []).extend(items)
         for slot, value in enumerate(result or ()):
             lists[slot].extend(value) if spread[slot] else lists[slot].append(value)
@@ -57,12 +57,12 @@ def _callable(node: type, hidden: dict[str, Any]) -> Callable[..., Any]:
     return lambda **inputs: asyncio.run(function(**inputs))
 
 
-def _told(result: Any) -> tuple[dict[str, Any], Any]:
+def _shown_and_given(result: Any) -> tuple[dict[str, Any], Any]:
     """(what a call of a node shows, its outputs): a dictionary, outputs alone, or the object that
     newer classes of the host give."""
     if isinstance(result, dict):
         return result.get("ui", {}), result.get("result", ())
     if hasattr(result, "block_execution"):
-        show = result.ui or {}
+        show: Any = result.ui or {}
         return (show.as_dict() if hasattr(show, "as_dict") else show), result.result
     return {}, result

@@ -76,10 +76,23 @@ def brought(name: str, spec: Spec, chosen: Any) -> list[tuple[str, Spec]]:
     return []
 
 
-def widget_values(node: dict[str, Any], info: dict[str, Any], place: str) -> dict[str, Any]:
+def _companions(name: str, spec: Spec, value: Any, rest: list[Any]) -> int:
+    """How many of the saved values ``rest``, behind an input's ``value``, belong to it as well."""
+    count = 0
+    if has_seed_control(name, spec) and rest and rest[0] in AFTER_GENERATE:
+        count += 1
+    if options_of(spec).get("image_upload") and rest[count : count + 1] == ["image"]:
+        count += 1  # the upload button counts as a widget
+    if kind_of(spec) == "BOUNDING_BOX" and isinstance(value, dict):
+        edges = [value.get(edge) for edge in ("x", "y", "width", "height")]
+        count += 4 if rest[count : count + 4] == edges else 0  # and so do the numbers of a box
+    return count
+
+
+def widget_values(node: dict[str, Any], info: dict[str, Any], where: str) -> dict[str, Any]:
     """A saved node's values by input name; the page also saves those that a link overrides.
 
-    ``place`` names the node in a ``WorkflowError``, for more values than there are widgets.
+    ``where`` names the node in a ``WorkflowError``, for more values than there are widgets.
     """
     saved, open_specs = node.get("widgets_values") or [], specs_of(info)
     if isinstance(saved, dict):
@@ -89,22 +102,15 @@ def widget_values(node: dict[str, Any], info: dict[str, Any], place: str) -> dic
         name, spec = open_specs.pop(0)
         if not is_widget(spec):
             continue
-        options = options_of(spec)
         if rest:
             values[name] = rest.pop(0)
-            if has_seed_control(name, spec) and rest and rest[0] in AFTER_GENERATE:
-                rest.pop(0)
-            if rest and options.get("image_upload") and rest[0] == "image":
-                rest.pop(0)  # the upload button counts as a widget
-            if kind_of(spec) == "BOUNDING_BOX" and isinstance(values[name], dict):
-                edges = [values[name].get(edge) for edge in ("x", "y", "width", "height")]
-                del rest[: 4 if rest[:4] == edges else 0]  # and so do the numbers of a box
-        elif "default" in options:
-            values[name] = options["default"]  # the node gained this input since
+            del rest[: _companions(name, spec, values[name], rest)]
+        elif "default" in options_of(spec):
+            values[name] = options_of(spec)["default"]  # the node gained this input since
         open_specs[:0] = brought(name, spec, values.get(name))
     if any(value is not None for value in rest):  # what a node shows after a run is saved as None
         raise WorkflowError(
-            f"node {place} ({node['type']}) saves {len(rest)} widget values more than it has "
+            f"node {where} ({node['type']}) saves {len(rest)} widget values more than it has "
             f"widgets: {rest}"
         )
     return values

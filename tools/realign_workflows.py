@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import workflow_parts as parts
 from workflow_graph import Graph, Slot
 
 REALIGN_CLASSES = (
@@ -21,33 +22,27 @@ TRAINED_ON = (
     *("a yellow circle and a green triangle", "a blue cross and a purple circle"),
     *("a red triangle and an orange square", "a green square and a yellow star"),
 )
-SAMPLING = {"steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+SAMPLING = {"steps": 20, **parts.DEMO_SAMPLING}
 
 
 def _save(graph: Graph, at: tuple[int, int], image: Slot, name: str) -> None:
-    graph.add("SaveImage", at, name, images=image, filename_prefix=f"realcompo_realign/{name}")
+    parts.save(graph, at, image, f"realcompo_realign/{name}", name)
 
 
 def coarse(graph: Graph) -> None:
     """Best of N for each of several prompts, by captions."""
-    model, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "The model", style="realistic", part="realism"
-    )
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "The model")
     (captioner,) = graph.add("RealCompoShapesCaptioner", (0, 200))
     prompts, _ = graph.add("RealCompoPromptList", (0, 320), prompts=PROMPTS)
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=prompts)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
-    (latent,) = graph.add("EmptyLatentImage", (360, 440), width=128, height=128, batch_size=4)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, prompts)
+    latent = parts.empty_latent(graph, (360, 440), batch=4)
     (sampled,) = graph.add(
         "KSampler", (740, 0), model=model, positive=positive, negative=negative,
         latent_image=latent, seed=3, denoise=1.0, **SAMPLING,
     )  # fmt: skip
-    (images,) = graph.add("VAEDecode", (740, 320), samples=sampled, vae=vae)
-    (captions,) = graph.add(
-        "RealCompoCaption", (1120, 0), captioner=captioner, images=images, max_tokens=24
-    )
-    rewards, _ = graph.add(
-        "RealCompoCaptionReward", (1120, 200), prompt=prompts, captions=captions, clip=clip
+    images = parts.decode(graph, (740, 320), sampled, vae)
+    rewards = parts.caption_rewards(
+        graph, (1120, 0), captioner, images, prompts, clip, max_tokens=24
     )
     _, best, _, _ = graph.add(
         "RealCompoPickBest", (1120, 480), rewards=rewards, keep=1, among="each batch",
@@ -77,9 +72,7 @@ def coarse(graph: Graph) -> None:
 
 def refl(graph: Graph) -> None:
     """A LoRA by the captioner's reward, and the same seed before and after."""
-    model, clip, vae, _ = graph.add(
-        "RealCompoShapesLoader", (0, 0), "The model", style="realistic", part="realism"
-    )
+    model, clip, vae, _ = parts.demo_model(graph, (0, 0), "The model")
     (captioner,) = graph.add("RealCompoShapesCaptioner", (0, 200))
     lora, losses, _ = graph.add(
         "RealCompoReFLTrain", (360, 0), model=model, clip=clip, vae=vae, captioner=captioner,
@@ -91,17 +84,14 @@ def refl(graph: Graph) -> None:
         loss=losses,
     )  # fmt: skip
     graph.add("LossGraphNode", (740, 300), loss=losses, filename_prefix="realcompo_refl_loss")
-    (positive,) = graph.add(
-        "CLIPTextEncode", (740, 440), "Positive", clip=clip, text="a red star and a blue circle"
-    )
-    (negative,) = graph.add("CLIPTextEncode", (740, 660), "Negative", clip=clip, text="")
-    (latent,) = graph.add("EmptyLatentImage", (740, 880), width=128, height=128, batch_size=1)
+    positive, negative = parts.encode_both(graph, (740, 440), clip, "a red star and a blue circle")
+    latent = parts.empty_latent(graph, (740, 880))
     for row, (name, used) in enumerate((("before", model), ("after", tuned))):
         (sampled,) = graph.add(
             "KSampler", (1120, row * 340), f"KSampler: {name}", model=used, positive=positive,
             negative=negative, latent_image=latent, seed=5, denoise=1.0, **SAMPLING,
         )  # fmt: skip
-        (image,) = graph.add("VAEDecode", (1480, row * 340), samples=sampled, vae=vae)
+        image = parts.decode(graph, (1480, row * 340), sampled, vae)
         _save(graph, (1480, 120 + row * 340), image, name)
     graph.note((0, 320), (
         "## Reward feedback learning (after RealignDiff)\n\nEach step draws a picture down to a"
@@ -132,19 +122,15 @@ def sd15(graph: Graph) -> None:
         prompts="a blue bus and a green traffic light\na red apple and a yellow cup on a table\n"
         "a black cat and a brown dog on a sofa",
     )  # fmt: skip
-    (positive,) = graph.add("CLIPTextEncode", (360, 0), "Positive", clip=clip, text=prompts)
-    (negative,) = graph.add("CLIPTextEncode", (360, 220), "Negative", clip=clip, text="")
-    (latent,) = graph.add("EmptyLatentImage", (360, 440), width=512, height=512, batch_size=8)
+    positive, negative = parts.encode_both(graph, (360, 0), clip, prompts)
+    latent = parts.empty_latent(graph, (360, 440), 512, batch=8)
     (sampled,) = graph.add(
         "KSampler", (740, 0), model=model, positive=positive, negative=negative,
         latent_image=latent, seed=1, steps=25, cfg=7.0, sampler_name="dpmpp_2m",
         scheduler="karras", denoise=1.0,
     )  # fmt: skip
-    (images,) = graph.add("VAEDecode", (740, 320), samples=sampled, vae=vae)
-    (captions,) = graph.add("RealCompoCaption", (1120, 0), captioner=captioner, images=images)
-    rewards, _ = graph.add(
-        "RealCompoCaptionReward", (1120, 200), prompt=prompts, captions=captions, clip=clip
-    )
+    images = parts.decode(graph, (740, 320), sampled, vae)
+    rewards = parts.caption_rewards(graph, (1120, 0), captioner, images, prompts, clip)
     latents, best, _, kept = graph.add(
         "RealCompoPickBest", (1120, 480), rewards=rewards, keep=2, among="each batch",
         images=images, latents=sampled,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from benches import BENCHES
 from hostpack import PACK, engine_package, host_path, start_host
 
 # Starts the host itself, or has others do it: a graphics card must not be held for nothing.
@@ -31,7 +32,9 @@ def main() -> int:
     path = host_path()
     if path is not None and sys.argv[1] not in WITHOUT_HOST:
         start_host(path, host_arguments(sys.argv[2:]))
-    module = importlib.import_module(f"{PACK}.{sys.argv[1]}")
+    room, _, bench = sys.argv[1].partition(".")
+    name = f"bench.{BENCHES[bench]}" if room == "bench" and bench in BENCHES else sys.argv[1]
+    module = importlib.import_module(f"{PACK}.{name}")
     return int(module.main(sys.argv[2:]) or 0)
 
 

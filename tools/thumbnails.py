@@ -80,11 +80,11 @@ def main() -> None:
         nodes = [named(graph, workflow, entry) for entry in shown]
         done = host.run(graph, nodes)
         page = Image.new("RGB", (SIDE * len(nodes), SIDE), "white")
-        for place, node in enumerate(nodes):
+        for index, node in enumerate(nodes):
             saved = done.shown[node]["images"][0]
             folder = BASE / saved["type"] / saved["subfolder"]
             picture = Image.open(folder / saved["filename"]).convert("RGB")
-            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (SIDE * place, 0))
+            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), (SIDE * index, 0))
         page.save(WORKFLOWS / f"{name}.jpg", quality=QUALITY, optimize=True)
         print(f"workflows/{name}.jpg")
 

@@ -42,14 +42,14 @@ def misfits(
         if info is None:
             said = ["the host has no such class"]
         found += [f"node {node['id']} ({node['type']}): {words}" for words in said]
-    for number, origin, slot, target, place, _ in workflow.get("links", []):
+    for number, origin, slot, target, entry, _ in workflow.get("links", []):
         ends = nodes.get(origin, {}).get("outputs", []), nodes.get(target, {}).get("inputs", [])
-        if slot >= len(ends[0]) or place >= len(ends[1]) or ends[1][place]["link"] != number:
+        if slot >= len(ends[0]) or entry >= len(ends[1]) or ends[1][entry]["link"] != number:
             found.append(f"link {number} does not lead from node {origin} to node {target}")
-        elif not joins(ends[0][slot]["type"], ends[1][place]["type"]):
+        elif not joins(ends[0][slot]["type"], ends[1][entry]["type"]):
             found.append(
                 f"link {number} takes a {ends[0][slot]['type']} of node {origin} to an input of"
-                f" node {target} for a {ends[1][place]['type']}"
+                f" node {target} for a {ends[1][entry]['type']}"
             )
     return found
 

@@ -43,8 +43,8 @@ def _rename(workflow: dict[str, Any], graph: dict[str, Any], renamed: dict[str, 
     for link in graph.get("links") or []:
         for end in ("origin_id", "target_id"):
             link[end] = renamed.get(str(link[end]), link[end])
-    for place in (workflow, *definitions(workflow)):
-        for node in place["nodes"]:
+    for level in (workflow, *definitions(workflow)):
+        for node in level["nodes"]:
             if node["type"] == graph["id"]:
                 for entry in (node.get("properties") or {}).get("proxyWidgets") or []:
                     entry[0] = str(renamed.get(str(entry[0]), entry[0]))

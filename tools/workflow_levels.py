@@ -69,8 +69,8 @@ class Level:
         saved = self.nodes[node].get("inputs") or []
         link = {slot["name"]: slot.get("link") for slot in saved}
         if node in self.inner:
-            asked = self.inner[node].definition.get("inputs") or []
-            return [Slot(node, e["name"], e["type"], link.get(e["name"])) for e in asked]
+            declared = self.inner[node].definition.get("inputs") or []
+            return [Slot(node, e["name"], e["type"], link.get(e["name"])) for e in declared]
         known = self.info.get(self.nodes[node]["type"])
         specs = sorted(specs_of(known) if known else (), key=lambda entry: is_widget(entry[1]))
         made = [Slot(node, n, kind_of(s), link.get(n), is_widget(s)) for n, s in specs]

@@ -86,7 +86,7 @@ def _listed(level: Level, entry: list[str], value: Any) -> None:
 
 def _named(level: Level, node: str, name: str, deeper: str | None) -> Slot | None:
     """The widget that is called so on a node inside; on a use of a subgraph rather by the name that
-    it has there, on the node ``deeper`` if that is told."""
+    it has there, on the node ``deeper`` if that is given."""
     if node not in level.nodes:
         return None
     if node not in level.inner:

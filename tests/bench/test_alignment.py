@@ -16,15 +16,18 @@ pytest.importorskip("comfy.samplers")
 
 import comfy.samplers  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.bench import alignment, alignment_draw, alignment_rewards, tuned  # noqa: E402
 from realcompo.bench import rows as quality_rows  # noqa: E402
-from realcompo.bench.alignment_draw import Job, Stage  # noqa: E402
-from realcompo.bench.alignment_metrics import alignment_scores, diversity, spread  # noqa: E402
-from realcompo.bench.alignment_report import claims  # noqa: E402
-from realcompo.bench.alignment_rows import Row, rows  # noqa: E402
-from realcompo.bench.latent_adaptation import Adaptation, adapted  # noqa: E402
+from realcompo.bench import tuned  # noqa: E402
+from realcompo.bench.alignment import draw as alignment_draw  # noqa: E402
+from realcompo.bench.alignment import main as alignment  # noqa: E402
+from realcompo.bench.alignment import rewards as alignment_rewards  # noqa: E402
+from realcompo.bench.alignment.draw import Job, Stage  # noqa: E402
+from realcompo.bench.alignment.latent_adaptation import Adaptation, adapted  # noqa: E402
+from realcompo.bench.alignment.metrics import alignment_scores, diversity, spread  # noqa: E402
+from realcompo.bench.alignment.report import claims  # noqa: E402
+from realcompo.bench.alignment.rows import Row, rows  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
-from realcompo.bench.quality import Job as QualityJob  # noqa: E402
+from realcompo.bench.quality.job import Job as QualityJob  # noqa: E402
 from realcompo.bench.rows import fixed  # noqa: E402
 from realcompo.bench.statistics import Bootstrap, Gaussian, RowResult  # noqa: E402
 from realcompo.shapes.pairs import held_out_pairs, pair_scenes, training_pairs  # noqa: E402

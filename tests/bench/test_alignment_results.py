@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 pytest.importorskip("comfy", reason="the table's rows need ComfyUI's modules")
 
-from realcompo.bench.alignment_draw import SCENES  # noqa: E402
-from realcompo.bench.alignment_rows import rows  # noqa: E402
+from realcompo.bench.alignment.draw import SCENES  # noqa: E402
+from realcompo.bench.alignment.rows import rows  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+from .results import check_rows, committed, committed_rows, quoted  # noqa: E402
+
 QUOTED = {
     "realism model as it was": "realism",
     "Separate-and-Enhance, queries trained": "sepen",
@@ -32,29 +29,15 @@ QUOTED = {
 COLUMNS = {"both": 2, "binding": 2, "style": 2, "realism_distance": 1}
 
 
-@pytest.fixture(scope="module")
-def table() -> dict[str, dict[str, Any]]:
-    document = json.loads((ROOT / "bench" / "results" / "alignment.json").read_text("utf-8"))
-    assert not document["missing"]
-    return {row["method"]: row for row in document["rows"]}
+def test_the_table_is_whole_and_of_the_present_rows() -> None:
+    assert not committed("alignment")["missing"]
+    check_rows(committed_rows("alignment"), rows(), SCENES)
 
 
-def test_the_table_is_whole_and_of_the_present_rows(table: dict[str, dict[str, Any]]) -> None:
-    wanted = rows()
-    assert list(table) == [row.method for row in wanted]
-    for row in wanted:
-        assert table[row.method]["scenes"] == SCENES
-        assert table[row.method]["settings"] == json.loads(json.dumps(row.recipe())), row.method
-
-
-def test_the_readme_quotes_the_table(table: dict[str, dict[str, Any]]) -> None:
-    told = {}
-    for line in (ROOT / "README.md").read_text("utf-8").splitlines():
-        name, *cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        if name in QUOTED:
-            told[name] = cells
-    assert told.keys() == QUOTED.keys()
-    for name, cells in told.items():
+def test_the_readme_quotes_the_table() -> None:
+    table, shown = committed_rows("alignment"), quoted(QUOTED)
+    assert shown.keys() == QUOTED.keys()
+    for name, cells in shown.items():
         for (metric, digits), cell in zip(COLUMNS.items(), cells, strict=True):
             mean = table[QUOTED[name]]["metrics"][metric]["mean"]
             assert f"{mean:.{digits}f}".removeprefix("0") == cell, (name, metric)

@@ -12,9 +12,9 @@ pytest.importorskip("comfy", reason="the bench draws with ComfyUI's modules")
 pytest.importorskip("pyarrow", reason="the runner's results table needs pyarrow")
 
 import torch  # noqa: E402
-from realcompo.bench import chain  # noqa: E402
-from realcompo.bench.chain_graph import fingerprint, forwards_of, saved_by  # noqa: E402
-from realcompo.bench.chain_report import BEFORE, STAGES, markdown  # noqa: E402
+from realcompo.bench.chain import main as chain  # noqa: E402
+from realcompo.bench.chain.graph import fingerprint, forwards_of, saved_by  # noqa: E402
+from realcompo.bench.chain.report import BEFORE, STAGES, markdown  # noqa: E402
 from realcompo.shapes.pairs import training_pairs  # noqa: E402
 from realcompo.shapes.world import COLOURS, SHAPES  # noqa: E402
 

@@ -100,7 +100,7 @@ def arguments(folder: Path, content: Any = None, **changes: Any) -> list[str]:
 
 
 def bench(words: list[str]) -> int:
-    from realcompo.bench.quality import main
+    from realcompo.bench.quality.main import main
 
     return main(words)
 
@@ -184,7 +184,7 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
     from realcompo.balancer.comfy.inputs import resolve
     from realcompo.balancer.comfy.probe import Probe
     from realcompo.balancer.regions import LayoutBatch
-    from realcompo.bench.checkpoint_studio import LOOK_SEED
+    from realcompo.bench.checkpoints.studio import LOOK_SEED
     from realcompo.tests.host import pair
 
     look, place = (loaders.models[f"{name}.safetensors"] for name in ("look", "place"))
@@ -236,7 +236,7 @@ def test_a_second_run_loads_nothing_and_draws_nothing(finished: Path, loaders: L
 def test_a_stopped_run_goes_on(
     finished: Path, loaders: Loaders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from realcompo.bench.checkpoint_studio import CheckpointStudio
+    from realcompo.bench.checkpoints.studio import CheckpointStudio
 
     before = report(finished)
     gone = sorted((finished / "work" / "checkpoints").glob("realcompo-equilibrium-0-*.json"))
@@ -261,7 +261,7 @@ def test_a_stopped_run_goes_on(
 def test_keys_follow_all_that_a_picture_depends_on(tmp_path: Path) -> None:
     import argparse
 
-    from realcompo.bench.checkpoints import Album, add_arguments, plan_of
+    from realcompo.bench.checkpoints.run import Album, add_arguments, plan_of
 
     parser = argparse.ArgumentParser()
     for name in ("--work", "--out"):
@@ -485,7 +485,7 @@ def test_real_classes_tell_boxes_in_the_picture_and_cosines(tmp_path: Path) -> N
     pytest.importorskip("transformers")
     import comfy
     from PIL import Image
-    from realcompo.bench.picture_judges import find_judges
+    from realcompo.bench.checkpoints.judges import find_judges
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,

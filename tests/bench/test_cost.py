@@ -16,12 +16,16 @@ pytest.importorskip("comfy.samplers", reason="the bench runs the host's networks
 
 from realcompo.balancer.comfy.compat import adds_in_place  # noqa: E402
 from realcompo.balancer.settings import MODES  # noqa: E402
-from realcompo.bench import cost_networks, cost_runs, hollow, official_cost, passes  # noqa: E402
+from realcompo.bench import hollow, passes  # noqa: E402
 from realcompo.bench import true_models as true  # noqa: E402
-from realcompo.bench.cost_report import BASE, CONTROLNET, GLIGEN_512  # noqa: E402
+from realcompo.bench.cost import networks as cost_networks  # noqa: E402
+from realcompo.bench.cost import official as official_cost  # noqa: E402
+from realcompo.bench.cost import runs as cost_runs  # noqa: E402
+from realcompo.bench.cost.report import BASE, CONTROLNET, GLIGEN_512  # noqa: E402
+
+from . import results  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "bench" / "results" / "cost.json"
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +185,7 @@ def test_the_keypoint_procedure_makes_its_passes() -> None:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from realcompo.bench.cost import main
+    from realcompo.bench.cost.main import main
 
     folder = tmp_path_factory.mktemp("cost")
     assert main(["--quick", "--out", str(folder)]) == 0
@@ -204,7 +208,7 @@ def test_the_quick_table_is_whole(quick: Path) -> None:
 
 @pytest.fixture(scope="module")
 def committed() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text("utf-8"))
+    return results.committed("cost")
 
 
 def flops(document: dict[str, Any], network: str, method: str) -> float:

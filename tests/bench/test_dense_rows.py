@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +10,14 @@ import torch
 pytest.importorskip("comfy.samplers")
 
 from realcompo.balancer.modulation import DenseSettings  # noqa: E402
-from realcompo.bench import dense_cost, rows  # noqa: E402
+from realcompo.bench import rows  # noqa: E402
 from realcompo.bench.dense_pictures import dense_guider  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
-from realcompo.bench.quality import Job  # noqa: E402
+from realcompo.bench.quality.job import Job  # noqa: E402
+from realcompo.bench.speed import dense as dense_cost  # noqa: E402
 from realcompo.shapes.world import make_scenes  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+from .results import ROOT, committed  # noqa: E402
 
 
 def test_rows_are_known_and_told_apart(tmp_path) -> None:
@@ -34,7 +34,7 @@ def test_rows_are_known_and_told_apart(tmp_path) -> None:
 
 
 def test_the_committed_table_has_them_if_it_says_so() -> None:
-    document = json.loads((ROOT / "bench" / "results" / "quality.json").read_text("utf-8"))
+    document = committed("quality")
     methods = {row["method"] for row in document["rows"]}
     assert ("dense" in methods) == rows.DENSE_IN_TABLE
 
@@ -88,16 +88,15 @@ def test_the_forms_that_are_timed_agree(monkeypatch) -> None:
 
 
 def test_the_cost_file_and_what_the_readme_says_of_it() -> None:
-    path = ROOT / "bench" / "results" / "dense_cost.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    told = {claim["name"]: claim for claim in document["claims"]}
-    assert set(told) == {"dense_attention_speedup", "dense_attention_memory", "dense_run_flops",
+    document = committed("dense_cost")
+    claims = {claim["name"]: claim for claim in document["claims"]}
+    assert set(claims) == {"dense_attention_speedup", "dense_attention_memory", "dense_run_flops",
                          "dense_run_seconds"}  # fmt: skip
-    for claim in told.values():
+    for claim in claims.values():
         above = claim["direction"] == ">="
         reached = claim["value"] >= claim["bar"] if above else claim["value"] <= claim["bar"]
         assert claim["met"] == reached
         assert claim["low"] <= claim["value"] <= claim["high"]
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"{told['dense_attention_speedup']['value']:.0f} times less processor time" in text
-    assert f"{told['dense_attention_memory']['value']:.0f} times less memory" in text
+    assert f"{claims['dense_attention_speedup']['value']:.0f} times less processor time" in text
+    assert f"{claims['dense_attention_memory']['value']:.0f} times less memory" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 
@@ -11,11 +10,14 @@ import torch
 
 pytest.importorskip("comfy_extras.nodes_train")
 
-from realcompo.bench import finetune_cost, finetune_runs  # noqa: E402
 from realcompo.bench import true_models as true  # noqa: E402
-from realcompo.bench.finetune_cost import counts, ratio, state_bytes, timings  # noqa: E402
-from realcompo.bench.finetune_runs import FORMS, Subject, run  # noqa: E402
 from realcompo.bench.hollow import kept_activations  # noqa: E402
+from realcompo.bench.speed import finetune as finetune_cost  # noqa: E402
+from realcompo.bench.speed import finetune_runs  # noqa: E402
+from realcompo.bench.speed.finetune import counts, ratio, state_bytes, timings  # noqa: E402
+from realcompo.bench.speed.finetune_runs import FORMS, Subject, run  # noqa: E402
+
+from .results import RESULTS, committed  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,19 +102,18 @@ def test_unknown_forms_are_refused(subject: Subject) -> None:
 
 
 def test_the_committed_file_agrees_with_itself() -> None:
-    path = ROOT / "bench" / "results" / "finetune_cost.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = committed("finetune_cost")
     assert set(document["timed"]) == set(finetune_cost.SUBJECTS)
     for batches in document["timed"].values():
         for forms in batches.values():
             assert set(forms) == set(finetune_runs.FORMS)
-    told = {claim["name"]: claim for claim in document["claims"]}
+    found = {claim["name"]: claim for claim in document["claims"]}
     name, batch = finetune_cost.CLAIMED
     forms = document["timed"][name][str(batch)]
     for what, unit in (("seconds", "seconds"), ("mib", "memory")):
         share = statistics.median(forms["maps"][what]) / statistics.median(forms["stock"][what])
-        claim = told[f"sepen_step_{unit}"]
+        claim = found[f"sepen_step_{unit}"]
         assert claim["value"] == pytest.approx(share, abs=1e-4)
         assert claim["low"] <= claim["value"] <= claim["high"]
         assert claim["met"] == (claim["value"] <= claim["bar"])
-    assert "| `maps` |" in path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| `maps` |" in (RESULTS / "finetune_cost.md").read_text(encoding="utf-8")

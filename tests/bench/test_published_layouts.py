@@ -14,8 +14,8 @@ import torch
 pytest.importorskip("comfy.samplers")
 
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.bench.checkpoint_plan import read_layouts  # noqa: E402
-from realcompo.bench.published_layouts import read_published, segment_colours  # noqa: E402
+from realcompo.bench.checkpoints.plan import read_layouts  # noqa: E402
+from realcompo.bench.checkpoints.published_layouts import read_published, segment_colours  # noqa: E402
 
 RED, BLUE, BLACK, EDGE = (200, 30, 20), (10, 60, 220), (0, 0, 0), (105, 15, 10)
 ITEMS = [
@@ -127,7 +127,7 @@ def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path) -> None:
 def test_the_table_of_one_model_on_the_folder(tmp_path, monkeypatch) -> None:
     """--realism and --layouts alone, rows that need no second model."""
     import comfy.sd
-    from realcompo.bench.quality import main
+    from realcompo.bench.quality.main import main
     from realcompo.tests.host import tiny
 
     from .test_checkpoints import Clip, Vae

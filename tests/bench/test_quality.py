@@ -18,7 +18,7 @@ QUICK = ["--quick", "--scenes", str(SCENES), "--reference", "128"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished quick run."""
     pytest.importorskip("comfy.samplers")
-    from realcompo.bench.quality import main
+    from realcompo.bench.quality.main import main
 
     folder = tmp_path_factory.mktemp("quality")
     threads = torch.get_num_threads()
@@ -66,8 +66,9 @@ def test_cost_is_counted(rows) -> None:
 
 
 def test_the_control_has_our_shares_and_no_gradient(folder, rows) -> None:
-    from realcompo.bench.quality import QUICK_STEPS, TEST_SEED, Job, Studios
-    from realcompo.bench.rows import table
+    from realcompo.bench.pictures import TEST_SEED
+    from realcompo.bench.quality.job import Job, Studios
+    from realcompo.bench.rows import QUICK_STEPS, table
     from realcompo.shapes.world import make_scenes
 
     scenes = make_scenes(2, torch.Generator().manual_seed(TEST_SEED))
@@ -81,7 +82,7 @@ def test_the_control_has_our_shares_and_no_gradient(folder, rows) -> None:
 
 
 def test_a_second_run_draws_nothing(folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from realcompo.bench import quality
+    from realcompo.bench.quality import main as quality
 
     def refuse(*_: Any) -> None:
         raise AssertionError("drew a row that was there")
@@ -102,7 +103,7 @@ def test_other_weights_or_settings_are_other_rows(tmp_path: Path) -> None:
     pytest.importorskip("comfy.samplers")
     from dataclasses import replace
 
-    from realcompo.bench.quality import Job
+    from realcompo.bench.quality.job import Job
     from realcompo.bench.rows import table
 
     job = Job([], tmp_path, 30, 4)
@@ -117,7 +118,7 @@ def test_other_weights_or_settings_are_other_rows(tmp_path: Path) -> None:
 
 def test_unknown_rows_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("comfy.samplers")
-    from realcompo.bench.quality import main
+    from realcompo.bench.quality.main import main
 
     with pytest.raises(SystemExit):
         main(["--work", str(tmp_path), "--rows", "nothing"])

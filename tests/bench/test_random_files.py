@@ -22,8 +22,8 @@ import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 from realcompo.balancer.layout import Layout, Region  # noqa: E402
 from realcompo.balancer.settings import plain_settings  # noqa: E402
-from realcompo.bench import random_files  # noqa: E402
-from realcompo.bench.file_values import drawn  # noqa: E402
+from realcompo.bench.model_files import main as random_files  # noqa: E402
+from realcompo.bench.model_files.values import drawn  # noqa: E402
 from realcompo.nodes.sampling import RealCompoDualSampler  # noqa: E402
 
 FP8 = torch.float8_e4m3fn

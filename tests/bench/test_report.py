@@ -14,7 +14,16 @@ from PIL import Image
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.palette import PALETTE
 from realcompo.bench.figures import GAP, LABEL_WIDTH, contact_sheet, trade_off
-from realcompo.bench.report import Claim, claims, grouped, markdown_table, write_json
+from realcompo.bench.quality.claims import claims
+from realcompo.bench.report import (
+    Claim,
+    as_document,
+    commit,
+    grouped,
+    markdown_table,
+    write_document,
+)
+from realcompo.bench.rows import GROUPS
 from realcompo.bench.statistics import (
     DISTANCE,
     Bootstrap,
@@ -170,19 +179,30 @@ def _floats(value: Any) -> list[float]:
     return [value] if isinstance(value, float) else []
 
 
-def test_the_json_has_every_promised_field(tmp_path: Path) -> None:
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, list[RowResult], dict[str, Any]]:
+    """The table's file, the rows in it, and what it says."""
     rows = table()
     rng = np.random.default_rng(0)
     rows[0].pictures["relation"] = np.where(np.arange(SCENES) % 2, rng.random(SCENES), np.nan)
     rows[1].pictures["relation"] = np.full(SCENES, np.nan)
-    bootstrap = Bootstrap(OBJECTS, REFERENCES, 40)
     path = tmp_path / "results" / "quality.json"
+    write(rows, path)
+    return path, rows, json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(rows: list[RowResult], path: Path) -> None:
+    bootstrap = Bootstrap(OBJECTS, REFERENCES, 40)
     figures = summarise(bootstrap, rows)
-    write_json(figures, claims(bootstrap, rows), "python dev.py bench quality", "abc1234", path)
-    document = json.loads(path.read_text(encoding="utf-8"))
+    decided = claims(bootstrap, rows)
+    write_document(path, as_document(figures, decided, "python dev.py bench quality"))
+
+
+def test_the_json_has_every_promised_field_of_rows(written) -> None:
+    _, rows, document = written
     assert set(document) == {"command", "commit", "rows", "claims"}
     assert document["command"] == "python dev.py bench quality"
-    assert document["commit"] == "abc1234"
+    assert document["commit"] == commit()
     assert [r["method"] for r in document["rows"]] == [r.method for r in rows]
     for given, source in zip(document["rows"], rows, strict=True):
         assert {"method", "scenes", "metrics", "forwards_per_image"} <= set(given)
@@ -198,17 +218,24 @@ def test_the_json_has_every_promised_field(tmp_path: Path) -> None:
     metrics = [set(r["metrics"]) for r in document["rows"]]
     assert metrics[0] == {"right", "colour", "count", "relation", DISTANCE, "style"}
     assert metrics[1] == metrics[0] - {"relation"}
-    assert len(document["claims"]) == 10
-    for claim in document["claims"]:
+
+
+def test_the_json_has_every_promised_field_of_claims(written) -> None:
+    claimed = written[2]["claims"]
+    assert len(claimed) == 10
+    for claim in claimed:
         assert {"name", "value", "low", "high", "bar", "direction", "met"} <= set(claim)
         assert claim["direction"] in (">=", "<=") and isinstance(claim["met"], bool)
         reached = (claim["value"] - claim["bar"]) * (1 if claim["direction"] == ">=" else -1) >= 0
         assert reached or not claim["met"]
+
+
+def test_the_same_figures_give_the_same_bytes_rounded_to_four_decimals(written) -> None:
+    path, rows, document = written
     assert all(value == round(value, 4) for value in _floats(document))
     first = path.read_bytes()
     assert first.endswith(b"\n") and b"NaN" not in first and b"\r" not in first
-    again = Bootstrap(OBJECTS, REFERENCES, 40)
-    write_json(summarise(again, rows), claims(again, rows), document["command"], "abc1234", path)
+    write(rows, path)
     assert path.read_bytes() == first
     assert [p.name for p in path.parent.iterdir()] == ["quality.json"]
 
@@ -220,7 +247,8 @@ def test_markdown_groups_rows_and_tells_intervals() -> None:
              row("ablation-no-prior", 0.6, 0.7)]  # fmt: skip
     bootstrap = Bootstrap(OBJECTS, REFERENCES, 40)
     figures, decided = summarise(bootstrap, rows), claims(bootstrap, rows)
-    assert {name: [r.method for r in members] for name, members in grouped(figures).items()} == {
+    groups = grouped(figures, GROUPS)
+    assert {name: [r.method for r in members] for name, members in groups.items()} == {
         "Models alone": ["realism", "spatial", "realism-sketch", "realism-neon"],
         "Fixed mixes": ["fixed-0.20", "fixed-0.50"],
         "Time switches": ["switch-0.20"],
@@ -231,21 +259,21 @@ def test_markdown_groups_rows_and_tells_intervals() -> None:
         "DenseDiffusion": ["dense"],
         "Other methods": ["sepen"],
     }
-    text = markdown_table(figures, decided)
-    assert text == markdown_table(figures, decided) and text.endswith("|\n")
+    text = markdown_table(figures, decided, GROUPS)
+    assert text == markdown_table(figures, decided, GROUPS) and text.endswith("|\n")
     widths = {len(line.split("|")) for line in text.split("\n\n")[0].splitlines()}
     assert len(widths) == 1, "every line has the same number of cells"
     methods = re.findall(r"^\| `(\S+)` \|.* \d+ \| 8 \|$", text, re.MULTILINE)
-    assert methods == [r.method for members in grouped(figures).values() for r in members]
+    assert methods == [r.method for members in groups.values() for r in members]
     assert "| `realcompo-equilibrium` | 0.75 <sub>0.75-0.75</sub> |" in text
     assert "place" not in text, "a column that no row fills"
     assert "| `gradient_worth` | 0.050 | - | >= 0.06 | **no** |" in text
-    wide = row("dense", 0.5, 0.7)
-    wide.pictures["style"][: SCENES // 2] = 0.3
-    varied = summarise(bootstrap, [wide])[0].metrics["style"]
+    varying = row("dense", 0.5, 0.7)
+    varying.pictures["style"][: SCENES // 2] = 0.3
+    varied = summarise(bootstrap, [varying])[0].metrics["style"]
     assert varied.low < 0.5 < varied.high
     assert f"0.50 <sub>{varied.low:.2f}-{varied.high:.2f}</sub>" in markdown_table(
-        summarise(bootstrap, [wide])
+        summarise(bootstrap, [varying]), [], GROUPS
     )
 
 

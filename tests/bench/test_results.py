@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("comfy", reason="the table's rows need ComfyUI's modules")
 
 from realcompo.bench.pictures import STEPS  # noqa: E402
-from realcompo.bench.quality import SCENES  # noqa: E402
+from realcompo.bench.quality.main import SCENES  # noqa: E402
 from realcompo.bench.rows import table  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+from .results import check_rows, committed_rows, quoted  # noqa: E402
+
 QUOTED = {
     "realism model alone": "realism",
     "spatial model alone": "spatial",
@@ -38,29 +36,15 @@ QUOTED = {
 DIGITS = {"right": 2, "count": 2, "style": 2, "realism_distance": 1}
 
 
-@pytest.fixture(scope="module")
-def rows() -> dict[str, dict[str, Any]]:
-    document = json.loads((ROOT / "bench" / "results" / "quality.json").read_text("utf-8"))
-    return {row["method"]: row for row in document["rows"]}
+def test_the_table_is_whole_and_of_the_present_settings() -> None:
+    check_rows(committed_rows("quality"), table(STEPS), SCENES)
 
 
-def test_the_table_is_whole_and_of_the_present_settings(rows: dict[str, dict[str, Any]]) -> None:
-    wanted = table(STEPS)
-    assert list(rows) == [row.method for row in wanted]
-    for row in wanted:
-        assert rows[row.method]["scenes"] == SCENES
-        assert rows[row.method]["settings"] == json.loads(json.dumps(row.recipe())), row.method
-
-
-def test_the_readme_quotes_the_table(rows: dict[str, dict[str, Any]]) -> None:
-    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
-    told = {}
-    for line in lines:
-        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        if cells[0] in QUOTED:
-            told[QUOTED[cells[0]]] = cells[1:]
-    assert set(told) == set(QUOTED.values())
-    for method, cells in told.items():
+def test_the_readme_quotes_the_table() -> None:
+    rows, shown = committed_rows("quality"), quoted(QUOTED)
+    assert shown.keys() == QUOTED.keys()
+    for name, cells in shown.items():
+        method = QUOTED[name]
         figures = rows[method]["metrics"]
         expected = [
             re.sub(r"^0\.", ".", f"{figures[name]['mean']:.{digits}f}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .results import committed
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ("in_process", "two_servers", "two_ray_workers", "killed_server", "killed_ray_worker",
@@ -16,8 +17,7 @@ WHOLE = ("in_process", "two_servers", "two_ray_workers", "killed_server", "kille
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    path = ROOT / "bench" / "results" / "runner.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    return committed("runner")
 
 
 @pytest.mark.parametrize("stage", WHOLE)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.bench import tensor_file
-from realcompo.bench.tensor_file import Entry
+from realcompo.bench.model_files import tensor_file
+from realcompo.bench.model_files.tensor_file import Entry
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -89,7 +89,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
 def _random_files() -> Any:
     pytest.importorskip("comfy.samplers", reason="files are made of the host's networks")
-    from realcompo.bench import random_files
+    from realcompo.bench.model_files import main as random_files
 
     return random_files
 

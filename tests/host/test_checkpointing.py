@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.settings import preset
+from realcompo.bench.true_models import fused_attention
 from torch import Tensor
 
 from . import pair, tiny
@@ -143,7 +144,7 @@ def test_what_is_kept() -> None:
     from realcompo.balancer.comfy import activation_memory
     from realcompo.balancer.comfy.attention.families import find_sites
 
-    with tiny.fused_attention():
+    with fused_attention():
         network = tiny.family_unet(1, "SD15", channels=64).model.diffusion_model
         plain, frugal = look_at(network, False, 32), look_at(network, True, 32)
     what = activation_memory.Pass((1, 4, 32, 32), torch.float32, 4)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from realcompo.balancer.layout import Layout, Region
 from realcompo.balancer.settings import preset
+from realcompo.bench.true_models import fused_attention
 from realcompo.nodes.sampling import RealCompoDualSampler
 
 from . import pair, tiny
@@ -39,7 +40,7 @@ def sample(
     if spatial_positive is None:
         spatial_positive = conditioning(3, second)
     balancer = preset("equilibrium", realism_only=0.0, every=1, end=1.0, **settings)
-    with torch.inference_mode(), tiny.fused_attention():
+    with torch.inference_mode(), fused_attention():
         shown = RealCompoDualSampler().sample(
             realism_model=realism, spatial_model=spatial,
             positive=conditioning(3, first), negative=conditioning(4, first),
@@ -139,7 +140,7 @@ def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) 
     vector = {"y": torch.empty(1, 2816, device="meta")} if family == "SDXL" else {}
     maps = RegionMaps(token_weights(SPANS, 77).to("meta"))
     options = family_of(network).reading_options({}, sites, factor, maps)
-    with torch.no_grad(), tiny.fused_attention(), pytest.raises(StopProbe):
+    with torch.no_grad(), fused_attention(), pytest.raises(StopProbe):
         network(
             torch.empty(1, 4, side, side, device="meta"), torch.empty(1, device="meta"),
             context=torch.empty(1, 77, width, device="meta"), transformer_options=options, **vector,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from realcompo.balancer.settings import plain_settings, preset
+from realcompo.bench.true_models import fused_attention
 
 from . import pair, tiny
 from .counting import counting
@@ -101,7 +102,7 @@ def test_partial_pass_is_at_most_half_of_sd15() -> None:
     assert keys == [("input", 7), ("input", 8), ("output", 3), ("output", 4), ("output", 5)]
     latent = torch.empty(1, 4, 64, 64, device="meta")
     time, text = torch.empty(1, device="meta"), torch.empty(1, 77, 768, device="meta")
-    with torch.no_grad(), tiny.fused_attention():
+    with torch.no_grad(), fused_attention():
         with FlopCounterMode(display=False) as full:
             model(latent, time, context=text, transformer_options={})
         maps = RegionMaps(token_weights([[2]], 77).to("meta"))

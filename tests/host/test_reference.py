@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from realcompo.bench.true_models import fused_attention
 from realcompo.tests.host import tiny
 from realcompo.tests.host.counting import counting
 from realcompo.tests.host.reference import (
@@ -234,7 +235,7 @@ def test_real_sd15_has_the_known_number_of_operations() -> None:
 
     model = tiny.meta_sd15()
     latent, context = (torch.empty(s, device="meta") for s in ((1, 4, 64, 64), (1, 77, 768)))
-    with tiny.fused_attention(), FlopCounterMode(display=False) as flops:
+    with fused_attention(), FlopCounterMode(display=False) as flops:
         model.diffusion_model(latent, torch.empty(1, device="meta"), context=context)
     assert flops.get_total_flops() == pytest.approx(803.3e9, rel=1e-3)
 

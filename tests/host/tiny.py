@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -428,7 +426,9 @@ def meta_sd15() -> BaseModel:
     """The real SD1.5 model without storage, for counting operations of ``.diffusion_model``.
 
     The one model here with ordinary tensors: a FLOP count of a backward pass needs autograd, and
-    without values there is nothing else to learn from it. Run it within ``fused_attention()``.
+    without values there is nothing else to learn from it. Run it within the bench's
+    ``fused_attention()``: started with ``--cpu`` the host picks an attention that asks the device
+    for its free memory, which the meta device cannot answer.
     """
     from comfy.model_base import BaseModel, ModelType
     from comfy.supported_models import SD15
@@ -438,23 +438,3 @@ def meta_sd15() -> BaseModel:
         model = BaseModel(config, model_type=ModelType.EPS, device=torch.device("meta"))
         model.eval().requires_grad_(False)
     return model
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Let the host's UNet layers use torch's fused attention while the block runs.
-
-    Started with ``--cpu`` the host picks an attention that asks the device for its free memory,
-    which the meta device cannot answer.
-    """
-    import comfy.ldm.modules.attention as attention
-
-    names = ("optimized_attention", "optimized_attention_masked")
-    saved = {name: getattr(attention, name) for name in names}
-    for name in names:
-        setattr(attention, name, attention.attention_pytorch)
-    try:
-        yield
-    finally:
-        for name, function in saved.items():
-            setattr(attention, name, function)

@@ -17,6 +17,16 @@ from realcompo.runner.pictures import pixel_hash
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def table(out: Path, key: str = "id") -> dict[Any, dict[str, Any]]:
+    """Rows of a run's results by one of their columns, every one once."""
+    import pyarrow.parquet as parquet
+
+    rows = parquet.read_table(out / "results.parquet").to_pylist()
+    found = {row[key]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
 def graph() -> dict[str, Any]:
     """A loader, two prompts, a sampler and a save node, as Export (API) writes them."""
     return copy.deepcopy({

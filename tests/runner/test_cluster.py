@@ -18,14 +18,16 @@ pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED, so nothing of --ray is tested")
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
 
-import pyarrow.parquet as parquet  # noqa: E402
-from realcompo.bench.runner_rows import bench_rows, demo_graph  # noqa: E402
-from realcompo.bench.workers import Piece  # noqa: E402
+from realcompo.bench import workers as bench_workers  # noqa: E402
+from realcompo.bench.runner.rows import bench_rows, demo_graph  # noqa: E402
+from realcompo.bench.workers import Crew, Piece  # noqa: E402
 from realcompo.runner.cluster import Cluster, Place, Workers  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402
 from realcompo.runner.job import Outcome  # noqa: E402
 from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
+
+from .rows import table  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,6 @@ def cluster() -> Iterator[Cluster]:
     # two processors beyond the workers', for the other tests' own
     with Cluster(Place("local", 2, processors=4), metrics=["oracle"]) as backend:
         yield backend
-
-
-def table(out: Path) -> dict[str, dict[str, Any]]:
-    rows = parquet.read_table(out / "results.parquet").to_pylist()
-    found = {row["id"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
 
 
 def test_a_killed_worker_loses_nothing_and_the_pictures_are_those_of_one_process(
@@ -92,13 +87,15 @@ def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster, tmp_path: P
 
 
 def test_the_quality_bench_draws_its_rows_by_workers(cluster: Cluster, tmp_path: Path) -> None:
-    from realcompo.bench.quality import job_of, load_drawn, make_rows, make_rows_on
+    from realcompo.bench.quality.job import job_of, load_drawn
+    from realcompo.bench.quality.main import make_rows
+    from realcompo.bench.quality.workers import make_rows_on
     from realcompo.bench.rows import known_rows
 
     rows = [row for row in known_rows(2) if row.method in ("realism", "spatial")]
     threads = torch.get_num_threads()
     here, there = job_of(3, 2, 2, tmp_path / "here"), job_of(3, 2, 2, tmp_path / "there")
-    make_rows_on(there, rows, Place("local", 1), threads, ["--cpu"])  # as this process
+    make_rows_on(there, rows, Crew(Place("local", 1), threads, ["--cpu"]))  # as this process
     make_rows(here, rows)
     for row in rows:
         one, other = load_drawn(here.drawn(row)), load_drawn(there.drawn(row))
@@ -110,14 +107,14 @@ SMALL = {"scenes": 3, "prompts": 1, "repeats": 2, "steps": 2}
 
 
 def test_the_alignment_bench_draws_its_stages_by_workers(cluster: Cluster, tmp_path: Path) -> None:
-    from realcompo.bench.alignment_draw import Job, Stage
-    from realcompo.bench.alignment_rows import BEST, FINE, rows
-    from realcompo.bench.alignment_workers import make_stages_on
+    from realcompo.bench.alignment.draw import Job, Stage
+    from realcompo.bench.alignment.rows import BEST, FINE, rows
+    from realcompo.bench.alignment.workers import make_stages_on
 
     methods = ("realism", f"{BEST}-oracle", FINE)
     wanted = [row for row in rows() if row.method in methods]
     here, there = Job(tmp_path / "here", **SMALL), Job(tmp_path / "there", **SMALL)
-    make_stages_on(there, wanted, Place("local", 2), torch.get_num_threads(), ["--cpu"])
+    make_stages_on(there, wanted, Crew(Place("local", 2), torch.get_num_threads(), ["--cpu"]))
     for row in wanted:
         here.make(row)
     made = {part.path.name for row in wanted for part in here.parts(row)}
@@ -132,9 +129,9 @@ def test_the_alignment_bench_draws_its_stages_by_workers(cluster: Cluster, tmp_p
 def test_a_stage_that_another_process_is_at_is_left_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from realcompo.bench import alignment_workers
-    from realcompo.bench.alignment_draw import Job
-    from realcompo.bench.alignment_rows import BEST, FINE, rows
+    from realcompo.bench.alignment import workers as alignment_workers
+    from realcompo.bench.alignment.draw import Job
+    from realcompo.bench.alignment.rows import BEST, FINE, rows
     from realcompo.bench.kept import claimed
 
     waves: list[list[str]] = []
@@ -154,27 +151,27 @@ def test_a_stage_that_another_process_is_at_is_left_to_it(
             waves.append([piece.path.name for piece in pieces])
             yield from ((piece, self.work(piece), None) for piece in pieces)
 
-    monkeypatch.setattr(alignment_workers, "Workers", Here)
+    monkeypatch.setattr(bench_workers, "Workers", Here)
     monkeypatch.setattr(alignment_workers, "start_worker", lambda *_: None)
     job = Job(tmp_path, **{**SMALL, "scenes": 1})
     best, fine = (row for row in rows() if row.method in (f"{BEST}-oracle", FINE))
     drawn = [job.drawn_path(best, candidate) for candidate in range(4)]
     with claimed(drawn[3]) as ours:
         assert ours
-        alignment_workers.make_stages_on(job, [fine, best], Place(), 1)
+        alignment_workers.make_stages_on(job, [fine, best], Crew(Place(), 1))
     assert waves == [[path.name for path in drawn[:3]], [job.path(fine).name]]
-    alignment_workers.make_stages_on(job, [fine, best], Place(), 1)
+    alignment_workers.make_stages_on(job, [fine, best], Crew(Place(), 1))
     assert waves[2:] == [[drawn[3].name], [job.path(best).name]]
-    alignment_workers.make_stages_on(job, [fine, best], Place(), 1)
+    alignment_workers.make_stages_on(job, [fine, best], Crew(Place(), 1))
     assert len(waves) == 4
 
 
 def test_a_worker_with_other_models_is_told_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from realcompo.bench import alignment_workers
-    from realcompo.bench.alignment_draw import Job
-    from realcompo.bench.alignment_rows import Row
+    from realcompo.bench.alignment import workers as alignment_workers
+    from realcompo.bench.alignment.draw import Job
+    from realcompo.bench.alignment.rows import Row
 
     monkeypatch.setattr(alignment_workers, "start_worker", lambda *_: None)  # it runs here
     work = alignment_workers.stage_worker(1, [], **Job(tmp_path, **SMALL).about)
@@ -197,7 +194,7 @@ def test_the_tables_tell_it_too(
 ) -> None:
     import importlib
 
-    bench = importlib.import_module(f"realcompo.bench.{name}")
+    bench = importlib.import_module(f"realcompo.bench.{name}.main")
     threads = torch.get_num_threads()
     small = ["--work", str(tmp_path), "--rows", "realism", "--scenes", "2"]
     with pytest.raises(SystemExit):

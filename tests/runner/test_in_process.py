@@ -17,9 +17,8 @@ import pytest
 pytest.importorskip("comfy", reason="no ComfyUI found: set COMFYUI_PATH or use dev.py test")
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
-import pyarrow.parquet as parquet  # noqa: E402
 from PIL import Image  # noqa: E402
-from realcompo.bench.runner_rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
+from realcompo.bench.runner.rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RunnerError, Stopped  # noqa: E402
 from realcompo.runner.executor import host_executor  # noqa: E402
 from realcompo.runner.host import GraphWorker, Silent, files_of, host_arguments  # noqa: E402
@@ -28,6 +27,7 @@ from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
 
 from .odd_pictures import bomb, talkative  # noqa: E402
+from .rows import table  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,6 @@ def drawn(local: InProcess, demo: dict[str, Any], tmp_path_factory: Any) -> Path
     summary = run([*rows[:2], broken, *rows[2:]], demo, local, out, progress=False)
     assert (summary.done, summary.failed) == (4, 1)
     return out
-
-
-def table(out: Path) -> dict[str, dict[str, Any]]:
-    rows = parquet.read_table(out / "results.parquet").to_pylist()
-    return {row["id"]: row for row in rows}
 
 
 def test_rows_are_drawn_scored_and_carry_their_workflow(drawn: Path) -> None:

@@ -16,16 +16,15 @@ from PIL import Image
 
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
-import pyarrow.parquet as parquet  # noqa: E402
 from realcompo.runner import answers, pictures  # noqa: E402
-from realcompo.runner import servers as serving  # noqa: E402
+from realcompo.runner import server_line as serving  # noqa: E402
 from realcompo.runner.errors import RunnerError  # noqa: E402
 from realcompo.runner.run import Summary, run  # noqa: E402
 from realcompo.runner.servers import Servers  # noqa: E402
 
 from .fake_comfyui import FakeComfyUI  # noqa: E402
 from .odd_pictures import bomb, noise, talkative  # noqa: E402
-from .rows import graph, picture  # noqa: E402
+from .rows import graph, picture, table  # noqa: E402
 
 ROWS = [{"seed": seed} for seed in range(4)]
 WHOLE = picture(2)[0].data
@@ -37,19 +36,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits as long as a user would."""
     monkeypatch.setattr(serving, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(serving, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(serving, "ASK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(answers, "ASK_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(serving, "RECORD_SECONDS", 0.2)
 
 
 def go(out: Path, *urls: str, rows: Any = ROWS, **more: Any) -> Summary:
     with Servers(urls, patience=more.pop("patience", 5)) as servers:
         return run(rows, graph(), servers, out, progress=False, **more)
-
-
-def table(out: Path) -> dict[int, dict[str, Any]]:
-    rows = parquet.read_table(out / "results.parquet").to_pylist()
-    assert len({row["id"] for row in rows}) == len(rows)
-    return {row["seed"]: row for row in rows}
 
 
 PAGE = b"<html><body>Please log in</body></html>"
@@ -81,14 +74,14 @@ def test_a_picture_that_is_not_whole_fails_its_row_until_it_is(
         )  # fmt: skip
         summary = go(tmp_path, server.url)
         assert (summary.done, summary.failed) == (3, 1)
-        row = table(tmp_path)[2]
+        row = table(tmp_path, "seed")[2]
         assert row["status"] == "failed" and words in row["error"] and row["images"] == []
         assert row["again"] is again and "\n" not in row["error"]
         assert len(server.drawn) == 4
         server.odd.clear()
         summary = go(tmp_path, server.url, retry_failed=not again)
         assert (summary.done, summary.failed) == (4, 0) and len(server.drawn) == 5
-    assert table(tmp_path)[2]["pixels_sha256"] == [picture(2)[0].digest]
+    assert table(tmp_path, "seed")[2]["pixels_sha256"] == [picture(2)[0].digest]
 
 
 def test_an_answer_is_asked_for_again_before_its_row_fails(tmp_path: Path) -> None:
@@ -108,7 +101,7 @@ def test_a_row_of_an_odd_server_goes_to_another(tmp_path: Path) -> None:
     with FakeComfyUI(seconds=0.02) as good, FakeComfyUI() as odd:
         odd.odd["view"] = lambda request: web.Response(text="?")
         summary = go(tmp_path, odd.url, good.url)
-        assert summary.done >= 3 and len(table(tmp_path)) == 4
+        assert summary.done >= 3 and len(table(tmp_path, "seed")) == 4
         odd.odd.clear()
         assert go(tmp_path, odd.url, good.url).done == 4
 
@@ -137,7 +130,7 @@ def test_a_history_that_is_none_fails_its_row(text: str, tmp_path: Path) -> None
         summary = go(tmp_path, server.url)
         assert summary.done + summary.failed == 4 and summary.failed <= 1
         if summary.failed:
-            assert "the server " in table(tmp_path)[1]["error"]
+            assert "the server " in table(tmp_path, "seed")[1]["error"]
         server.odd.clear()
         assert go(tmp_path, server.url).done == 4
 
@@ -177,7 +170,7 @@ def test_outputs_of_any_form_are_pictures_or_a_failed_row(
         server.outputs[1] = outputs
         summary = go(tmp_path, server.url)
         assert summary.done + summary.failed == 4
-        row = table(tmp_path)[1]
+        row = table(tmp_path, "seed")[1]
         assert row["status"] == status
         assert {path.parent.name for path in tmp_path.rglob("*_*")} <= {"images"}
         if status == "failed":
@@ -199,7 +192,7 @@ def test_a_row_without_a_usable_name_fails(name: Any, tmp_path: Path) -> None:
         server.odd["prompt"] = lambda request: web.json_response({"prompt_id": name})
         summary = go(tmp_path, server.url)
         assert summary.failed == 4
-        assert "takes the row and gives it no name" in table(tmp_path)[0]["error"]
+        assert "takes the row and gives it no name" in table(tmp_path, "seed")[0]["error"]
 
 
 def test_what_a_server_refuses_with_is_told_in_any_form(tmp_path: Path) -> None:
@@ -216,7 +209,7 @@ def test_what_a_server_refuses_with_is_told_in_any_form(tmp_path: Path) -> None:
     with FakeComfyUI() as server:
         server.odd["prompt"] = refuse
         assert go(tmp_path, server.url, rows=rows).failed == len(said)
-    for row in table(tmp_path).values():
+    for row in table(tmp_path, "seed").values():
         assert row["error"].startswith("ComfyUI refuses the row: ") and row["error"].isprintable()
 
 
@@ -292,12 +285,12 @@ def test_an_answer_without_an_end_is_left_and_a_slow_one_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "LARGEST_FILE", 1 << 20)
-    monkeypatch.setattr(serving, "MOST_ASKED", 1)
+    monkeypatch.setattr(answers, "MOST_TIMES", 1)
     with FakeComfyUI() as server:
         server.odd["view"] = _endless
         start = time.monotonic()
         assert go(tmp_path, server.url, rows=ROWS[:1]).failed == 1
-        assert "answers more than 1048576 bytes" in table(tmp_path)[0]["error"]
+        assert "answers more than 1048576 bytes" in table(tmp_path, "seed")[0]["error"]
         assert time.monotonic() - start < 3
 
 
@@ -317,7 +310,7 @@ def test_a_trickle_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with FakeComfyUI() as server:
         server.odd["view"] = _trickle
         assert go(tmp_path, server.url, rows=ROWS[:1]).failed == 1
-        assert "no answer within" in table(tmp_path)[0]["error"]
+        assert "no answer within" in table(tmp_path, "seed")[0]["error"]
 
 
 def test_random_answers_lose_no_row(tmp_path: Path) -> None:
@@ -340,7 +333,7 @@ def test_random_answers_lose_no_row(tmp_path: Path) -> None:
         assert summary.done + summary.failed == 40 and summary.failed
         server.odd.clear()
         assert go(tmp_path, server.url, rows=rows, retry_failed=True).done == 40
-    for seed, row in table(tmp_path).items():
+    for seed, row in table(tmp_path, "seed").items():
         if row["images"]:
             assert row["pixels_sha256"] == [picture(seed)[0].digest]
 
@@ -348,7 +341,7 @@ def test_random_answers_lose_no_row(tmp_path: Path) -> None:
 def test_a_user_in_an_address_is_not_kept(tmp_path: Path) -> None:
     with FakeComfyUI() as server:
         go(tmp_path, server.url.replace("http://", "http://me:secret@"))
-        assert table(tmp_path)[0]["worker"] == server.url
+        assert table(tmp_path, "seed")[0]["worker"] == server.url
     with pytest.raises(RunnerError, match="no address"):
         Servers(["http://a:1/?b#c"])
 

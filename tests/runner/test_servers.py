@@ -15,14 +15,13 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
-import pyarrow.parquet as parquet  # noqa: E402
-from realcompo.runner import servers as serving  # noqa: E402
+from realcompo.runner import server_line as serving  # noqa: E402
 from realcompo.runner.errors import OutOfSpace, RunnerError  # noqa: E402
 from realcompo.runner.run import Summary, run  # noqa: E402
 from realcompo.runner.servers import Servers  # noqa: E402
 
 from .fake_comfyui import FakeComfyUI  # noqa: E402
-from .rows import INFO, graph, picture  # noqa: E402
+from .rows import INFO, graph, picture, table  # noqa: E402
 
 ROWS = [{"seed": seed, "1.name": "abc"[seed % 3]} for seed in range(20)]
 
@@ -45,19 +44,12 @@ def go(out: Path, servers: Servers, rows: Any = ROWS, **more: Any) -> Summary:
         return run(rows, graph(), servers, out, progress=False, **more)
 
 
-def table(out: Path) -> dict[int, dict[str, Any]]:
-    rows = parquet.read_table(out / "results.parquet").to_pylist()
-    found = {row["seed"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
-
-
 def test_two_servers_share_the_rows_by_model(
     two: tuple[FakeComfyUI, FakeComfyUI], tmp_path: Path
 ) -> None:
     summary = go(tmp_path, Servers([server.url for server in two]))
     assert summary.done == 20
-    found = table(tmp_path)
+    found = table(tmp_path, "seed")
     for seed, row in found.items():
         assert row["pixels_sha256"] == [picture(seed)[0].digest]
     assert sorted(two[0].drawn + two[1].drawn) == list(range(20))
@@ -76,7 +68,7 @@ def test_a_refused_and_a_failed_row_do_not_stop_the_others(
         server.half.add(6)  # the host would draw the rest of such a graph
     summary = go(tmp_path, Servers([server.url for server in two]))
     assert (summary.done, summary.failed) == (17, 3)
-    found = table(tmp_path)
+    found = table(tmp_path, "seed")
     assert found[3]["error"] == "node 8 (Sampler): OutOfMemoryError: out of memory"
     refusal = "ComfyUI refuses the row: node 9 (Save): Value not in list (images: 'x' not in [])"
     assert found[5]["error"] == found[6]["error"] == refusal
@@ -87,7 +79,7 @@ def test_a_server_that_dies_loses_no_row_and_repeats_none_that_is_there(tmp_path
     with FakeComfyUI(seconds=0.02) as one, FakeComfyUI(seconds=0.02) as other:
         other.die_at = 4
         summary = go(tmp_path, Servers([one.url, other.url]))
-        assert summary.done == 20 and len(table(tmp_path)) == 20
+        assert summary.done == 20 and len(table(tmp_path, "seed")) == 20
         assert len(other.drawn) == 4
         # what it had drawn and not yet handed out is drawn again, nothing else
         assert 16 <= len(one.drawn) <= 18
@@ -143,7 +135,8 @@ def test_a_row_that_kills_its_server_each_time_is_given_up(
         stop.set()
     assert len(deaths) >= 3
     assert (summary.done, summary.failed) == (3, 1)
-    assert table(tmp_path)[2]["error"].startswith("the server died each time that it drew this row")
+    error = table(tmp_path, "seed")[2]["error"]
+    assert error.startswith("the server died each time that it drew this row")
 
 
 def test_a_message_that_was_lost_is_made_up_for_by_the_history(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The templates for real checkpoints, queued with files of those names, formats and families.
 
-The files are narrow and random, written by ``bench/random_files.py``; what is drawn is noise.
+The files are narrow and random, written by ``bench/model_files``; what is drawn is noise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workflow import to_api
 
 pytest.importorskip("comfy.samplers", reason="files are made of the host's networks")
 
-from realcompo.bench import random_files  # noqa: E402
+from realcompo.bench.model_files import main as random_files  # noqa: E402
 
 CAPTIONER, TRAINER = "RealCompoLoadCaptioner", "TrainLoraNode"
 LOADERS = {

@@ -12,7 +12,7 @@ from live_server import LiveServer
 pytest.importorskip("pyarrow", reason="the results table needs pyarrow")
 
 import pyarrow.parquet as parquet  # noqa: E402
-from realcompo.bench.runner_rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
+from realcompo.bench.runner.rows import SAMPLER, bench_rows, demo_graph  # noqa: E402
 from realcompo.runner.local import InProcess  # noqa: E402
 from realcompo.runner.run import run  # noqa: E402
 from realcompo.runner.servers import Servers  # noqa: E402

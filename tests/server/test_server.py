@@ -131,6 +131,40 @@ def test_a_stop_in_the_middle_of_a_run_does_no_harm(
     assert pixels(before[0]) == pixels(again[0])
 
 
+def _with_saved_trace(
+    workflow: str, through: str, steps: int, object_info: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """An example graph of so many steps that saves the trace of its node ``through``, and that
+    node."""
+    text = (ROOT / "workflows" / f"{workflow}.json").read_text(encoding="utf-8")
+    graph = to_api(json.loads(text), object_info)
+    for node in graph.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = steps
+    kinds = {node["class_type"]: key for key, node in graph.items()}
+    waits = kinds.get("SamplerCustomAdvanced", kinds[through])
+    graph["save trace"] = {
+        "class_type": "RealCompoSaveTrace",
+        "inputs": {
+            "trace": [kinds[through], 1], "latent": [waits, 0],
+            "filename_prefix": f"live/{through}",
+        },
+    }  # fmt: skip
+    return graph, kinds[through]
+
+
+def _check_step(message: dict[str, Any], step: dict[str, Any]) -> None:
+    """Hold what the page hears of a step against what the trace says of it."""
+    assert message["phase"] == step["phase"]
+    assert message["sigma"] == pytest.approx(step["sigma"], abs=1e-4)
+    mix = base64.b64decode(message["mix"]["data"])
+    assert len(mix) == message["mix"]["width"] * message["mix"]["height"] == 16 * 16
+    assert sum(mix) / len(mix) / 255 == pytest.approx(step["mix_mean"][0], abs=2e-3)
+    for name, seen in message["models"].items():
+        assert seen["shares"] == pytest.approx(step[f"shares_{name}"][0], abs=1e-4)
+        assert seen["loss"] == pytest.approx(step[f"loss_{name}"][0], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("through", "workflow"),
     [
@@ -143,47 +177,26 @@ def test_each_step_arrives_at_the_page_that_started_the_run(
 ) -> None:
     """Over the websocket, for the RealCompo node, and with what the saved trace says."""
     steps = 6
-    text = (ROOT / "workflows" / f"{workflow}.json").read_text(encoding="utf-8")
-    graph = to_api(json.loads(text), object_info)
-    for node in graph.values():
-        if "steps" in node["inputs"]:
-            node["inputs"]["steps"] = steps
-    shown = next(key for key, node in graph.items() if node["class_type"] == through)
-    waits = next(
-        (key for key, node in graph.items() if node["class_type"] == "SamplerCustomAdvanced"), shown
-    )
-    graph["save trace"] = {
-        "class_type": "RealCompoSaveTrace",
-        "inputs": {
-            "trace": [shown, 1], "latent": [waits, 0], "filename_prefix": f"live/{through}",
-        },
-    }  # fmt: skip
+    graph, shown = _with_saved_trace(workflow, through, steps, object_info)
     messages: list[dict[str, Any]] = []
-    told: list[str] = []
+    order: list[str] = []
 
     def listen(kind: str, data: dict[str, Any]) -> None:
         if kind == "realcompo.progress":
             messages.append(data)
         # in what order: the host tells of each step when the sampler has made it
         if kind in ("realcompo.progress", "progress") and len(messages) <= steps:
-            told.append(kind)
+            order.append(kind)
 
     server.run_prompt(graph, listen, seconds=300)
     assert [message["step"] for message in messages] == list(range(steps))
     assert {(message["node"], message["steps"]) for message in messages} == {(shown, steps)}
     assert len({message["run"] for message in messages}) == 1
     assert all(len(json.dumps(message)) < 16_000 for message in messages)
-    assert told.index("progress") < len(told) - told[::-1].index("realcompo.progress")
+    assert order.index("progress") < len(order) - order[::-1].index("realcompo.progress")
     numbers = json.loads(
         (server.base / "output" / "live" / f"{through}_00001_.trace.json").read_text("utf-8")
     )
     assert any(message["models"] for message in messages)
     for message, step in zip(messages, numbers["steps"], strict=True):
-        assert message["phase"] == step["phase"]
-        assert message["sigma"] == pytest.approx(step["sigma"], abs=1e-4)
-        mix = base64.b64decode(message["mix"]["data"])
-        assert len(mix) == message["mix"]["width"] * message["mix"]["height"] == 16 * 16
-        assert sum(mix) / len(mix) / 255 == pytest.approx(step["mix_mean"][0], abs=2e-3)
-        for name, seen in message["models"].items():
-            assert seen["shares"] == pytest.approx(step[f"shares_{name}"][0], abs=1e-4)
-            assert seen["loss"] == pytest.approx(step[f"loss_{name}"][0], abs=1e-4)
+        _check_step(message, step)

@@ -1,0 +1,1 @@
+"""All four methods one after the other, as one workflow runs them."""

@@ -1,0 +1,1 @@
+"""The quality table on a user's own checkpoints and layouts."""

@@ -1,0 +1,1 @@
+"""The quality table: every method on the same scenes of the embedded world."""

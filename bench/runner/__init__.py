@@ -1,0 +1,1 @@
+"""The batch runner's demonstrations and figures."""

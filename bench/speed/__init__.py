@@ -1,0 +1,1 @@
+"""Seconds and memory of single methods: dense attention, and a step of finetuning."""
