@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attention_maps import RegionMaps
 from .attention.family import StopProbe, last_site
-from .gradients import gradient_mode, ordinary_weights
+from .gradients import gradient_mode, without_inference_tensors
 from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
 from .shared_encoder import alters_encoder, encoder_length, recording, replaying
 
@@ -122,7 +122,7 @@ class PairProbe:
             return looks
         self.halves += half.latent.shape[0] * (followers - 1)
         # checkpointed blocks run again in this
-        with gradient_mode(), ordinary_weights(half.call.modules, self._probes[0].aliases):
+        with gradient_mode(), without_inference_tensors(half.call.modules, self._probes[0].aliases):
             gradient = half.gradient()
         for place, look in enumerate(looks):
             if look is not None and look.gradient is None:

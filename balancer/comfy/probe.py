@@ -27,7 +27,7 @@ from .attention.map_rows import grid_size
 from .cards import on_one_card
 from .checkpointing import checkpointed, must_be_frugal
 from .compat import adds_in_place
-from .gradients import Aliases, gradient_mode, ordinary_weights, saved_copies
+from .gradients import Aliases, gradient_mode, saved_copies, without_inference_tensors
 from .grounded_attention import differentiable_grounding
 from .shared_encoder import INSIDE_BLOCKS, alters_encoder, call_model
 
@@ -250,7 +250,7 @@ class Probe:
             copies = copies or _others_add_in_place(args["c"], copies_skips)
             with (
                 gradient_mode(),
-                ordinary_weights(modules, self.aliases),
+                without_inference_tensors(modules, self.aliases),
                 saved_copies(modules, copies),
                 differentiable_grounding(modules[1:]),
                 family.one_pass(model.diffusion_model),
@@ -294,9 +294,7 @@ class Probe:
                 tuple(latent.shape), compute_dtype(model), self.factor,
                 77 if text is None else text.shape[1], grounded,
             )  # fmt: skip
-            self.frugal = must_be_frugal(
-                model.diffusion_model, self.sites, what, latent.device
-            )
+            self.frugal = must_be_frugal(model.diffusion_model, self.sites, what, latent.device)
         return last_site(self.sites, self.factor) if self.frugal else None
 
     def judge(self, maps: RegionMaps, call: ModelCall) -> Look:

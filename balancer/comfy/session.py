@@ -28,7 +28,7 @@ from .checks import require_ability
 from .compat import adds_in_place
 from .encoded import checked_vectors
 from .function_sampler import FunctionSampler
-from .gradients import gradient_mode, ordinary_weights, saved_copies
+from .gradients import gradient_mode, saved_copies, without_inference_tensors
 from .probe import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model
 
@@ -218,7 +218,11 @@ def in_session(
     generator = torch.Generator().manual_seed(seed)
 
     def run(
-        model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
         latent_image: Any,
     ) -> Tensor:
         model = model_wrap.inner_model
@@ -226,7 +230,11 @@ def in_session(
             patcher, model, extra_args["model_options"], noise.device, generator, sites, size
         )
         modules = (model.diffusion_model,)
-        with gradient_mode(), ordinary_weights(modules), saved_copies(modules, adds_in_place()):
+        with (
+            gradient_mode(),
+            without_inference_tensors(modules),
+            saved_copies(modules, adds_in_place()),
+        ):
             work(session)
         return noise
 

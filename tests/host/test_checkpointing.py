@@ -112,13 +112,13 @@ def look_at(network: Any, frugal: bool, side: int) -> int:
     from realcompo.balancer.comfy import checkpointing
     from realcompo.balancer.comfy.attention.families import family_of, find_sites
     from realcompo.balancer.comfy.attention.family import StopProbe, last_site
-    from realcompo.balancer.comfy.gradients import ordinary_weights
+    from realcompo.balancer.comfy.gradients import without_inference_tensors
 
     sites = find_sites(network)
     last = last_site(sites, 4)
     kept = 0
     # outside of inference mode tensors live as long as the graph needs them
-    with torch.enable_grad(), ordinary_weights([network]):
+    with torch.enable_grad(), without_inference_tensors([network]):
         weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
         x = tiny.latent_noise(3, height=side, width=side).requires_grad_(True)
         maps = RegionMaps(token_weights([[2]], 77))
