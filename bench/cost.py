@@ -95,8 +95,8 @@ def rows_of(name: str, network: Network, steps: int, only: Sequence[str] = ()) -
         whole = measure(small, method, steps, flops=False)
         cost = compose(measure(pair, method, SHORT), whole)
         if method in FRUGAL:
-            kept = measure(pair, method, SHORT, frugal=True).kept.saved[: len(cost.saved)]
-            cost = replace(cost, frugal=kept)
+            kept = measure(pair, method, SHORT, checkpointed=True).kept.saved[: len(cost.saved)]
+            cost = replace(cost, checkpointed=kept)
         add(method, cost)
     if name == GLIGEN_512:
         for procedure in ("official-layout", "official-layout-plain"):

@@ -103,11 +103,11 @@ def claims(table: Table, timing: Timing | None, share: Share | None) -> list[Cla
             note="float16; the first backward is plain SD1.5's, the second goes through GLIGEN",
         ))  # fmt: skip
     for name, network, bar in (("sd15", GLIGEN_512, 0.08), ("sdxl", SDXL, 0.3)):
-        frugal = table.cost(network, PAPER)
-        if frugal is not None and frugal.frugal:
-            each = [rounded(size / GIB) for size in frugal.frugal]
+        paper = table.cost(network, PAPER)
+        if paper is not None and paper.checkpointed:
+            each = [rounded(size / GIB) for size in paper.checkpointed]
             told.append(_point(
-                f"probe_activations_{name}_checkpointed_gib", frugal.frugal[0] / GIB, bar,
+                f"probe_activations_{name}_checkpointed_gib", paper.checkpointed[0] / GIB, bar,
                 each_backward=each, note="float16; checkpointed looks, where memory is short",
             ))  # fmt: skip
     if timing is not None:
@@ -160,7 +160,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "tflop_per_step": {phase: rounded(flops / TERA) for phase, flops in cost.flops.items()},
         "activation_gib": [rounded(size / GIB) for size in cost.saved],
         "activation_gib_alive": [rounded(size / GIB) for size in cost.alive],
-        "activation_gib_checkpointed": [rounded(size / GIB) for size in cost.frugal] or None,
+        "activation_gib_checkpointed": [rounded(size / GIB) for size in cost.checkpointed] or None,
         "settings": None if row.settings is None else asdict(row.settings),
     }  # fmt: skip
 
@@ -203,7 +203,7 @@ def _cells(table: Table, row: Row) -> list[str]:
         "-" if one is None else f"{one:.2f}",
         "-" if floor is None else f"{floor:.2f}",
         kept,
-        " / ".join(f"{size / GIB:.2f}" for size in cost.frugal) or "-",
+        " / ".join(f"{size / GIB:.2f}" for size in cost.checkpointed) or "-",
         steps,
     ]
 

@@ -164,18 +164,20 @@ def make(pair: Pair, method: str) -> Any:
 
 def measure(
     pair: Pair, method: str, steps: int, flops: bool = True, hollow: bool = True,
-    frugal: bool = False,
+    checkpointed: bool = False,
 ) -> Run:  # fmt: skip
     """Run a row and meter it; without ``flops`` passes only, on networks that can be computed.
 
-    ``frugal``: looks are checkpointed, as where memory is short. Raises KeyError for an unknown
-    method.
+    ``checkpointed``: probes are, as where memory is short. Raises KeyError for an unknown method.
     """
     one = make(pair, method)
     kept = Kept()
     with ExitStack() as stack:
         stack.enter_context(steady_host())
-        stack.enter_context(patch.object(probe, "must_be_frugal", lambda *about: frugal))
+        decision = patch.object(
+            probe, "must_be_checkpointed", lambda *about: checkpointed
+        )
+        stack.enter_context(decision)
         passes = stack.enter_context(counting(pair.networks, pair.controls))
         count = stack.enter_context(counted(hollow)) if flops else None
         if flops:
@@ -192,8 +194,8 @@ class Cost:
     """A method's cost: FLOPs of one step of each phase, and how many steps of it an image takes.
 
     ``passes`` per image by ``Passes``; ``trace`` likewise as the guider tells it. ``saved`` and
-    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``; ``frugal``: those
-    saved by checkpointed looks.
+    ``alive``: bytes kept for each backward of a balanced step, see ``Kept``; ``checkpointed``:
+    those saved by checkpointed probes.
     """
 
     flops: dict[str, int]
@@ -202,7 +204,7 @@ class Cost:
     trace: dict[str, float] | None
     saved: list[int]
     alive: list[int]
-    frugal: list[int] = field(default_factory=list)
+    checkpointed: list[int] = field(default_factory=list)
 
     @property
     def total(self) -> int:

@@ -22,11 +22,13 @@ from .activation_memory import Pass, kept_bytes
 from .attention.family import Site
 from .forwards import other_forwards
 
-# the share of the free memory that one look may take before it becomes frugal
+# the share of the free memory that one look may take before it is checkpointed
 _SHARE = 0.5
 
 
-def must_be_frugal(network: Any, sites: Sequence[Site], what: Pass, device: torch.device) -> bool:
+def must_be_checkpointed(
+    network: Any, sites: Sequence[Site], what: Pass, device: torch.device
+) -> bool:
     """Whether a look had better be checkpointed, by the memory that is there for it."""
     return kept_bytes(network, sites, what) > _SHARE * free_for_activations(device)
 

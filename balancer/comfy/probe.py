@@ -25,7 +25,7 @@ from .attention.families import family_of
 from .attention.family import Site, StopProbe, last_site, stop
 from .attention.map_rows import grid_size
 from .cards import on_one_card
-from .checkpointing import checkpointed, must_be_frugal
+from .checkpointing import checkpointed, must_be_checkpointed
 from .compat import adds_in_place
 from .gradients import Aliases, gradient_mode, saved_copies, without_inference_tensors
 from .grounded_attention import differentiable_grounding
@@ -134,7 +134,7 @@ class Probe:
     """Reads one model's maps of a layout's regions and differentiates RealCompo's loss.
 
     ``sites`` and ``factor`` say where maps are read. One object serves a whole run; masks and
-    token weights are built once per size. ``frugal``: keep little for the backward (see
+    token weights are built once per size. ``checkpointed``: keep little for the backward (see
     checkpointing.py); None lets the first look decide by the memory that is free.
     """
 
@@ -144,7 +144,7 @@ class Probe:
         self._cache: dict[tuple[Any, ...], Tensor] = {}
         self.forwards = 0
         self.backwards = 0
-        self.frugal: bool | None = None
+        self.checkpointed: bool | None = None
         self.aliases: Aliases = {}
         self._has_read = False
 
@@ -255,7 +255,9 @@ class Probe:
                 differentiable_grounding(modules[1:]),
                 family.one_pass(model.diffusion_model),
                 checkpointed(
-                    model.diffusion_model, self._frugal(model, args, len(modules) > 1), copies
+                    model.diffusion_model,
+                    self._last_checkpoint(model, args, len(modules) > 1),
+                    copies,
                 ),
             ):
                 call = ModelCall(apply_model, args, inner, x, area, model, whole, modules)
@@ -276,7 +278,7 @@ class Probe:
             call.options, self.sites, self.factor, maps, (batch, height, width), at_last
         )
 
-    def _frugal(self, model: Any, args: dict[str, Any], grounded: bool) -> Site | None:
+    def _last_checkpoint(self, model: Any, args: dict[str, Any], grounded: bool) -> Site | None:
         """Where checkpointed blocks end, if memory is too short to do without; decided once.
 
         ``grounded``: GLIGEN's layers stand in the blocks.
@@ -288,14 +290,16 @@ class Probe:
         if adds_in_place() or inside:
             return None
         latent = args["input"]
-        if self.frugal is None:
+        if self.checkpointed is None:
             text = args["c"].get("c_crossattn")
             what = Pass(
                 tuple(latent.shape), compute_dtype(model), self.factor,
                 77 if text is None else text.shape[1], grounded,
             )  # fmt: skip
-            self.frugal = must_be_frugal(model.diffusion_model, self.sites, what, latent.device)
-        return last_site(self.sites, self.factor) if self.frugal else None
+            self.checkpointed = must_be_checkpointed(
+                model.diffusion_model, self.sites, what, latent.device
+            )
+        return last_site(self.sites, self.factor) if self.checkpointed else None
 
     def judge(self, maps: RegionMaps, call: ModelCall) -> Look:
         """Shares and losses of the maps, in their graph; no gradient yet.

@@ -68,7 +68,7 @@ class Session:
     sites: tuple[Site, ...]
     size: tuple[int, int]
     adapters: Adapters | None = None
-    frugal: bool = False
+    checkpointed: bool = False
     forwards: int = field(default=0, init=False)
     backwards: int = field(default=0, init=False)
     _values: dict[str, Tensor] = field(default_factory=dict, init=False)
@@ -135,13 +135,13 @@ class Session:
             conditions["transformer_options"] = inside
             call = {**args, "c": conditions}
             last = None if whole or maps is None else last_site(self.sites, factor)
-            frugal = self.frugal and torch.is_grad_enabled()
+            saving = self.checkpointed and torch.is_grad_enabled()
             with (
                 checkpointed(
                     network,
-                    last if frugal else None,
+                    last if saving else None,
                     adds_in_place(),
-                    whole=frugal and last is None,
+                    whole=saving and last is None,
                 ),
                 suppress(StopProbe),
             ):

@@ -31,7 +31,7 @@ def network(kind: Any, stored: torch.dtype, computed: torch.dtype) -> Any:
 
 
 def looked(
-    patcher: Any, kind: Any, pixels: int, batch: int = 1, beside: Any = None, frugal: bool = False
+    patcher: Any, kind: Any, pixels: int, batch: int = 1, beside: Any = None, checkpointed: bool = False
 ) -> tuple[hollow.Kept, int]:
     """What one look keeps, and what it was expected to."""
     import comfy.sampler_helpers
@@ -49,7 +49,7 @@ def looked(
 
     def decide(network: Any, sites: Any, what: Any, device: Any) -> bool:
         expected.append(activation_memory.kept_bytes(network, sites, what))
-        return frugal
+        return checkpointed
 
     text = true.conditioning(kind, 3)
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def looked(
         pytest.MonkeyPatch.context() as patch, torch.inference_mode(), hollow.counted(),
         hollow.kept_activations(weights) as kept,
     ):  # fmt: skip
-        patch.setattr(probe, "must_be_frugal", decide)
+        patch.setattr(probe, "must_be_checkpointed", decide)
         entry, sigma = conds["positive"][0], torch.full((batch,), 5.0)
         looking.look(patcher.model, entry, x, sigma, {"transformer_options": {}})
     return kept, expected[0]
@@ -102,7 +102,7 @@ def test_with_gligen_and_with_a_controlnet() -> None:
 
 def test_checkpointed_looks_of_sdxl_keep_a_tenth() -> None:
     patcher = network(true.SDXL_BASE, B, H)
-    kept, expected = looked(patcher, true.SDXL_BASE, 1024, frugal=True)
+    kept, expected = looked(patcher, true.SDXL_BASE, 1024, checkpointed=True)
     assert kept.alive[0] < 0.1 * expected and kept.alive[0] < 0.5 * GIB
 
 

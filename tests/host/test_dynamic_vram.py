@@ -129,7 +129,7 @@ def test_checkpointed_looks(monkeypatch: Any, pair_of: Any, pages: str) -> None:
     from realcompo.balancer.comfy import probe
 
     first, second = pair_of
-    monkeypatch.setattr(probe, "must_be_frugal", lambda *_: True)
+    monkeypatch.setattr(probe, "must_be_checkpointed", lambda *_: True)
     compare(
         lambda: sampled(monkeypatch, first, second, PAPER),
         first.model, second.model, pages=pages,
