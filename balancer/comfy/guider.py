@@ -337,7 +337,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             assert mixed is not None
             record.mix = torch.full_like(self.balancer.mix(sigma), float(realism is not None))
         else:
-            spatial = spatial.in_colours_of(realism, self.outside, self.settings.match_background)
+            spatial = spatial.with_background_of(
+                realism, self.outside, self.settings.match_background
+            )
             # a cache of another pack may spare a prediction: without its parts the mix is held
             known = realism.positive is not None and spatial.positive is not None
             if opens and phase is Phase.BALANCE and known:

@@ -29,7 +29,7 @@ class Prediction:
         other = 1.0 - mix
         return self._with(spatial, lambda own, their: mix * own + other * their)
 
-    def in_colours_of(self, realism: Prediction, outside: Tensor, amount: float) -> Prediction:
+    def with_background_of(self, realism: Prediction, outside: Tensor, amount: float) -> Prediction:
         """This in the realism model's colours where ``outside`` (1 or B, 1, H, W) is; see
         ``match_background``."""
         if amount == 0.0:
