@@ -35,7 +35,7 @@ from .compat import has_outer_sample
 from .foreign_hooks import check_hooks
 from .input_values import check_conditioning, check_mask, check_present, check_sigmas
 from .kept_state import OwnStates, aside
-from .live import Watch
+from .live import LiveReporter
 from .options import POST_CFG, inside_run, lent, marks, within
 from .own_pass import OwnPass
 from .pair_probe import PairProbe, can_share
@@ -225,7 +225,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self._parts = schedule.parts(levels) if changing else [0.0] * len(levels)
         coverage = self.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
         self.outside = 1.0 - coverage
-        self.watch = Watch(self.shown_on, self.regions.layouts[0], self.clock.steps)
+        self.watch = LiveReporter(self.shown_on, self.regions.layouts[0], self.clock.steps)
         self.probes: tuple[Probe, Probe] | None = None
         self.common: CommonWork | None = None
         self.pair: PairProbe | None = None
