@@ -37,7 +37,7 @@ from .input_values import check_conditioning, check_mask, check_present, check_s
 from .kept_state import OwnStates, aside
 from .live import LiveReporter
 from .options import POST_CFG, inside_run, lent, marks, within
-from .own_pass import OwnPass
+from .own_pass import LaggedProbe
 from .pair_probe import PairProbe, can_share
 from .pairing import own_patchers
 from .prediction import Prediction, active_entry, input_scale, over_frames
@@ -324,9 +324,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         appended = options.get(POST_CFG, [])[self._own_post_cfg :]
         record = StepRecord(step, sigma, phase.value, torch.empty(0))
 
-        own: list[OwnPass] = []
+        own: list[LaggedProbe] = []
         if opens and phase is Phase.BALANCE and self.settings.mode == "lagged":
-            own = self._own_passes()
+            own = self._lagged_probes()
         realism = spatial = None
         if whole != 0.0:
             realism = self._predict(False, x, timestep, options, seed, own)
@@ -362,13 +362,13 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         self.branch.activate(own, other)
         return self.inner_model, self.conds
 
-    def _own_passes(self) -> list[OwnPass]:
+    def _lagged_probes(self) -> list[LaggedProbe]:
         """What makes this step's predictions looks as well, one for each branch."""
         assert self.probes is not None
         pair = self.pair if self._alike else None
         if pair is not None:
             pair.begin()
-        return [OwnPass(probe, pair) for probe in self.probes]
+        return [LaggedProbe(probe, pair) for probe in self.probes]
 
     def _predict(
         self,
@@ -377,7 +377,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         timestep: Tensor,
         options: dict[str, Any],
         seed: int | None,
-        own: Sequence[OwnPass] = (),
+        own: Sequence[LaggedProbe] = (),
     ) -> Prediction:
         """One model's predictions through the host's own function, inside that model's own wrappers
         and with its own options, in which guidance functions keep their state.
@@ -455,7 +455,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         spatial: Prediction,
         options: dict[str, Any],
         record: StepRecord,
-        own: Sequence[OwnPass] = (),
+        own: Sequence[LaggedProbe] = (),
     ) -> None:
         """One update of the logit map: probe, loss of both models, closed form (Alg. 1, 7-13).
 
@@ -495,7 +495,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         sigma: float,
         at: float,
         options: dict[str, Any],
-        own: Sequence[OwnPass] = (),
+        own: Sequence[LaggedProbe] = (),
     ) -> list[Look | None]:
         """Probe both models at ``latent`` (B, C, H, W), whose noise level is ``at``, in a step at
         ``timestep`` (B,) = ``sigma``; one after the other, since each must be made the active one.

@@ -17,7 +17,7 @@ from .probe import Look, Probe
 from .shared_encoder import host_batch, once
 
 
-class OwnPass:
+class LaggedProbe:
     """The guided prediction of one branch, which is its look as well.
 
     ``probe`` is the branch's; with ``pair`` both branches' first halves are one. ``look`` is there
