@@ -94,7 +94,7 @@ class SpatialBranch:
             if first_conds is not None and first_conds.get("positive"):
                 entry = first_conds["positive"][0]
                 entry["additional_models"] = [
-                    *_as_list(entry.get("additional_models")), *self.passengers()
+                    *_as_list(entry.get("additional_models")), *self.additional_models()
                 ]  # fmt: skip
             yield
         finally:
@@ -110,7 +110,7 @@ class SpatialBranch:
         comfy.sampler_helpers.prepare_model_patcher(self.patcher, self.conds, self.options)
         comfy.samplers.filter_registered_hooks_on_conds(self.conds, self.options)
 
-    def passengers(self) -> list[Any]:
+    def additional_models(self) -> list[Any]:
         """Models that come along with this branch: ControlNets, GLIGEN, models of hooks.
 
         Also what the host does not find by the first patcher's additional models.

@@ -40,10 +40,12 @@ class BranchGuider(comfy.samplers.CFGGuider):
         assert self.pair is not None
         return self.pair(*args, **kwargs)
 
-    def prepare_inside(self, options: dict[str, Any], passengers: Callable[[], list[Any]]) -> None:
+    def prepare_inside(
+        self, options: dict[str, Any], additional_models: Callable[[], list[Any]]
+    ) -> None:
         """Let the host's one preparation of a run happen inside this model's wrappers of it.
 
-        ``options`` are the first model's for this run; ``passengers`` tells which models come
+        ``options`` are the first model's for this run; ``additional_models`` tells which models come
         along with this branch, also where a wrapper has added to them.
         """
         if not has_wrapper(PREPARE, self.model_options):
@@ -59,7 +61,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
                 self.conds = own
                 entry = conds["positive"][0] if conds.get("positive") else {}
                 listed = entry.get("additional_models") or []
-                more = [m for m in passengers() if not any(m is known for known in listed)]
+                more = [m for m in additional_models() if not any(m is known for known in listed)]
                 entry["additional_models"] = [*listed, *more]
                 done[:] = [executor(model, shape, conds, *args, **kwargs)]
                 return patcher.model, own, done[0][2]

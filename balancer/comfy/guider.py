@@ -149,7 +149,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         beside, run = self.branch.guider, super().outer_sample
 
         def inside(*args: Any, **kwargs: Any) -> Tensor:
-            beside.prepare_inside(self.model_options, self.branch.passengers)
+            beside.prepare_inside(self.model_options, self.branch.additional_models)
             return run(*args, **kwargs)
 
         with self.branch.session(self.conds):
@@ -178,7 +178,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         if not has_outer_sample():
             own = [] if self.branch.one_model else [self.branch.patcher]
             comfy.model_management.load_models_gpu(
-                [self.model_patcher, *own, *self.branch.passengers()]
+                [self.model_patcher, *own, *self.branch.additional_models()]
             )
         given = self.model_options
         try:
