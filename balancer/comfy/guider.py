@@ -41,7 +41,7 @@ from .own_pass import LaggedProbe
 from .pair_probe import PairProbe, can_share
 from .pairing import own_patchers
 from .prediction import Prediction, active_entry, input_scale, over_frames
-from .probe import Look, Probe, Question
+from .probe import Probe, ProbeRequest, ProbeResult
 from .schedule import NoiseSchedule
 from .shared_encoder import CommonWork
 
@@ -496,7 +496,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         at: float,
         options: dict[str, Any],
         own: Sequence[LaggedProbe] = (),
-    ) -> list[Look | None]:
+    ) -> list[ProbeResult | None]:
         """Probe both models at ``latent`` (B, C, H, W), whose noise level is ``at``, in a step at
         ``timestep`` (B,) = ``sigma``; one after the other, since each must be made the active one.
 
@@ -504,7 +504,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         """
         assert self.probes is not None
         ask = partial(self._question, latent, timestep, sigma, at, options)
-        looks: list[Look | None] = [one.look for one in own] or [None, None]
+        looks: list[ProbeResult | None] = [one.look for one in own] or [None, None]
         if (
             own
             and self._alike
@@ -520,7 +520,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             if question is not None:
                 states = self._know_states(options)
                 with states.of(bool(number)), aside(question.model_options):
-                    looks[number] = question.put_to(probe, probe.differentiate)
+                    looks[number] = question.run(probe, probe.differentiate)
         return looks
 
     def _question(
@@ -531,7 +531,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         sigma_next: float,
         options: dict[str, Any],
         spatial: bool,
-    ) -> Question | None:
+    ) -> ProbeRequest | None:
         """What to probe one model with at the probe latent, after making it the active one."""
         model, conds = self._turn_to(spatial)
         sampling = model.model_sampling
@@ -547,7 +547,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         mine = self.branch.options
         if not spatial:
             mine = {k: v for k, v in options.items() if k not in self._shown}
-        return Question(model, entry, latent, scale, at, mine)
+        return ProbeRequest(model, entry, latent, scale, at, mine)
 
     def _finish(
         self,
@@ -575,9 +575,9 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         return result
 
 
-def _seen(look: Look | None) -> tuple[Tensor | None, Tensor | None]:
+def _seen(look: ProbeResult | None) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if look is None else (look.shares, look.loss)
 
 
-def _maps(look: Look | None) -> Tensor | None:
+def _maps(look: ProbeResult | None) -> Tensor | None:
     return None if look is None else kept_maps(look.maps)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .agreement import NEGATIVE, POSITIVE, Conds
 from .options import joins_rows
 from .pair_probe import PairProbe
-from .probe import Look, Probe
+from .probe import Probe, ProbeResult
 from .shared_encoder import host_batch, once
 
 
@@ -28,7 +28,7 @@ class LaggedProbe:
 
     def __init__(self, probe: Probe, pair: PairProbe | None = None) -> None:
         self._probe, self._pair = probe, pair
-        self.look: Look | None = None
+        self.look: ProbeResult | None = None
         self._model: Any = None
         self._entry: dict[str, Any] = {}
 

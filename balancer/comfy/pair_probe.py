@@ -15,7 +15,15 @@ from torch import Tensor
 from ..attention_maps import RegionMaps
 from .attention.family import StopProbe, last_site
 from .gradients import gradient_mode, without_inference_tensors
-from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
+from .probe import (
+    ModelCall,
+    Probe,
+    ProbeRequest,
+    ProbeResult,
+    scale_of,
+    with_gradient,
+    without_graph,
+)
 from .shared_encoder import alters_encoder, encoder_length, recording, replaying
 
 
@@ -40,14 +48,14 @@ class _Half:
         """Whether the pass came by all of the half; a cache of another pack may spare it."""
         return self._blocks == encoder_length(self._network)
 
-    def follow(self, probe: Probe, call: ModelCall) -> Look | None:
+    def follow(self, probe: Probe, call: ModelCall) -> ProbeResult | None:
         """Run one branch's second half, differentiate its loss, and keep the gradient here."""
         maps, total = self.maps.continued()
         leaves = [out.detach().requires_grad_(True) for out in self._outputs[: self._blocks]]
         inputs = leaves if total is None else [*leaves, total]
 
-        def judge() -> Look:
-            look = probe.judge(maps, call)
+        def answer() -> ProbeResult:
+            look = probe.loss_from_maps(maps, call)
             loss = look.loss.sum() * scale_of(call)
             gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
             for place, gradient in enumerate(gradients):
@@ -58,7 +66,7 @@ class _Half:
 
         # a ControlNet adds in place to what the blocks give
         with replaying(self._network, [leaf.clone() for leaf in leaves]):
-            return probe.read(call, call.input, maps, judge)
+            return probe.read(call, call.input, maps, answer)
 
     def gradient(self) -> Tensor:
         """Gradient of the losses so far at the latent."""
@@ -98,10 +106,10 @@ class PairProbe:
         self._half: _Half | None = None
         self._followers = 0
 
-    def work(self, probe: Probe) -> Callable[[ModelCall], Look | None]:
+    def work(self, probe: Probe) -> Callable[[ModelCall], ProbeResult | None]:
         """What to do in place of the model call, for the first branch and then for the second."""
 
-        def look(call: ModelCall) -> Look | None:
+        def look(call: ModelCall) -> ProbeResult | None:
             if alters_encoder(call.args["c"].get("control")):
                 return probe.differentiate(call)
             if self._half is None:
@@ -114,7 +122,9 @@ class PairProbe:
 
         return look
 
-    def finish(self, looks: list[Look | None], scale: float = 1.0) -> list[Look | None]:
+    def finish(
+        self, looks: list[ProbeResult | None], scale: float = 1.0
+    ) -> list[ProbeResult | None]:
         """The looks with their gradient, times ``scale``, after both were had."""
         half, followers = self._half, self._followers
         self.begin()
@@ -131,11 +141,11 @@ class PairProbe:
         return looks
 
     def look(
-        self, first: Callable[[], Question | None], second: Callable[[], Question | None]
-    ) -> list[Look | None]:
+        self, first: Callable[[], ProbeRequest | None], second: Callable[[], ProbeRequest | None]
+    ) -> list[ProbeResult | None]:
         """Both branches' looks at the same latent; the questions are asked for one by one."""
         self.begin()
-        looks: list[Look | None] = []
+        looks: list[ProbeResult | None] = []
         scale = 1.0
         for probe, ask in zip(self._probes, (first, second), strict=True):
             question = ask()
@@ -143,5 +153,5 @@ class PairProbe:
                 looks.append(None)
                 continue
             scale = question.scale
-            looks.append(question.put_to(probe, self.work(probe), copies_skips=True))
+            looks.append(question.run(probe, self.work(probe), copies_skips=True))
         return self.finish(looks, scale)

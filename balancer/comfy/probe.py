@@ -36,7 +36,7 @@ HALF_PRECISION_SCALE = 4096.0
 
 
 @dataclass(frozen=True)
-class Look:
+class ProbeResult:
     """What a probe saw: shares (B, R) and losses (B,), both 0..1 and 0..R, and dL/dx as x.
 
     ``remaining`` (B,) in 0..1 is the mean over a sample's regions of one minus the share.
@@ -106,7 +106,7 @@ class ModelCall:
 
 
 @dataclass(frozen=True)
-class Question:
+class ProbeRequest:
     """What to ask a probe about one model: see ``Probe.look``; ``scale`` times ``latent`` is what
     the model sees."""
 
@@ -117,9 +117,12 @@ class Question:
     sigma: Tensor
     model_options: dict[str, Any]
 
-    def put_to(
-        self, probe: Probe, work: Callable[[ModelCall], Look | None], copies_skips: bool = False
-    ) -> Look | None:
+    def run(
+        self,
+        probe: Probe,
+        work: Callable[[ModelCall], ProbeResult | None],
+        copies_skips: bool = False,
+    ) -> ProbeResult | None:
         """``Probe.enter``; a gradient is then with respect to ``latent``."""
         x = self.latent * self.scale
         look = probe.enter(
@@ -155,7 +158,7 @@ class Probe:
         x: Tensor,
         sigma: Tensor,
         model_options: dict[str, Any],
-    ) -> Look | None:
+    ) -> ProbeResult | None:
         """The loss of ``model`` at latent ``x`` (B, C, H, W) and noise level ``sigma`` (B,).
 
         ``entry`` is one conditioning entry as the host has processed it for this model. Returns
@@ -163,32 +166,32 @@ class Probe:
         """
         return self.enter(model, entry, x, sigma, model_options, self.differentiate)
 
-    def differentiate(self, call: ModelCall) -> Look | None:
+    def differentiate(self, call: ModelCall) -> ProbeResult | None:
         """Run the call as far as maps are read, and differentiate the loss; see ``read``."""
         latent = call.input.requires_grad_(True)
         maps = RegionMaps(self.token_weights(call.context))
 
-        def judge() -> Look:
-            look = self.judge(maps, call)
+        def answer() -> ProbeResult:
+            look = self.loss_from_maps(maps, call)
             (gradient,) = torch.autograd.grad(look.loss.sum() * scale_of(call), latent)
             return with_gradient(look, gradient, call)
 
-        return self.read(call, latent, maps, judge)
+        return self.read(call, latent, maps, answer)
 
     def read(
-        self, call: ModelCall, latent: Tensor, maps: RegionMaps, judge: Callable[[], Look]
-    ) -> Look | None:
-        """Run the call from ``latent``, with readers that fill ``maps``, and then ``judge``.
+        self, call: ModelCall, latent: Tensor, maps: RegionMaps, answer: Callable[[], ProbeResult]
+    ) -> ProbeResult | None:
+        """Run the call from ``latent``, with readers that fill ``maps``, and then ``answer``.
 
         A call that is a prediction as well goes on from there without a graph. None where another
         pack's cache spared the model a call that came by maps before.
         """
-        seen: list[Look] = []
+        seen: list[ProbeResult] = []
 
         def at_last() -> None:
             if not call.whole:
                 raise StopProbe
-            seen.append(judge())
+            seen.append(answer())
             # gradient_mode puts it back when the call ends
             torch.set_grad_enabled(False)
 
@@ -198,7 +201,7 @@ class Probe:
             return None
         self.backwards += latent.shape[0]
         self._has_read = True
-        return seen[0] if seen else judge()
+        return seen[0] if seen else answer()
 
     def enter(
         self,
@@ -207,9 +210,9 @@ class Probe:
         x: Tensor,
         sigma: Tensor,
         model_options: dict[str, Any],
-        work: Callable[[ModelCall], Look | None],
+        work: Callable[[ModelCall], ProbeResult | None],
         copies_skips: bool = False,
-    ) -> Look | None:
+    ) -> ProbeResult | None:
         """Ask the host for a prediction and do ``work`` in place of the model call.
 
         Gradients are on, and the model's weights are ones that autograd can work with.
@@ -231,10 +234,10 @@ class Probe:
         entry: dict[str, Any],
         x: Tensor,
         model_options: dict[str, Any],
-        work: Callable[[ModelCall], Look | None],
+        work: Callable[[ModelCall], ProbeResult | None],
         whole: bool = False,
         copies_skips: bool = False,
-    ) -> tuple[dict[str, Any], list[Look]]:
+    ) -> tuple[dict[str, Any], list[ProbeResult]]:
         """Options of a prediction in whose place ``work`` is done, and where its look will be.
 
         See ``enter``. ``whole``: the prediction is wanted as well; else it comes out as zeros.
@@ -301,7 +304,7 @@ class Probe:
             )
         return last_site(self.sites, self.factor) if self.checkpointed else None
 
-    def judge(self, maps: RegionMaps, call: ModelCall) -> Look:
+    def loss_from_maps(self, maps: RegionMaps, call: ModelCall) -> ProbeResult:
         """Shares and losses of the maps, in their graph; no gradient yet.
 
         Raises RealCompoError when the pass came by no map.
@@ -330,7 +333,7 @@ class Probe:
         left = (1.0 - shares.detach()) * present
         remaining = left.sum(dim=-1) / present.sum(dim=-1)
         seen = in_whole(mean.detach(), call.x, call.area, self.factor)
-        return Look(shares, loss, remaining, None, None, seen)
+        return ProbeResult(shares, loss, remaining, None, None, seen)
 
     def token_weights(self, context: Tensor) -> Tensor:
         """What averages each region's tokens, for an encoded prompt (B, T, width)."""
@@ -378,7 +381,7 @@ def scale_of(call: ModelCall) -> float:
     return HALF_PRECISION_SCALE if call.half_precision else 1.0
 
 
-def with_gradient(look: Look, gradient: Tensor, call: ModelCall) -> Look:
+def with_gradient(look: ProbeResult, gradient: Tensor, call: ModelCall) -> ProbeResult:
     """``look`` out of its graph, with the gradient at the call's latent, scaled as the loss was."""
     gradient = gradient / scale_of(call)
     if call.area is not None:
@@ -391,7 +394,7 @@ def with_gradient(look: Look, gradient: Tensor, call: ModelCall) -> Look:
     return replace(without_graph(look), gradient=gradient, finite=finite.all())
 
 
-def without_graph(look: Look) -> Look:
+def without_graph(look: ProbeResult) -> ProbeResult:
     """``look`` with its tensors detached."""
     return replace(look, shares=look.shares.detach(), loss=look.loss.detach())
 

@@ -234,7 +234,7 @@ def test_an_interrupted_look_leaves_no_page_behind(
             def interrupt(*_: Any) -> None:
                 raise management.InterruptProcessingException
 
-            patch.setattr(probe.Probe, "judge", interrupt)
+            patch.setattr(probe.Probe, "loss_from_maps", interrupt)
             pair.run(pair.guider(first, second, PAPER), tiny.latent_noise(5), STEPS)
         for layer in (*first.model.modules(), *second.model.modules()):
             assert "_prefetch" not in layer.__dict__
