@@ -12,7 +12,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..balancer.comfy import probe
+from ..balancer.comfy import differentiable_pass
 from ..balancer.comfy.guider import RealCompoGuider
 from ..balancer.settings import MODES, BalancerSettings, plain_settings, preset
 from .cost_networks import CFG, Pair, steady_host
@@ -175,7 +175,7 @@ def measure(
     with ExitStack() as stack:
         stack.enter_context(steady_host())
         decision = patch.object(
-            probe, "must_be_checkpointed", lambda *about: checkpointed
+            differentiable_pass, "must_be_checkpointed", lambda *about: checkpointed
         )
         stack.enter_context(decision)
         passes = stack.enter_context(counting(pair.networks, pair.controls))

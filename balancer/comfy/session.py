@@ -29,7 +29,7 @@ from .compat import adds_in_place
 from .encoded import checked_vectors
 from .function_sampler import FunctionSampler
 from .gradients import gradient_mode, saved_copies, without_inference_tensors
-from .probe import HALF_PRECISION_SCALE, compute_dtype
+from .model_call import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model
 
 
@@ -218,11 +218,7 @@ def in_session(
     generator = torch.Generator().manual_seed(seed)
 
     def run(
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
+        model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
         latent_image: Any,
     ) -> Tensor:
         model = model_wrap.inner_model
@@ -230,11 +226,8 @@ def in_session(
             patcher, model, extra_args["model_options"], noise.device, generator, sites, size
         )
         modules = (model.diffusion_model,)
-        with (
-            gradient_mode(),
-            without_inference_tensors(modules),
-            saved_copies(modules, adds_in_place()),
-        ):
+        copies = saved_copies(modules, adds_in_place())
+        with gradient_mode(), without_inference_tensors(modules), copies:
             work(session)
         return noise
 

@@ -26,7 +26,7 @@ from .checkpointing import free_for_activations
 from .checks import model_name, require_ability
 from .compat import adds_in_place
 from .forwards import other_forwards
-from .probe import compute_dtype
+from .model_call import compute_dtype
 from .progress import Progress
 from .session import Session, in_session
 from .training_file import Checkpoint

@@ -32,11 +32,11 @@ def control():
 
 
 def run(monkeypatch: Any, checkpointed: bool, first: Any, second: Any, **options: Any) -> Any:
-    from realcompo.balancer.comfy import probe
+    from realcompo.balancer.comfy import differentiable_pass
 
     settings = options.pop("settings", PAPER)
     with monkeypatch.context() as patch:
-        patch.setattr(probe, "must_be_checkpointed", lambda *args: checkpointed)
+        patch.setattr(differentiable_pass, "must_be_checkpointed", lambda *args: checkpointed)
         guider = pair.guider(first, second, settings, **options)
         latents = pair.run(guider, tiny.latent_noise(5), STEPS)
     return guider, latents
