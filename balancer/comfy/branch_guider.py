@@ -17,7 +17,6 @@ from comfy.model_patcher import ModelPatcher
 from .options import has_wrapper, inside_run, within
 
 PREPARE, SAMPLER = "prepare_sampling", "sampler_sample"
-_OURS = "realcompo_pair"
 
 
 class BranchGuider(comfy.samplers.CFGGuider):
@@ -51,10 +50,11 @@ class BranchGuider(comfy.samplers.CFGGuider):
         if not has_wrapper(PREPARE, self.model_options):
             return
         kinds = options["transformer_options"].setdefault("wrappers", {}).setdefault(PREPARE, {})
+        ours = f"realcompo_{id(self)}"
 
         def both(executor: Any, model: Any, shape: Any, conds: Any, *args: Any, **kwargs: Any):  # noqa: ANN202
             # needed once, and no difference between the branches' options
-            kinds.pop(_OURS, None)
+            kinds.pop(ours)
             done: list[Any] = []
 
             def prepare(patcher: Any, _shape: Any, own: Any, *_: Any, **__: Any) -> Any:
@@ -71,7 +71,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             _, self.conds, _ = call(*own, model_options=self.model_options)
             return done[0]
 
-        kinds.setdefault(_OURS, []).append(both)
+        kinds[ours] = [both]
 
     def sampling_inside(self, sampler: Any, first: dict[str, Any]) -> Any:
         """``sampler``, or one that samples inside this model's wrappers of it; ``first`` are the
