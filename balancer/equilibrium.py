@@ -45,7 +45,8 @@ def logit_gradient(
 
 
 def smooth(gradient: Tensor, side: int) -> Tensor:
-    """Mean over ``side`` x ``side`` positions (made odd); borders are not padded with zeros."""
+    """Mean of ``gradient`` (B, 1, H, W) over ``side`` x ``side`` positions (made odd), same shape;
+    borders are not padded with zeros."""
     if side <= 1:
         return gradient
     side += 1 - side % 2

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..balancer.comfy.guider import RealCompoGuider
+from ..balancer.comfy.run import Run
 from ..balancer.equilibrium import Balancer, Phase
 from ..balancer.regions import LayoutBatch
 from ..balancer.settings import plain_settings
@@ -73,7 +74,9 @@ class ScheduledGuider(RealCompoGuider):
         super().__init__(*args, **kwargs)
         self._schedule = schedule
 
-    def _begin_run(self, noise: Tensor, sigmas: Tensor) -> None:
-        super()._begin_run(noise, sigmas)
+    def new_run(self, noise: Tensor, sigmas: Tensor) -> Run:
+        """The pack's run with the scheduled balancer."""
+        run = super().new_run(noise, sigmas)
         coverage = self.regions.coverage(*noise.shape[-2:]).to(noise)
-        self.balancer = Scheduled(self._schedule, noise.shape[0], coverage)
+        run.balancer = Scheduled(self._schedule, noise.shape[0], coverage)
+        return run

@@ -181,27 +181,18 @@ class RealCompoDualSampler:
         " predictions are mixed per pixel, and the mix follows both models' cross-attention."
     )
 
-    def sample(
-        self,
-        latent_image: dict[str, Any],
-        seed: int,
-        steps: int,
-        sampler_name: str,
-        scheduler: str,
-        denoise: float,
-        **inputs: Any,
-    ) -> dict[str, Any]:
+    def sample(self, latent_image: dict[str, Any], **inputs: Any) -> dict[str, Any]:
         """Sample as KSampler does, with the pair."""
         from ..balancer.comfy.inputs import require_latent
         from ..balancer.comfy.sampling import sample_pair
         from ..balancer.errors import RealCompoError
 
+        names = ("seed", "steps", "sampler_name", "scheduler", "denoise")
+        schedule = {name: inputs.pop(name) for name in names}
         guider = build_guider(SAMPLER, **inputs)
         try:
             require_latent(latent_image)
-            latent = sample_pair(
-                guider, latent_image, seed, steps, sampler_name, scheduler, denoise
-            )
+            latent = sample_pair(guider, latent_image, **schedule)
         except RealCompoError as error:
             raise error.at(SAMPLER) from None
         report = {"balancer": guider.settings.preset, **guider.trace.cost()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -52,8 +53,7 @@ def kept_bytes(network: Any, sites: Sequence[Site], what: Pass) -> int:
         return 0
     total = 0
     for key, layer, factor in _layers(network):
-        high, wide = grid_size(what.latent[-2], what.latent[-1], factor)
-        positions = high * wide
+        positions = prod(grid_size(what.latent[-2], what.latent[-1], factor))
         if isinstance(layer, SpatialTransformer):
             width = layer.norm.num_channels
             convolved = [p for p in (layer.proj_in, layer.proj_out) if _keeps_input(p)]
@@ -102,7 +102,7 @@ def _residual(layer: Any) -> int:
 def _transformer(
     block: BasicTransformerBlock, positions: int, width: int, what: Pass, factor: int, ends: bool
 ) -> int:
-    """Bytes of a transformer block; ``ends``: a look is over with its map."""
+    """Bytes of a transformer block; ``ends``: a probe is over with its map."""
     size, heads = what.dtype.itemsize, block.attn2.heads
     # norm1, query, key, value and result of self-attention, norm2
     total = positions * (6 * width * size + 2 * 2 * FULL + heads * FULL)

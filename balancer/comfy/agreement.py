@@ -45,23 +45,27 @@ def agreement(
     Both must be the very same weights; the caller knows. Whatever cannot be compared counts as
     different. Reads tensors back once; call it once per run.
     """
-    if any(o.get(name) for o in (first_options, second_options) for name in _REPLACING):
-        return Agreement()
+    prompts = [(first.get(name, []), second.get(name, [])) for name in ("positive", "negative")]
     every = [entry for conds in (first, second) for one in conds.values() for entry in one]
-    if joins_rows(first_options, every) or not same_options(first_options, second_options):
+    if (
+        any(options.get(name) for options in (first_options, second_options) for name in _REPLACING)
+        or joins_rows(first_options, every)
+        or not same_options(first_options, second_options)
+        # hooks change the weights between calls
+        or any(_have("hooks", entries) for both in prompts for entries in both)
+    ):
         return Agreement()
-    entries = [(first.get(name, []), second.get(name, [])) for name in ("positive", "negative")]
-    if any(entry.get("hooks") is not None for pair in entries for conds in pair for entry in conds):
-        return Agreement()  # hooks change the weights between calls
     alike = frozenset(
-        index for index, (one, other) in enumerate(entries) if len(one) == 1 and _same(one, other)
+        index for index, (one, other) in enumerate(prompts) if len(one) == 1 and _same(one, other)
     )
-    ours, theirs = entries[NEGATIVE]
+    ours, theirs = prompts[NEGATIVE]
     # a pass without the negative rows would not be what another pack's patch expects
-    if sees_rows(first_options):
-        return Agreement(False, alike)
-    plain = not any(entry.get("control") is not None for entry in [*ours, *theirs])
-    return Agreement(bool(ours) and plain and _same(ours, theirs), alike)
+    steered = sees_rows(first_options) or _have("control", [*ours, *theirs])
+    return Agreement(bool(ours) and not steered and _same(ours, theirs), alike)
+
+
+def _have(name: str, entries: list[dict[str, Any]]) -> bool:
+    return any(entry.get(name) is not None for entry in entries)
 
 
 def same_options(first: dict[str, Any], second: dict[str, Any]) -> bool:

@@ -30,7 +30,7 @@ from .function_sampler import FunctionSampler
 from .input_values import check_conditioning
 from .latents import check_pictures, fitted_samples
 from .prediction import active_entry
-from .probe import in_whole
+from .region_targets import in_whole
 
 
 def read_attention(

@@ -1,212 +1,145 @@
-"""The second model of a pair: prepared, loaded, sampled and cleaned up beside the first.
-
-The host's guider looks after one model. This does for the other what the host does for the first:
-register hooks, load in the same call, process conditioning, run callbacks, undo all of it.
-"""
+"""One model of a run: every branch is asked for its prediction and probed in the same way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-import comfy.model_management
-import comfy.sampler_helpers
 import comfy.samplers
-import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider
 from torch import Tensor
 
-from .branch_guider import BranchGuider
-from .cards import on_one_card
-from .compat import clone_model_options, has_outer_sample
-from .pairing import joined
+from ..regions import LayoutBatch
+from .agreement import Conds
+from .companion import Companion
+from .options import ASKS_BOTH, POST_CFG, lent, within
+from .prediction import Prediction
+from .probe import Probe
 
-KEY = "realcompo_spatial"
-Conds = dict[str, list[dict[str, Any]]]
 
+class Branch:
+    """One model during one run.
 
-class SpatialBranch:
-    """The spatial model during one or more runs of a guider.
-
-    ``first`` is the patcher that the host loads, ``second`` this branch's; both are the guider's
-    own and may be changed. ``one_model`` tells that one model is behind both, ``shared`` that they
-    want the very same of it. Conditioning is converted once; every run works on copies of it.
+    ``role`` is its name, ``guider`` the host's guider of this one model, which holds its patcher,
+    conditioning, guidance scale and options, since wrappers of the model may exchange them there.
+    ``regions`` are the layouts with the positions of their tokens in this model's prompt, and
+    ``probe`` reads them, where the mode balances. ``companion`` looks after the model; None where
+    the host does. ``forwards`` counts samples through the whole network.
     """
 
     def __init__(
-        self, first: ModelPatcher, second: ModelPatcher, positive: Any, negative: Any
+        self, role: str, guider: CFGGuider, regions: LayoutBatch, companion: Companion | None
     ) -> None:
-        self.patcher, self.turns = joined(first, second)
-        self.one_model = first.model is self.patcher.model
-        self.shared = self.one_model and self.turns is None
-        self._rides = False
-        if has_outer_sample() and not self.one_model:
-            # with copies on several cards the host would copy what is tied to the patcher as well
-            self._rides = bool(first.get_additional_models_with_key("multigpu"))
-            if not self._rides:
-                first.set_additional_models(KEY, [self.patcher])
-        self._original: Conds = {
-            "positive": comfy.sampler_helpers.convert_cond(positive),
-            "negative": comfy.sampler_helpers.convert_cond(negative),
-        }
-        self.guider = BranchGuider(self.patcher)
-        self.guider.model_options = {}
+        self.role, self.guider, self.regions = role, guider, regions
+        self.companion = companion
+        self.probe: Probe | None = None
+        self.forwards = 0
+        self._own_post_cfg = len(self.guider.model_options.get(POST_CFG, []))
 
     @property
-    def conds(self) -> Conds:
-        """The conditioning in this run; wrappers of the model may exchange it."""
-        return self.guider.conds
-
-    @conds.setter
-    def conds(self, conds: Conds) -> None:
-        self.guider.conds = conds
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The model's options in this run; wrappers of the model may exchange them."""
-        return self.guider.model_options
-
-    @options.setter
-    def options(self, options: dict[str, Any]) -> None:
-        self.guider.model_options = options
+    def patcher(self) -> ModelPatcher:
+        """The host's patcher of the model."""
+        return self.guider.model_patcher
 
     @property
     def model(self) -> Any:
         """The host's model object (``BaseModel``)."""
-        return self.patcher.model
+        return self.guider.inner_model
 
-    def named_conds(self) -> Conds:
-        """The conditioning as it came, by the names of the nodes' inputs."""
-        return {f"spatial_{key}": entries for key, entries in self._original.items()}
+    @property
+    def conds(self) -> Conds:
+        """The conditioning as the host has processed it for this run."""
+        return self.guider.conds
 
-    @contextmanager
-    def session(self, first_conds: Conds | None) -> Iterator[None]:
-        """Everything around one run. ``first_conds`` (new hosts): the first model's conditioning,
-        which carries this branch's ControlNets and GLIGEN into the host's one load call."""
-        self.guider.model_patcher, self.guider.original_conds = self.patcher, self._original
-        self.conds = {key: [c.copy() for c in conds] for key, conds in self._original.items()}
-        self.options = on_one_card(clone_model_options(self.patcher.model_options))
-        hook_mode = getattr(self.patcher, "hook_mode", None)
-        try:
-            if has_outer_sample():
-                self._register_hooks()
-            if first_conds is not None and first_conds.get("positive"):
-                entry = first_conds["positive"][0]
-                entry["additional_models"] = [
-                    *_as_list(entry.get("additional_models")), *self.passengers()
-                ]  # fmt: skip
-            yield
-        finally:
-            self._clean_up(hook_mode)
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model's options as they stand, in which guidance functions keep their state."""
+        return self.guider.model_options
 
-    def _register_hooks(self) -> None:
-        from comfy.hooks import EnumHookMode
+    def own_options(self) -> dict[str, Any]:
+        """A copy of what among ``options`` is this model's."""
+        return dict(self.options)
 
-        comfy.samplers.preprocess_conds_hooks(self.conds)
-        if comfy.samplers.get_total_hook_groups_in_conds(self.conds) <= 1:
-            # one set of hooks never changes during the run: do not keep its weights
-            self.patcher.hook_mode = EnumHookMode.MinVram
-        comfy.sampler_helpers.prepare_model_patcher(self.patcher, self.conds, self.options)
-        comfy.samplers.filter_registered_hooks_on_conds(self.conds, self.options)
-
-    def passengers(self) -> list[Any]:
-        """Models that come along with this branch: ControlNets, GLIGEN, models of hooks.
-
-        Also what the host does not find by the first patcher's additional models.
-        """
-        models, _ = comfy.sampler_helpers.get_additional_models(
-            self.conds, self.patcher.model_dtype()
-        )
-        if has_outer_sample() and (self.one_model or self._rides):
-            models += [self.patcher] if self._rides else self.patcher.model_patches_models()
-            models += self.patcher.get_nested_additional_models()
-        from_hooks = getattr(
-            comfy.sampler_helpers, "get_additional_models_from_model_options", None
-        )
-        models += from_hooks(self.options) if from_hooks is not None else []
-        return models
-
-    def begin(
-        self,
-        noise: Tensor,
-        latent_image: Tensor | None,
-        device: torch.device,
-        denoise_mask: Tensor | None,
-        seed: int | None,
-        sigmas: Tensor,
-        **extra: Any,
-    ) -> None:
-        """Inside the host's ``inner_sample``, with both models loaded: process conditioning.
-
-        It is this branch's turn afterwards; call ``finish`` in every case.
-        """
-        if self.one_model:
-            # the host has not loaded this patcher
-            self.patcher.model_patches_to(device)
-            self.patcher.model_patches_to(self.patcher.model_dtype())
-        if self.turns is not None:
-            self.turns.begin(device)
-            self.turns.to(True)
-        if "latent_shapes" in extra:
-            self.model.latent_shapes = extra["latent_shapes"]
-        if latent_image is not None and torch.count_nonzero(latent_image) > 0:
-            latent_image = self.model.process_latent_in(latent_image)
-        if has_outer_sample():
-            comfy.samplers.cast_to_load_options(
-                self.options, device=device, dtype=self.patcher.model_dtype()
-            )
-            self.patcher.pre_run()
-        self.conds = comfy.samplers.process_conds(
-            self.model, noise, self.conds, device, latent_image, denoise_mask, seed, **extra
-        )
-        self.options = clone_model_options(self.options)
-        self.options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
-
-    def activate(self, patcher: ModelPatcher, other: ModelPatcher) -> None:
-        """Make it the turn of ``patcher``, which is this branch's or the first one.
-
-        With one model behind both branches, hooks of the other are taken out of the weights first,
-        and ``patcher`` is the one that the host asks about its model's hooks.
-        """
-        if not self.one_model:
-            return
-        if getattr(other, "current_hooks", None) is not None:
-            other.patch_hooks(None)
-        if self.turns is not None:
-            self.turns.to(patcher is self.patcher)
-        if hasattr(patcher.model, "current_patcher"):
-            patcher.model.current_patcher = patcher
-
-    def finish(self, first: ModelPatcher) -> None:
-        """Leave the model to ``first``, before the host cleans up; the rest is the session's."""
-        if not self.one_model:
-            return
-        try:
-            self.activate(first, self.patcher)
-            if self.turns is not None and getattr(first, "current_hooks", None) is not None:
-                first.patch_hooks(None)
-        finally:
-            if self.turns is not None:
-                self.turns.end()
-            self.patcher.model_patches_to(self.patcher.offload_device)
-
-    def _clean_up(self, hook_mode: Any) -> None:
-        try:
-            comfy.sampler_helpers.cleanup_models(self.conds, [])
-            if has_outer_sample():
-                self.patcher.cleanup()
-                comfy.samplers.cast_to_load_options(
-                    self.options, device=self.patcher.offload_device
-                )
-        finally:
-            if has_outer_sample():
-                self.patcher.hook_mode = hook_mode
-                self.patcher.restore_hook_patches()
-            self.conds, self.options = {}, {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
+    def appended(self) -> list[Any]:
+        """Functions after guidance that are none of this model's, but the sampler's."""
         return []
-    return value if isinstance(value, list) else [value]
+
+    def predict(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        seed: int | None,
+        prepare: Callable[[dict[str, Any]], dict[str, Any]],
+        state: AbstractContextManager[None],
+    ) -> Prediction:
+        """The predictions for ``x`` (B, C, H, W) at ``timestep`` (B,), the host's sigma.
+
+        They are made by the host's own function, inside the model's own wrappers and with its own
+        options. ``prepare`` changes a copy of these for this one time; ``state`` is entered for it.
+        """
+        model, given, appended = self.model, self.options, self.appended()
+        functions = given.get(POST_CFG, [])
+        own = functions[: len(functions) - len(appended)]
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def keep(args: dict[str, Any]) -> Tensor:
+            seen.append((args["cond_denoised"], args["uncond_denoised"]))
+            return args["denoised"]
+
+        def predict(
+            x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+        ) -> Tensor:
+            cfg = self.guider.cfg
+            single = abs(cfg - 1.0) < 1e-9 and not model_options.get(ASKS_BOTH, False)
+            self.forwards += x.shape[0] * (1 if single else 2)
+            return comfy.samplers.sampling_function(
+                model, x, timestep, self.conds.get("negative"), self.conds.get("positive"), cfg,
+                model_options=model_options, seed=seed,
+            )  # fmt: skip
+
+        listed = [keep, *own]
+        wanted = prepare({**self.own_options(), POST_CFG: listed})
+        with state, lent(given, wanted) as live:
+            call = within("predict_noise", predict, self.guider, self.guider.model_options)
+            guided = call(x, timestep, live, seed)
+        now = given.get(POST_CFG, [])
+        if keep in now or len(listed) != len(own) + 1:
+            # functions that a pack added during the prediction stay on
+            own = [f for f in (now if keep in now else listed) if f is not keep]
+            given[POST_CFG] = [*own, *appended]
+            self._own_post_cfg = len(own)
+        return Prediction(guided, *(seen[-1] if seen else (None, None)))
+
+
+class HostBranch(Branch):
+    """The first branch, whose model is the host's own: the sampler asks with copies of its options.
+
+    Samplers append functions to them that are meant for the mixed prediction, and what other
+    branches bring for the sampler stands among them (``shown``).
+    """
+
+    def __init__(self, role: str, guider: CFGGuider, regions: LayoutBatch) -> None:
+        super().__init__(role, guider, regions, None)
+        self.sampler_options: dict[str, Any] = {}
+        self.shown: dict[str, Any] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the sampler called with last."""
+        return self.sampler_options
+
+    def own_options(self) -> dict[str, Any]:
+        """A copy of what among ``options`` is this model's."""
+        return {name: value for name, value in self.options.items() if name not in self.shown}
+
+    def appended(self) -> list[Any]:
+        """Functions after guidance that the sampler appended to the model's own."""
+        return self.options.get(POST_CFG, [])[self._own_post_cfg :]
+
+    def sampler_asks_both(self) -> bool:
+        """Whether functions that the sampler appended read the unconditional prediction, which the
+        model by itself would not make without guidance."""
+        own_wish = self.guider.model_options.get(ASKS_BOTH, False) and not self.appended()
+        return self.options.get(ASKS_BOTH, False) and not own_wish

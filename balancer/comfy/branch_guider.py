@@ -1,8 +1,8 @@
-"""The spatial branch as other packs' wrappers of its model see it: a guider of the host's.
+"""A further branch as other packs' wrappers of its model see it: a guider of the host's.
 
 What a pack lays around a whole sampling run, its preparation, its sampler or a guided prediction
-asks the guider for its model, options and conditioning. For the spatial model's wrappers these are
-the spatial branch's, while what runs inside them is the pair.
+asks the guider for its model, options and conditioning. For wrappers of a further branch's model
+these are that branch's, while what runs inside them is the pair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from comfy.model_patcher import ModelPatcher
 from .options import has_wrapper, inside_run, within
 
 PREPARE, SAMPLER = "prepare_sampling", "sampler_sample"
-_OURS = "realcompo_pair"
 
 
 class BranchGuider(comfy.samplers.CFGGuider):
@@ -40,26 +39,29 @@ class BranchGuider(comfy.samplers.CFGGuider):
         assert self.pair is not None
         return self.pair(*args, **kwargs)
 
-    def prepare_inside(self, options: dict[str, Any], passengers: Callable[[], list[Any]]) -> None:
+    def prepare_inside(
+        self, options: dict[str, Any], additional_models: Callable[[], list[Any]]
+    ) -> None:
         """Let the host's one preparation of a run happen inside this model's wrappers of it.
 
-        ``options`` are the first model's for this run; ``passengers`` tells which models come
-        along with this branch, also where a wrapper has added to them.
+        ``options`` are the first model's for this run; ``additional_models`` tells which models
+        come along with this branch, also where a wrapper has added to them.
         """
         if not has_wrapper(PREPARE, self.model_options):
             return
         kinds = options["transformer_options"].setdefault("wrappers", {}).setdefault(PREPARE, {})
+        ours = f"realcompo_{id(self)}"
 
         def both(executor: Any, model: Any, shape: Any, conds: Any, *args: Any, **kwargs: Any):  # noqa: ANN202
             # needed once, and no difference between the branches' options
-            kinds.pop(_OURS)
+            kinds.pop(ours)
             done: list[Any] = []
 
             def prepare(patcher: Any, _shape: Any, own: Any, *_: Any, **__: Any) -> Any:
                 self.conds = own
                 entry = conds["positive"][0] if conds.get("positive") else {}
                 listed = entry.get("additional_models") or []
-                more = [m for m in passengers() if not any(m is known for known in listed)]
+                more = [m for m in additional_models() if not any(m is known for known in listed)]
                 entry["additional_models"] = [*listed, *more]
                 done[:] = [executor(model, shape, conds, *args, **kwargs)]
                 return patcher.model, own, done[0][2]
@@ -69,7 +71,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
             _, self.conds, _ = call(*own, model_options=self.model_options)
             return done[0]
 
-        kinds[_OURS] = [both]
+        kinds[ours] = [both]
 
     def sampling_inside(self, sampler: Any, first: dict[str, Any]) -> Any:
         """``sampler``, or one that samples inside this model's wrappers of it; ``first`` are the
@@ -83,14 +85,14 @@ class BranchGuider(comfy.samplers.CFGGuider):
         def both(
             guider: Any, sigmas: Any, extra_args: dict[str, Any], *args: Any, **kw: Any
         ) -> Any:
-            def run(asked: Any, sigmas: Any, told: dict[str, Any], *args: Any, **kw: Any) -> Any:
-                self.model_options = told.get("model_options", self.model_options)
-                back = {**told, "model_options": extra_args["model_options"]}
-                return sample(guider if asked is self else asked, sigmas, back, *args, **kw)
+            def run(called: Any, sigmas: Any, extra: dict[str, Any], *args: Any, **kw: Any) -> Any:
+                self.model_options = extra.get("model_options", self.model_options)
+                back = {**extra, "model_options": extra_args["model_options"]}
+                return sample(guider if called is self else called, sigmas, back, *args, **kw)
 
-            told = {**extra_args, "model_options": self.model_options}
+            own = {**extra_args, "model_options": self.model_options}
             call = inside_run(SAMPLER, run, inner, self.model_options, first)
-            return call(self, sigmas, told, *args, **kw)
+            return call(self, sigmas, own, *args, **kw)
 
         inner.sample = both
         return inner

@@ -1,7 +1,7 @@
-"""Looks that keep little: blocks remember their input only, and run again in the backward.
+"""Passes that keep little: blocks remember their input only, and run again in the backward.
 
 Activation checkpointing (Chen et al. 2016, arXiv 1604.06174) for the gradient passes of U-Nets. It
-costs about one more partial forward per look and is used where memory is short.
+costs about one more partial forward per probe and is used where memory is short.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from .activation_memory import Pass, kept_bytes
 from .attention.family import Site
 from .forwards import other_forwards
 
-# the share of the free memory that one look may take before it becomes frugal
+# the share of the free memory that one probe may take before it is checkpointed
 _SHARE = 0.5
 
 
-def must_be_frugal(network: Any, sites: Sequence[Site], what: Pass, device: torch.device) -> bool:
-    """Whether a look had better be checkpointed, by the memory that is there for it."""
+def must_be_checkpointed(
+    network: Any, sites: Sequence[Site], what: Pass, device: torch.device
+) -> bool:
+    """Whether a probe had better be checkpointed, by the memory that is there for it."""
     return kept_bytes(network, sites, what) > _SHARE * free_for_activations(device)
 
 
@@ -54,7 +56,7 @@ def checkpointed(
     """Residual and transformer blocks keep only their input while this lasts.
 
     ``copies``: something writes to activations in place, so keep copies of the inputs. The
-    transformer block of ``last`` is left out: a look is left there by an exception, and what
+    transformer block of ``last`` is left out: a probe is left there by an exception, and what
     comes after is never differentiated. Without ``last`` nothing is done, unless the pass is a
     ``whole`` one.
     """

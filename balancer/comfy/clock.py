@@ -1,4 +1,4 @@
-"""Which outer step a model call belongs to, told by its noise level."""
+"""Which outer step a model call belongs to, by its noise level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class StepClock:
 
     ``sigmas`` are the run's noise levels, steps + 1 of them, falling. A call belongs to the step
     whose noise level is the last one not below the call's; a step opens at its first call. So a
-    second-order sampler's look ahead to the next noise level opens the next step, and its calls
+    second-order sampler's call ahead at the next noise level opens the next step, and its calls
     between two levels, or back at one already seen, find the mix as it stands: the mix is a
     function of the noise level, as the samplers assume of a model.
     """
@@ -41,7 +41,7 @@ class StepClock:
     def level(self, sigma: float) -> float:
         """The run's noise level that a call at ``sigma`` belongs to: the last one not below it.
 
-        That of the call's step, but that a look at the level where an unfinished run stops is
+        That of the call's step, but that a call at the level where an unfinished run stops is
         already at that level, as it is in the run that goes on from there.
         """
         reached = sigma * (1.0 - self.TOLERANCE)

@@ -25,7 +25,9 @@ Aliases = dict[int, tuple[Tensor, Tensor]]
 
 
 @contextmanager
-def ordinary_weights(modules: Iterable[Module], known: Aliases | None = None) -> Iterator[None]:
+def without_inference_tensors(
+    modules: Iterable[Module], known: Aliases | None = None
+) -> Iterator[None]:
     """Let autograd work with the weights of ``modules``, without copying or keeping them.
 
     Layers that cast pass gradients on as ``leaf_layers`` says. Elsewhere parameters and buffers

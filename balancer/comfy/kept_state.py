@@ -2,7 +2,7 @@
 
 It lives in variables around their functions, in attributes of their objects, and in dictionaries
 and lists that either holds. One MODEL in both branches has one such state for two predictions a
-step, and a look is a call that nobody asked for; so what has changed is put back around these.
+step, and a probe is a call that nobody asked for; so what has changed is put back around these.
 Nothing that lies deeper is touched.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import operator
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -70,7 +71,7 @@ def put_back(state: Iterable[tuple[Any, Any]]) -> None:
 @contextmanager
 def aside(options: dict[str, Any]) -> Iterator[None]:
     """A call that leaves no trace in objects of patches among ``options`` (caches). What is around
-    functions may count calls, and a look is one."""
+    functions may count calls, and a probe is one."""
     before = list(kept(options, variables=False).values())
     try:
         yield
@@ -79,35 +80,36 @@ def aside(options: dict[str, Any]) -> Iterator[None]:
 
 
 class OwnStates:
-    """For each of two branches a state of its own, where patches of both are one object.
+    """For each branch a state of its own, where patches of several are one object.
 
-    ``first`` and ``second`` are the branches' options. True where there is such an object.
+    ``options`` are the branches', by their roles. True where there is such an object.
     """
 
-    def __init__(self, first: dict[str, Any], second: dict[str, Any]) -> None:
-        self._options = (first, second)
-        start = self._now()
-        self._states = {branch: list(start.values()) for branch in (False, True)}
+    def __init__(self, options: dict[str, dict[str, Any]]) -> None:
+        self._options = options
+        start = list(self._now().values())
+        self._states = {role: start for role in options}
 
     def __bool__(self) -> bool:
-        return bool(self._states[False])
+        return any(self._states.values())
 
     @contextmanager
-    def of(self, spatial: bool) -> Iterator[None]:
+    def of(self, role: str) -> Iterator[None]:
         """One branch's prediction, with that branch's state in force."""
         if not self:
             yield
             return
-        put_back(self._states[spatial])
+        put_back(self._states[role])
         try:
             yield
         finally:
-            self._states[spatial] = list(self._now().values())
+            self._states[role] = list(self._now().values())
 
     def _now(self) -> Kept:
-        """Common holders."""
-        first, second = (kept(options) for options in self._options)
-        return {key: first[key] for key in first if key in second}
+        """What holders that several branches have in common hold."""
+        every = [kept(options) for options in self._options.values()]
+        times = Counter(key for each in every for key in each)
+        return {key: held for each in every for key, held in each.items() if times[key] > 1}
 
 
 def _parts(value: Any) -> Iterator[Any]:

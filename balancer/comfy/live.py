@@ -30,7 +30,7 @@ def shown_node(node: str) -> str:
     return node if prompt is None else str(prompt.get_display_node_id(node))
 
 
-class Watch:
+class LiveReporter:
     """One run as a page sees it; costs two look-ups a step while nobody listens.
 
     ``node`` is the id of the node that shows the run (None: none does), ``layout`` that of the

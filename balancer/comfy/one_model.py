@@ -59,17 +59,17 @@ def can_take_turns(first: ModelPatcher, second: ModelPatcher) -> bool:
     keys = [*own.keys, *others.keys]
     if not keys:
         return True
-    places = [layer_of(first.model, key) for key in keys]
+    layers = [layer_of(first.model, key) for key in keys]
     own_way = any(
         getattr(type(patcher), way).__module__ != ModelPatcher.__module__
         for patcher in (first, second) for way in _WAYS
     )  # fmt: skip
-    if own_way or any(is_packed(*place) for place in places):
+    if own_way or any(is_packed(*layer) for layer in layers):
         return False
-    by_host = all(adds_by_itself(*place) for place in places)
+    by_host = all(adds_by_itself(*layer) for layer in layers)
     if not by_host and (own.wrappers or others.wrappers):
         return False
-    weights = bytes_of(getattr(*place) for place in places)
+    weights = bytes_of(getattr(*layer) for layer in layers)
     return bytes_of(iter([*own.tensors(), *others.tensors()])) <= weights / 2
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from .compat import has_wrappers
 
 POST_CFG = "sampler_post_cfg_function"
-_FLAG = "disable_cfg1_optimization"
+DENOISE_MASK = "denoise_mask_function"
+ASKS_BOTH = "disable_cfg1_optimization"
+"""Also without guidance the unconditional prediction is wanted."""
 # patches behind an attention's output, which see the rows of all prompts together
 _OUTPUTS = ("attn1_output_patch", "attn2_output_patch")
 # what may see several prompts' rows in one call
@@ -50,7 +52,7 @@ def _put(options: dict[str, Any], values: dict[str, Any]) -> None:
 def marks(options: dict[str, Any]) -> dict[str, Any]:
     """Plain values that other packs leave among a model's options for hooks of their own."""
     plain = (bool, int, float, str)
-    return {k: v for k, v in options.items() if isinstance(v, plain) and k != _FLAG}
+    return {k: v for k, v in options.items() if isinstance(v, plain) and k != ASKS_BOTH}
 
 
 def joins_rows(options: dict[str, Any], entries: list[dict[str, Any]]) -> bool:
@@ -82,7 +84,7 @@ def sees_rows(options: dict[str, Any]) -> bool:
 def within(kind: str, function: Any, owner: Any, options: dict[str, Any]) -> Any:
     """``function`` inside the wrappers of this kind among ``options``, as the host calls it.
 
-    ``owner`` is what the wrappers are told that the function belongs to.
+    ``owner`` is what the function belongs to, as far as the wrappers know.
     """
     if not has_wrappers():
         return function

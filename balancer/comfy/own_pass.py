@@ -1,4 +1,4 @@
-"""Looks without a pass of their own: the step's conditional prediction is read on its way.
+"""Probes without a pass of their own: the step's conditional prediction is read on its way.
 
 Mode ``lagged``: maps and gradient belong to the step's latent z_t instead of the probe latent,
 which is one DDIM step further. So no model runs for them; only the backward is extra.
@@ -13,22 +13,23 @@ from torch import Tensor
 from .agreement import NEGATIVE, POSITIVE, Conds
 from .options import joins_rows
 from .pair_probe import PairProbe
-from .probe import Look, Probe
+from .probe import Probe
+from .probe_request import ProbeResult
 from .shared_encoder import host_batch, once
 
 
-class OwnPass:
-    """The guided prediction of one branch, which is its look as well.
+class LaggedProbe:
+    """The guided prediction of one branch, which is its probe as well.
 
-    ``probe`` is the branch's; with ``pair`` both branches' first halves are one. ``look`` is there
+    ``probe`` is the branch's; with ``pair`` the branches' first halves are one. ``result`` is there
     after the prediction, or None where the positive prompt has several entries, whose pass cannot
-    be told from the others', or where a patch needs all prompts' rows in one pass: then the caller
-    has to look by itself.
+    be distinguished from the others', or where a patch needs all prompts' rows in one pass: then
+    the caller has to probe by itself.
     """
 
     def __init__(self, probe: Probe, pair: PairProbe | None = None) -> None:
         self._probe, self._pair = probe, pair
-        self.look: Look | None = None
+        self.result: ProbeResult | None = None
         self._model: Any = None
         self._entry: dict[str, Any] = {}
 
@@ -47,12 +48,12 @@ class OwnPass:
         """
         conds, options = args["conds"], args["model_options"]
         work = self._probe.differentiate if self._pair is None else self._pair.work(self._probe)
-        looking, seen = self._probe.looking_options(
+        reading, results = self._probe.passes.options(
             self._model, self._entry, args["input"], options, work, whole=True,
             copies_skips=self._pair is not None,
         )  # fmt: skip
-        out = list(host_batch(args, [conds[POSITIVE], None], looking))
+        out = list(host_batch(args, [conds[POSITIVE], None], reading))
         if conds[NEGATIVE] is not None:
             out[NEGATIVE] = host_batch(args, [None, conds[NEGATIVE]], options)[NEGATIVE]
-        self.look = seen[0] if seen else None
+        self.result = results[0] if results else None
         return out

@@ -1,21 +1,24 @@
-"""Both looks of a balanced step at once, where the two branches are one checkpoint.
+"""The probes of a balanced step at once, where branches are one checkpoint.
 
 Branches that differ by a ControlNet share conv_in, down path and middle. That half is run and
 differentiated once; each branch's second half is run, differentiated and freed by itself, so no
-more activations are alive than in a look at one model.
+more activations are alive than in a probe of one model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..attention_maps import RegionMaps
 from .attention.family import StopProbe, last_site
-from .gradients import gradient_mode, ordinary_weights
-from .probe import Look, ModelCall, Probe, Question, scale_of, with_gradient, without_graph
+from .differentiable_pass import Work
+from .gradients import gradient_mode, without_inference_tensors
+from .model_call import ModelCall
+from .probe import Probe
+from .probe_request import ProbeRequest, ProbeResult
 from .shared_encoder import alters_encoder, encoder_length, recording, replaying
 
 
@@ -26,9 +29,9 @@ class _Half:
         self._network = network = call.model.diffusion_model
         self.call = call
         self.latent = call.input.requires_grad_(True)
-        self.maps = RegionMaps(probe.token_weights(call.context))
+        self.maps = RegionMaps(probe.targets.token_weights(call.context))
         with recording(network, copies=False, stop=StopProbe()) as outputs:
-            call.run(self.latent, probe.reading(call, self.maps))
+            call.run(self.latent, probe.passes.reading(call, self.maps))
         self._outputs: list[Tensor] = [*outputs]
         if self.maps.total is not None:
             self._outputs.append(self.maps.total)
@@ -40,28 +43,28 @@ class _Half:
         """Whether the pass came by all of the half; a cache of another pack may spare it."""
         return self._blocks == encoder_length(self._network)
 
-    def follow(self, probe: Probe, call: ModelCall) -> Look | None:
+    def follow(self, probe: Probe, call: ModelCall) -> ProbeResult | None:
         """Run one branch's second half, differentiate its loss, and keep the gradient here."""
         maps, total = self.maps.continued()
         leaves = [out.detach().requires_grad_(True) for out in self._outputs[: self._blocks]]
         inputs = leaves if total is None else [*leaves, total]
 
-        def judge() -> Look:
-            look = probe.judge(maps, call)
-            loss = look.loss.sum() * scale_of(call)
+        def answer() -> ProbeResult:
+            result = probe.loss_from_maps(maps, call)
+            loss = result.loss.sum() * call.loss_scale
             gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
-            for place, gradient in enumerate(gradients):
-                before = self._passed[place]
+            for index, gradient in enumerate(gradients):
+                before = self._passed[index]
                 if gradient is not None:
-                    self._passed[place] = gradient if before is None else before + gradient
-            return without_graph(look)
+                    self._passed[index] = gradient if before is None else before + gradient
+            return result.without_graph()
 
         # a ControlNet adds in place to what the blocks give
         with replaying(self._network, [leaf.clone() for leaf in leaves]):
-            return probe.read(call, call.input, maps, judge)
+            return probe.read(call, call.input, maps, answer)
 
     def gradient(self) -> Tensor:
-        """Gradient of the losses so far at the latent."""
+        """Gradient (B, C, h, w) of the losses so far at the latent."""
         known = [
             (output, passed)
             for output, passed in zip(self._outputs, self._passed, strict=True)
@@ -74,34 +77,35 @@ class _Half:
 
 def can_share(probe: Probe) -> bool:
     """Whether the last map to be read lies behind the common half: in U-Nets only."""
-    last = last_site(probe.sites, probe.factor)
+    last = last_site(probe.passes.sites, probe.passes.factor)
     return last is not None and last.key[0] == "output"
 
 
 class PairProbe:
-    """Looks at one network as the realism and as the spatial branch see it.
+    """Probes one network as each of several branches sees it.
 
-    ``first`` and ``second`` are the branches' own probes, which keep count; ``halves`` counts the
-    samples whose first half served both. The gradient of both losses is in the first look, unless a
-    control that reaches into the first half (T2I-Adapter) forbids to share it: then each look has
+    ``probes`` are the branches' own, which keep count; ``halves`` counts the samples whose first
+    half served another branch as well. The gradient of all losses is in the first result, unless a
+    control that reaches into the first half (T2I-Adapter) forbids to share it: then each result has
     its own.
     """
 
-    def __init__(self, first: Probe, second: Probe) -> None:
-        self._probes = (first, second)
-        second.aliases = first.aliases  # one network, one set of stand-ins
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._probes = probes
+        for probe in probes[1:]:  # one network, one set of stand-ins
+            probe.passes.aliases = probes[0].passes.aliases
         self.halves = 0
         self.begin()
 
     def begin(self) -> None:
-        """Before the looks of a step."""
+        """Before the probes of a step."""
         self._half: _Half | None = None
         self._followers = 0
 
-    def work(self, probe: Probe) -> Callable[[ModelCall], Look | None]:
-        """What to do in place of the model call, for the first branch and then for the second."""
+    def work(self, probe: Probe) -> Work:
+        """What to do in place of the model call, for one branch after the other."""
 
-        def look(call: ModelCall) -> Look | None:
+        def differentiate(call: ModelCall) -> ProbeResult | None:
             if alters_encoder(call.args["c"].get("control")):
                 return probe.differentiate(call)
             if self._half is None:
@@ -112,36 +116,39 @@ class PairProbe:
             self._followers += 1
             return self._half.follow(probe, call)
 
-        return look
+        return differentiate
 
-    def finish(self, looks: list[Look | None], scale: float = 1.0) -> list[Look | None]:
-        """The looks with their gradient, times ``scale``, after both were had."""
+    def finish(
+        self, results: list[ProbeResult | None], scale: float = 1.0
+    ) -> list[ProbeResult | None]:
+        """The results with their gradient, times ``scale``, after all were had."""
         half, followers = self._half, self._followers
         self.begin()
         if half is None:
-            return looks
+            return results
         self.halves += half.latent.shape[0] * (followers - 1)
+        aliases = self._probes[0].passes.aliases
         # checkpointed blocks run again in this
-        with gradient_mode(), ordinary_weights(half.call.modules, self._probes[0].aliases):
+        with gradient_mode(), without_inference_tensors(half.call.modules, aliases):
             gradient = half.gradient()
-        for place, look in enumerate(looks):
-            if look is not None and look.gradient is None:
-                looks[place] = with_gradient(look, gradient * scale, half.call)
+        for index, result in enumerate(results):
+            if result is not None and result.gradient is None:
+                results[index] = half.call.with_gradient(result, gradient * scale)
                 break
-        return looks
+        return results
 
-    def look(
-        self, first: Callable[[], Question | None], second: Callable[[], Question | None]
-    ) -> list[Look | None]:
-        """Both branches' looks at the same latent; the questions are asked for one by one."""
+    def run(
+        self, requests: Sequence[Callable[[], ProbeRequest | None]]
+    ) -> list[ProbeResult | None]:
+        """All branches' results at the same latent; the requests are asked for one by one."""
         self.begin()
-        looks: list[Look | None] = []
+        results: list[ProbeResult | None] = []
         scale = 1.0
-        for probe, ask in zip(self._probes, (first, second), strict=True):
-            question = ask()
-            if question is None:
-                looks.append(None)
+        for probe, ask in zip(self._probes, requests, strict=True):
+            request = ask()
+            if request is None:
+                results.append(None)
                 continue
-            scale = question.scale
-            looks.append(question.put_to(probe, self.work(probe), copies_skips=True))
-        return self.finish(looks, scale)
+            scale = request.scale
+            results.append(probe.run(request, self.work(probe), copies_skips=True))
+        return self.finish(results, scale)

@@ -1,9 +1,11 @@
-"""One model's predictions at a step, and how two of them become one."""
+"""One model's predictions at a step, and how several of them become one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add, mul
 from typing import Any
 
 import torch
@@ -20,32 +22,46 @@ class Prediction:
     """
 
     guided: Tensor
-    positive: Tensor | None
-    negative: Tensor | None
+    conditional: Tensor | None
+    unconditional: Tensor | None
 
-    def mixed(self, spatial: Prediction, mix: Tensor) -> Prediction:
-        """This and the spatial model's, with this one's share ``mix`` (B, 1, H, W); Eq. 3."""
-        mix = over_frames(mix, self.guided)
-        other = 1.0 - mix
-        return self._with(spatial, lambda own, their: mix * own + other * their)
-
-    def in_colours_of(self, realism: Prediction, outside: Tensor, amount: float) -> Prediction:
+    def with_background_of(self, realism: Prediction, outside: Tensor, amount: float) -> Prediction:
         """This in the realism model's colours where ``outside`` (1 or B, 1, H, W) is; see
         ``match_background``."""
         if amount == 0.0:
             return self
         outside = over_frames(outside, realism.guided)
-        return self._with(realism, lambda own, their: match_background(own, their, outside, amount))
-
-    def _with(self, other: Prediction, combine: Callable[[Tensor, Tensor], Tensor]) -> Prediction:
-        def each(own: Tensor | None, their: Tensor | None) -> Tensor | None:
-            return None if own is None or their is None else combine(own, their)
-
-        return Prediction(
-            combine(self.guided, other.guided),
-            each(self.positive, other.positive),
-            each(self.negative, other.negative),
+        return _combined(
+            (self, realism), lambda own, their: match_background(own, their, outside, amount)
         )
+
+
+def mixed(predictions: Sequence[Prediction], coefficients: Sequence[Tensor]) -> Prediction:
+    """The models' predictions, weighted by ``coefficients`` that sum to one (RealCompo Eq. 3)."""
+    return _combined(predictions, lambda *latents: weighted_sum(latents, coefficients))
+
+
+def weighted_sum(latents: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """Sum of the models' latents (B, C, H, W), each times its coefficients (B, 1, H, W) (Eq. 3)."""
+    return reduce(add, map(mul, coefficients, latents))
+
+
+def coefficients_of(mix: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of the realism and of the spatial model (Eq. 2) by the first one's share ``mix``
+    (B, 1, H, W), shaped to go with ``latent``; in 0..1, and their sum is 1."""
+    realism = over_frames(mix, latent)
+    return realism, 1.0 - realism
+
+
+def _combined(predictions: Sequence[Prediction], combine: Callable[..., Tensor]) -> Prediction:
+    def each(*latents: Tensor | None) -> Tensor | None:
+        return None if any(latent is None for latent in latents) else combine(*latents)
+
+    return Prediction(
+        combine(*(one.guided for one in predictions)),
+        each(*(one.conditional for one in predictions)),
+        each(*(one.unconditional for one in predictions)),
+    )
 
 
 def over_frames(positions: Tensor, latent: Tensor) -> Tensor:

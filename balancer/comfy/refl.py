@@ -28,7 +28,7 @@ from .captioner import Captioner, require_captioner
 from .checks import require_ability
 from .encoded import check_width
 from .finetune import with_notes
-from .gradients import Aliases, ordinary_weights
+from .gradients import Aliases, without_inference_tensors
 from .inputs import require_clip, require_model
 from .lora_file import LoraModel
 from .session import Encoded, Session, encode
@@ -153,7 +153,7 @@ class CaptionReward:
         x, sigma, before = self._sample(session, asked)
         self._load(session)
         modules = (self._picture.module, self._captioner.module)
-        with ordinary_weights(modules, self._known):
+        with without_inference_tensors(modules, self._known):
             tuned = predicted(session, x, sigma, asked)
             clean = with_guidance(session, x, sigma, tuned, settings.cfg, self._empty)
             reward = self._captioner.likelihood(

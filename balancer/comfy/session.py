@@ -28,8 +28,8 @@ from .checks import require_ability
 from .compat import adds_in_place
 from .encoded import checked_vectors
 from .function_sampler import FunctionSampler
-from .gradients import gradient_mode, ordinary_weights, saved_copies
-from .probe import HALF_PRECISION_SCALE, compute_dtype
+from .gradients import gradient_mode, saved_copies, without_inference_tensors
+from .model_call import HALF_PRECISION_SCALE, compute_dtype
 from .shared_encoder import call_model
 
 
@@ -68,7 +68,7 @@ class Session:
     sites: tuple[Site, ...]
     size: tuple[int, int]
     adapters: Adapters | None = None
-    frugal: bool = False
+    checkpointed: bool = False
     forwards: int = field(default=0, init=False)
     backwards: int = field(default=0, init=False)
     _values: dict[str, Tensor] = field(default_factory=dict, init=False)
@@ -135,13 +135,13 @@ class Session:
             conditions["transformer_options"] = inside
             call = {**args, "c": conditions}
             last = None if whole or maps is None else last_site(self.sites, factor)
-            frugal = self.frugal and torch.is_grad_enabled()
+            saving = self.checkpointed and torch.is_grad_enabled()
             with (
                 checkpointed(
                     network,
-                    last if frugal else None,
+                    last if saving else None,
                     adds_in_place(),
-                    whole=frugal and last is None,
+                    whole=saving and last is None,
                 ),
                 suppress(StopProbe),
             ):
@@ -226,7 +226,8 @@ def in_session(
             patcher, model, extra_args["model_options"], noise.device, generator, sites, size
         )
         modules = (model.diffusion_model,)
-        with gradient_mode(), ordinary_weights(modules), saved_copies(modules, adds_in_place()):
+        copies = saved_copies(modules, adds_in_place())
+        with gradient_mode(), without_inference_tensors(modules), copies:
             work(session)
         return noise
 

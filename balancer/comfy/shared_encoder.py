@@ -82,7 +82,7 @@ class CommonWork:
     """What the realism branch's predictions leave for the spatial branch's, within one step.
 
     ``network`` stands behind both; only U-Nets have a common half. Ask for options in this order:
-    ``first`` for the branch that computes, ``second`` for the one that takes over; what was not
+    ``leaving`` for the branch that computes, ``taking`` for the one that takes over; what was not
     left is computed anew.
     Only the one batch that guidance asks for takes part: packs that run the model again by
     themselves, with other patches, are left alone. ``encoders`` and ``negatives`` count the
@@ -100,22 +100,22 @@ class CommonWork:
 
     def forget(self) -> None:
         """Drop what was left; it belongs to one latent at one noise level."""
-        self._looking = False
+        self._probed = False
         self._negative: Tensor | None = None
         # (marks of a call's rows, what each block gave)
         self._kept: list[tuple[list[int], list[Tensor]]] = []
 
-    def first(self, options: dict[str, Any], looking: bool = False) -> dict[str, Any]:
+    def leaving(self, options: dict[str, Any], probed: bool = False) -> dict[str, Any]:
         """Options of a prediction that leaves its common parts here.
 
-        ``looking``: it is a look as well, and what its positive prompt has in common is seen to
+        ``probed``: it is a probe as well, and what its positive prompt has in common is seen to
         elsewhere (see own_pass.py).
         """
         self.forget()
-        self._looking = looking
+        self._probed = probed
         return once(options, self._leave)
 
-    def second(self, options: dict[str, Any]) -> dict[str, Any]:
+    def taking(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of a prediction that takes over what is here."""
         return once(options, self._take)
 
@@ -146,7 +146,7 @@ class CommonWork:
     def _record(self, call: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
         conditions, marks = args["c"], list(args["cond_or_uncond"])
         fits = self.agreement.encoder.issuperset(marks)
-        fits = fits and not (self._looking and POSITIVE in marks)
+        fits = fits and not (self._probed and POSITIVE in marks)
         if not fits or alters_encoder(conditions.get("control")):
             return call(args)
         with recording(self._network, _writes(conditions)) as tensors:
@@ -175,8 +175,8 @@ class CommonWork:
         for mark in marks:
             for order, tensors in self._kept:
                 if mark in order:
-                    place = order.index(mark)
-                    parts.append([tensor.chunk(len(order))[place] for tensor in tensors])
+                    row = order.index(mark)
+                    parts.append([tensor.chunk(len(order))[row] for tensor in tensors])
         if len(parts) != len(marks):
             return []
         return [torch.cat(rows) for rows in zip(*parts, strict=True)]
@@ -191,13 +191,13 @@ def once(
     ``host_batch``. Hosts of 2024 never ask it.
     """
     inner = options.get(_BATCH)
-    asked = False
+    answered = False
 
     def answer(args: dict[str, Any]) -> list[Tensor]:
-        nonlocal asked
-        if asked:
+        nonlocal answered
+        if answered:
             return host_batch({**args, _BATCH: inner}, args["conds"], args["model_options"])
-        asked = True
+        answered = True
         return function({**args, _BATCH: inner})
 
     return {**options, _BATCH: answer}

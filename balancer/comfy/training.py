@@ -26,7 +26,7 @@ from .checkpointing import free_for_activations
 from .checks import model_name, require_ability
 from .compat import adds_in_place
 from .forwards import other_forwards
-from .probe import compute_dtype
+from .model_call import compute_dtype
 from .progress import Progress
 from .session import Session, in_session
 from .training_file import Checkpoint
@@ -105,12 +105,12 @@ def train(
     level = None if whole else min(site.factor for site in sites)
     keeps = kept_bytes(network, sites, Pass(latent, compute_dtype(patcher.model), level))
     free = free_for_activations(patcher.load_device)
-    frugal = settings.checkpointing == "on" or (
+    checkpointed = settings.checkpointing == "on" or (
         settings.checkpointing == "auto" and keeps + extra_memory > _SHARE * free
     )
     # blocks of hosts before mid-2025 write to what a second run of them needs
-    frugal = frugal and not adds_in_place()
-    memory = extra_memory + (keeps / 8 if frugal else keeps)
+    checkpointed = checkpointed and not adds_in_place()
+    memory = extra_memory + (keeps / 8 if checkpointed else keeps)
     start = torch.Generator().manual_seed(settings.seed)
     with torch.inference_mode(False):
         adapters = Adapters(shapes, settings.rank, settings.alpha, start, patcher.load_device)
@@ -120,7 +120,7 @@ def train(
 
     def work(session: Session) -> None:
         nonlocal finished
-        session.adapters, session.frugal = adapters, frugal
+        session.adapters, session.checkpointed = adapters, checkpointed
         session.generator = run.generator
         checkpoint.load_into(run)
         progress = Progress(settings.steps, run.steps)

@@ -38,7 +38,7 @@ class Turns:
         self._injects = bool(injections(first) or injections(second))
         load_only(common, first, second)
         self._begun = False
-        self._spatial = False
+        self._turn = 0
         self._added: list[list[tuple[Any, str, Any]]] = [[], []]
         self._kept: list[tuple[Any, str, list[Parameter]]] = []
         self._backed_up: list[str] = []
@@ -51,7 +51,7 @@ class Turns:
 
     def begin(self, device: torch.device) -> None:
         """After loading; it is the first branch's turn then."""
-        self._begun, self._spatial = True, False
+        self._begun, self._turn = True, 0
         if self._injects:
             # by its parent it may believe otherwise; the host has taken all but the first's out
             self.second.is_injected = False
@@ -100,15 +100,15 @@ class Turns:
             value = function(value)
         known[2][number] = Parameter(value, requires_grad=False)
 
-    def to(self, spatial: bool) -> None:
-        """Make it the second (``spatial``) or the first branch's turn."""
+    def to(self, patcher: ModelPatcher) -> None:
+        """Make it the turn of ``patcher``: the second, else the first."""
         if not self._begun:
             return
-        number = int(spatial)
-        if spatial != self._spatial:
-            self._detach(1 - number)
+        number = int(patcher is self.second)
+        if number != self._turn:
+            self._detach(self._turn)
             self._change_objects((self.first, self.second)[number])
-            self._spatial = spatial
+            self._turn = number
         self._prepare(number)
         self._attach(number)
 
@@ -117,7 +117,7 @@ class Turns:
         if not self._begun:
             return
         try:
-            self.to(False)
+            self.to(self.first)
         finally:
             self._detach(0)
             self._detach(1)

@@ -79,8 +79,9 @@ def _noised_look(shares: list[Tensor | None]) -> FunctionSampler:
         sigma = float(sigmas[0])
         x = guider.inner_model.model_sampling.noise_scaling(sigmas[0], noise, latent_image, False)
         at = sigmas[:1].expand(x.shape[0])
-        for look in guider.look_at(x, at, sigma, sigma, extra_args["model_options"]):
-            shares.append(None if look is None else look.shares)
+        guider.run.host.sampler_options = extra_args["model_options"]
+        for result in guider.run.probe(x, at, sigma, sigma):
+            shares.append(None if result is None else result.shares)
         return latent_image
 
     return FunctionSampler(run)

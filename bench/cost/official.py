@@ -32,7 +32,7 @@ from ...balancer.attention_maps import attention_output, attention_probabilities
 from ...balancer.comfy.attention.families import find_sites
 from ...balancer.comfy.attention.family import Site
 from ...balancer.comfy.attention.readers import differentiable_attention
-from ...balancer.comfy.gradients import gradient_mode, ordinary_weights, saved_copies
+from ...balancer.comfy.gradients import gradient_mode, saved_copies, without_inference_tensors
 from ...balancer.masks import region_grid
 from .networks import CFG, Pair
 from .runs import Meter
@@ -121,7 +121,7 @@ class Official:
         """The latent after the first ``only`` of ``steps`` steps (all of them by default)."""
         with ExitStack() as stack:
             stack.enter_context(gradient_mode())
-            stack.enter_context(ordinary_weights(self.pair.modules))
+            stack.enter_context(without_inference_tensors(self.pair.modules))
             # ControlNet residuals are added in place by the host
             copies = saved_copies(self.pair.modules, bool(self.pair.controls))
             stack.enter_context(copies)

@@ -12,7 +12,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...balancer.comfy import probe
+from ...balancer.comfy import differentiable_pass
 from ...balancer.comfy.guider import RealCompoGuider
 from ...balancer.settings import MODES, BalancerSettings, plain_settings, preset
 from ..hollow import FlopCount, Kept, counted, kept_activations
@@ -168,14 +168,16 @@ def measure(
 ) -> Run:  # fmt: skip
     """Run a row and meter it; without ``flops`` passes only, on networks that can be computed.
 
-    ``checkpointed``: as where memory is short. Raises KeyError for an unknown
-    method.
+    ``checkpointed``: probes are, as where memory is short. Raises KeyError for an unknown method.
     """
     one = make(pair, method)
     kept = Kept()
     with ExitStack() as stack:
         stack.enter_context(steady_host())
-        stack.enter_context(patch.object(probe, "must_be_frugal", lambda *about: checkpointed))
+        decision = patch.object(
+            differentiable_pass, "must_be_checkpointed", lambda *about: checkpointed
+        )
+        stack.enter_context(decision)
         passes = stack.enter_context(counting(pair.networks, pair.controls))
         count = stack.enter_context(counted(hollow)) if flops else None
         if flops:
@@ -193,7 +195,7 @@ class Cost:
 
     ``passes`` per image by ``Passes``; ``trace`` likewise as the guider counts it. ``saved`` and
     ``alive``: bytes kept for each backward of a balanced step, see ``Kept``; ``checkpointed``:
-    those saved where the network is checkpointed.
+    those saved by checkpointed probes.
     """
 
     flops: dict[str, int]

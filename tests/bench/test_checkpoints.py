@@ -182,8 +182,6 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
     from realcompo.balancer.comfy.attention.family import choose_level
     from realcompo.balancer.comfy.gligen import apply_gligen
     from realcompo.balancer.comfy.inputs import resolve
-    from realcompo.balancer.comfy.probe import Probe
-    from realcompo.balancer.regions import LayoutBatch
     from realcompo.bench.checkpoints.studio import LOOK_SEED
     from realcompo.tests.host import pair
 
@@ -196,7 +194,6 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
         positive=plain, negative=empty, seed=seed,
     )  # fmt: skip
     grounded = apply_gligen(plain, Clip(), loaders.gligen, layout)
-    regions = LayoutBatch.of(layout, resolve(layout))
     noise = tiny.latent_noise(LOOK_SEED, height=SIDE // 8, width=SIDE // 8)
     seen = {}
     for name, patcher, positive in (("realism", look, plain), ("spatial", place, grounded)):
@@ -204,7 +201,7 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
         sigma = float(model.model_sampling.percent_to_sigma(0.5))
         x = model.process_latent_in(latent) + sigma * noise
         sites = find_sites(model.diffusion_model)
-        probe = Probe(regions, sites, choose_level(sites, "auto"))
+        level = choose_level(sites, "auto")
         with torch.inference_mode():
             # hosts of 2024 prepare and clean up nothing
             getattr(patcher, "pre_run", list)()
@@ -214,7 +211,8 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
                  "negative": comfy.sampler_helpers.convert_cond(empty)},
                 x.device,
             )  # fmt: skip
-            shot = probe.look(model, conds["positive"][0], x, torch.tensor([sigma]), {})
+            entry = conds["positive"][0]
+            shot = pair.probed(model, entry, x, sigma, level, None, layout, resolve(layout))
             getattr(patcher, "cleanup", list)()
         assert shot is not None
         seen[name] = shot.shares[0].tolist()

@@ -61,14 +61,14 @@ def test_a_hollow_probe_of_true_sd15_stops_half_way_and_keeps_what_it_must() -> 
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
     from realcompo.balancer.comfy.attention.families import family_of
     from realcompo.balancer.comfy.attention.family import StopProbe
-    from realcompo.balancer.comfy.gradients import gradient_mode, ordinary_weights
+    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
 
     network = true.unet(true.SD15, torch.float16).model.diffusion_model
     maps = RegionMaps(token_weights([[2]], 77))
     family = family_of(network)
     options = family.reading_options({}, family.sites(network), 4, maps)
     with (
-        true.fused_attention(), gradient_mode(), ordinary_weights([network]),
+        true.fused_attention(), gradient_mode(), without_inference_tensors([network]),
         hollow.counted() as count, hollow.kept_activations([network]) as kept,
     ):  # fmt: skip
         x = torch.zeros(1, 4, 64, 64, dtype=torch.float16, requires_grad=True)

@@ -30,26 +30,24 @@ def network(kind: Any, stored: torch.dtype, computed: torch.dtype) -> Any:
     return patcher
 
 
-def looked(
-    patcher: Any, kind: Any, pixels: int, batch: int = 1, beside: Any = None, frugal: bool = False
-) -> tuple[hollow.Kept, int]:
-    """What one look keeps, and what it was expected to."""
+def probed(
+    patcher: Any, kind: Any, pixels: int, batch: int = 1, beside: Any = None,
+    checkpointed: bool = False,
+) -> tuple[hollow.Kept, int]:  # fmt: skip
+    """What one probe keeps, and what it was expected to."""
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy import activation_memory, probe
+    from realcompo.balancer.comfy import activation_memory, differentiable_pass
     from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.attention.family import choose_level
-    from realcompo.balancer.regions import LayoutBatch
 
     network = patcher.model.diffusion_model
-    found = find_sites(network)
-    regions = LayoutBatch.of(pair.LAYOUT, pair.TOKENS)
-    looking = probe.Probe(regions, found, choose_level(found, "auto"))
+    level = choose_level(find_sites(network), "auto")
     expected: list[int] = []
 
     def decide(network: Any, sites: Any, what: Any, device: Any) -> bool:
         expected.append(activation_memory.kept_bytes(network, sites, what))
-        return frugal
+        return checkpointed
 
     text = true.conditioning(kind, 3)
     with torch.inference_mode():
@@ -65,9 +63,9 @@ def looked(
         pytest.MonkeyPatch.context() as patch, torch.inference_mode(), hollow.counted(),
         hollow.kept_activations(weights) as kept,
     ):  # fmt: skip
-        patch.setattr(probe, "must_be_frugal", decide)
-        entry, sigma = conds["positive"][0], torch.full((batch,), 5.0)
-        looking.look(patcher.model, entry, x, sigma, {"transformer_options": {}})
+        patch.setattr(differentiable_pass, "must_be_checkpointed", decide)
+        entry, options = conds["positive"][0], {"transformer_options": {}}
+        pair.probed(patcher.model, entry, x, 5.0, level, options)
     return kept, expected[0]
 
 
@@ -83,7 +81,7 @@ def looked(
     ],
 )
 def test_what_is_expected_is_kept(kind, stored, computed, pixels, batch) -> None:
-    kept, expected = looked(network(kind, stored, computed), kind, pixels, batch)
+    kept, expected = probed(network(kind, stored, computed), kind, pixels, batch)
     print(f"kept {kept.alive[0] / GIB:.3f} GiB, expected {expected / GIB:.3f}")
     assert expected == pytest.approx(kept.alive[0], rel=0.15)
 
@@ -96,13 +94,13 @@ def test_with_gligen_and_with_a_controlnet() -> None:
         net = true.control(true.SD15, H).copy().set_cond_hint(hint, 0.8, (0.0, 1.0))
     grounded = {"gligen": ("position", gligen, [(torch.zeros(1, 768), 8, 8, 0, 0)])}
     for beside in (grounded, {"control": net, "control_apply_to_uncond": True}):
-        kept, expected = looked(patcher, true.SD15, 512, beside=beside)
+        kept, expected = probed(patcher, true.SD15, 512, beside=beside)
         assert expected == pytest.approx(kept.alive[0], rel=0.15)
 
 
 def test_checkpointed_looks_of_sdxl_keep_a_tenth() -> None:
     patcher = network(true.SDXL_BASE, B, H)
-    kept, expected = looked(patcher, true.SDXL_BASE, 1024, frugal=True)
+    kept, expected = probed(patcher, true.SDXL_BASE, 1024, checkpointed=True)
     assert kept.alive[0] < 0.1 * expected and kept.alive[0] < 0.5 * GIB
 
 

@@ -123,11 +123,11 @@ def _host_functions() -> list[tuple[Any, str]]:
 def _around() -> list[tuple[Any, str]]:
     import comfy.sd
     import latent_preview
-    from realcompo.balancer.comfy.live import Watch
+    from realcompo.balancer.comfy.live import LiveReporter
 
     return [
         (comfy.sd.CLIP, "encode_from_tokens"), (comfy.sd.CLIP, "load_model"),
-        (comfy.sd.VAE, "decode"), (comfy.sd.VAE, "encode"), (Watch, "show"),
+        (comfy.sd.VAE, "decode"), (comfy.sd.VAE, "encode"), (LiveReporter, "show"),
         (latent_preview.Latent2RGBPreviewer, "decode_latent_to_preview"),
     ]  # fmt: skip
 

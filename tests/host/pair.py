@@ -13,6 +13,7 @@ from . import tiny
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from realcompo.balancer.comfy.guider import RealCompoGuider
+    from realcompo.balancer.comfy.probe_request import ProbeResult
 
 BOXES = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]
 TOKENS = ((2, 3), (5,))
@@ -50,6 +51,27 @@ def guider(
         negative if spatial_negative is None else spatial_negative,
         layout, tokens, cfg, settings,
     )  # fmt: skip
+
+
+def probed(
+    model: Any,
+    entry: dict[str, Any],
+    x: torch.Tensor,
+    sigma: float,
+    factor: int = 2,
+    options: dict[str, Any] | None = None,
+    layout: Layout = LAYOUT,
+    tokens: Any = TOKENS,
+) -> ProbeResult | None:
+    """One probe of the host's ``model`` at ``x`` by a conditioning entry that is processed."""
+    from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.probe import Probe
+    from realcompo.balancer.comfy.probe_request import ProbeRequest
+    from realcompo.balancer.regions import LayoutBatch
+
+    probe = Probe(LayoutBatch.of(layout, tokens), find_sites(model.diffusion_model), factor)
+    at = torch.full((x.shape[0],), sigma)
+    return probe.run(ProbeRequest(model, entry, x, 1.0, at, options or {}))
 
 
 def sigmas_for(

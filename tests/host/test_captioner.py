@@ -114,9 +114,9 @@ def test_likelihoods_of_a_batch_are_those_of_its_pictures(captioner: Any) -> Non
 def test_gradients_reach_the_pictures_of_a_captioner_loaded_in_inference_mode(
     captioner: Any,
 ) -> None:
-    from realcompo.balancer.comfy.gradients import gradient_mode, ordinary_weights
+    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
 
-    with gradient_mode(), ordinary_weights((captioner.module,)):
+    with gradient_mode(), without_inference_tensors((captioner.module,)):
         pictures = PICTURES.clone().requires_grad_(True)
         captioner.likelihood(pictures, TEXTS).sum().backward()
     assert pictures.grad is not None

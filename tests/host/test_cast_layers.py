@@ -82,7 +82,7 @@ def pattern(like: Tensor) -> Tensor:
 
 def through(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Output and gradient with the host's layer in the engine's hands, and what autograd kept."""
-    from realcompo.balancer.comfy.gradients import gradient_mode, ordinary_weights
+    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
 
     kept: list[Tensor] = []
 
@@ -90,7 +90,7 @@ def through(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         kept.append(tensor)
         return tensor
 
-    with torch.inference_mode(), gradient_mode(), ordinary_weights([layer]):
+    with torch.inference_mode(), gradient_mode(), without_inference_tensors([layer]):
         x = x.clone().requires_grad_(True)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             out = layer(x)

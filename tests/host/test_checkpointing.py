@@ -32,12 +32,12 @@ def control():
     return tiny.tiny_controlnet(6, levels=3)
 
 
-def run(monkeypatch: Any, frugal: bool, first: Any, second: Any, **options: Any) -> Any:
-    from realcompo.balancer.comfy import probe
+def run(monkeypatch: Any, checkpointed: bool, first: Any, second: Any, **options: Any) -> Any:
+    from realcompo.balancer.comfy import differentiable_pass
 
     settings = options.pop("settings", PAPER)
     with monkeypatch.context() as patch:
-        patch.setattr(probe, "must_be_frugal", lambda *args: frugal)
+        patch.setattr(differentiable_pass, "must_be_checkpointed", lambda *args: checkpointed)
         guider = pair.guider(first, second, settings, **options)
         latents = pair.run(guider, tiny.latent_noise(5), STEPS)
     return guider, latents
@@ -108,25 +108,25 @@ def kept_bytes(look: Any, weights: set[int]) -> int:
     return sum(kept.values())
 
 
-def look_at(network: Any, frugal: bool, side: int) -> int:
+def look_at(network: Any, saves: bool, side: int) -> int:
     from realcompo.balancer.attention_maps import RegionMaps, token_weights
     from realcompo.balancer.comfy import checkpointing
     from realcompo.balancer.comfy.attention.families import family_of, find_sites
     from realcompo.balancer.comfy.attention.family import StopProbe, last_site
-    from realcompo.balancer.comfy.gradients import ordinary_weights
+    from realcompo.balancer.comfy.gradients import without_inference_tensors
 
     sites = find_sites(network)
     last = last_site(sites, 4)
     kept = 0
     # outside of inference mode tensors live as long as the graph needs them
-    with torch.enable_grad(), ordinary_weights([network]):
+    with torch.enable_grad(), without_inference_tensors([network]):
         weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
         x = tiny.latent_noise(3, height=side, width=side).requires_grad_(True)
         maps = RegionMaps(token_weights([[2]], 77))
         options = family_of(network).reading_options({}, sites, 4, maps)
 
         def forward() -> None:
-            saving = checkpointing.checkpointed(network, last if frugal else None, False)
+            saving = checkpointing.checkpointed(network, last if saves else None, False)
             with saving, pytest.raises(StopProbe):
                 network(x, torch.ones(1), context=CONTEXT, transformer_options=options)
 
@@ -146,11 +146,11 @@ def test_what_is_kept() -> None:
 
     with fused_attention():
         network = tiny.family_unet(1, "SD15", channels=64).model.diffusion_model
-        plain, frugal = look_at(network, False, 32), look_at(network, True, 32)
+        plain, checkpointed = look_at(network, False, 32), look_at(network, True, 32)
     what = activation_memory.Pass((1, 4, 32, 32), torch.float32, 4)
     guess = activation_memory.kept_bytes(network, find_sites(network), what)
-    print(f"kept {plain / 2**20:.1f} MiB, frugal {frugal / 2**20:.1f}, guess {guess / 2**20:.1f}")
-    assert frugal < 0.35 * plain
+    print(*(f"{size / 2**20:.1f} MiB" for size in (plain, checkpointed, guess)))
+    assert checkpointed < 0.35 * plain
     assert guess == pytest.approx(plain, rel=0.15)
 
 
@@ -165,7 +165,7 @@ def test_the_hosts_free_memory_decides(monkeypatch, model, free, expected) -> No
     network = model.model.diffusion_model
     what = activation_memory.Pass((1, 4, 16, 16), torch.float32, 4)
     device = torch.device("cpu")
-    assert checkpointing.must_be_frugal(network, sites, what, device) is expected
+    assert checkpointing.must_be_checkpointed(network, sites, what, device) is expected
 
 
 def test_pages_of_models_that_had_their_turn_count_as_free(monkeypatch) -> None:

@@ -335,10 +335,7 @@ def test_company(models, noise) -> None:
     gligen = tiny.tiny_gligen(models[0], 7)
     boxes = tiny.with_gligen(tiny.conditioning(3), gligen, [(tiny.pooled_phrase(8), 8, 8, 0, 0)])
     lora = models[0].clone()
-    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
-    weight = lora.model.state_dict()[key]
-    delta = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
-    lora.add_patches({key: (0.5 * delta,)})
+    lora.add_patches({tiny.VALUES: (0.5 * tiny.difference(lora),)})
     for start, text in ((models[0], control), (models[0], boxes), (lora, tiny.conditioning(3))):
         model, positive = dense(start, text)
         bent = pair.run_alone(model, noise, positive=positive, steps=3)
@@ -353,21 +350,13 @@ def test_company(models, noise) -> None:
 def test_weight_hooks_on_the_entry(models, noise) -> None:
     if not new_host():
         pytest.skip("hooks came with the hosts of December 2024")
-    import comfy.hooks
-
-    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
-    weight = models[0].model.state_dict()[key]
-    delta = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
-    hook = comfy.hooks.WeightHook(strength_model=0.5)
-    hook.weights, hook.need_weight_init = {key: (delta,)}, False
-    group = comfy.hooks.HookGroup()
-    group.add(hook)
-    hooked = [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(3)]
+    delta = tiny.difference(models[0])
+    hooked = tiny.with_weight_hook(tiny.conditioning(3), delta)
     x = SIGMA * tiny.latent_noise(5)
     model, positive = dense(models[0], hooked)
     (bent,) = predictions(model, [positive], x)
     patched = models[0].clone()
-    patched.add_patches({key: (0.5 * delta,)})
+    patched.add_patches({tiny.VALUES: (0.5 * delta,)})
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([patched])
@@ -453,38 +442,30 @@ def test_either_branch_of_the_pair(models, noise, branch) -> None:
     )
 
 
-def looked_at(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
+def probed(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.compat import clone_model_options
-    from realcompo.balancer.comfy.probe import Probe
-    from realcompo.balancer.regions import LayoutBatch
 
     conds = {"positive": positive, "negative": tiny.conditioning(4)}
     conds = {k: comfy.sampler_helpers.convert_cond(v) for k, v in conds.items()}
     options = clone_model_options(model.model_options)
-    probe = Probe(
-        LayoutBatch.of(pair.LAYOUT, pair.TOKENS), find_sites(model.model.diffusion_model), factor
-    )
     with torch.inference_mode():
         if new_host():
             comfy.sampler_helpers.prepare_model_patcher(model, conds, options)
             model.pre_run()
         conds = comfy.samplers.process_conds(model.model, x, conds, x.device)
-        look = probe.look(
-            model.model, conds["positive"][0], x, torch.full((x.shape[0],), SIGMA), options
-        )
+        result = pair.probed(model.model, conds["positive"][0], x, SIGMA, factor, options)
         if new_host():
             model.cleanup()
-    return look
+    return result
 
 
 def test_the_probe_reads_the_map_that_is_used(models) -> None:
     """Shares of a bent model rise: its words look into their regions."""
     x = SIGMA * tiny.latent_noise(5)
     model, positive = dense(models[0])
-    bent, plain = looked_at(model, positive, x), looked_at(models[0], tiny.conditioning(3), x)
+    bent, plain = probed(model, positive, x), probed(models[0], tiny.conditioning(3), x)
     assert bool((bent.shares > plain.shares + 0.05).all())
     assert float(bent.remaining) < float(plain.remaining)
 
@@ -492,15 +473,15 @@ def test_the_probe_reads_the_map_that_is_used(models) -> None:
 def test_the_probes_gradient_goes_through_the_modulation(models) -> None:
     x = SIGMA * tiny.latent_noise(5)
     model, positive = dense(models[0])
-    look = looked_at(model, positive, x)
+    look = probed(model, positive, x)
     assert bool(look.finite)
     direction = look.gradient / look.gradient.norm()
-    up, down = (looked_at(model, positive, x + s * direction) for s in (2e-2, -2e-2))
+    up, down = (probed(model, positive, x + s * direction) for s in (2e-2, -2e-2))
     slope = (up.loss - down.loss) / 4e-2
     assert float(slope) == pytest.approx(float(look.gradient.norm()), rel=2e-2)
     adapted = model.clone()
     adapted.set_model_attn2_replace(adapter, "input", 1)
-    look = looked_at(adapted, positive, x)
+    look = probed(adapted, positive, x)
     assert bool(look.finite)
 
 

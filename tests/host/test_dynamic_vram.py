@@ -49,19 +49,18 @@ def pages(request: Any) -> str:
 def sampled(
     monkeypatch: Any, first: Any, second: Any, settings: Any, noise: Any = None, **options: Any
 ) -> Any:
-    """Latents, every gradient of a look, and the trace of a run."""
-    from realcompo.balancer.comfy import pair_probe, probe
+    """Latents, every gradient of a probe, and the trace of a run."""
+    from realcompo.balancer.comfy.model_call import ModelCall
 
     gradients: list[Tensor] = []
-    original = probe.with_gradient
+    original = ModelCall.with_gradient
 
-    def kept(look: Any, gradient: Tensor, call: Any) -> Any:
+    def kept(call: Any, result: Any, gradient: Tensor) -> Any:
         gradients.append(gradient.clone())
-        return original(look, gradient, call)
+        return original(call, result, gradient)
 
     with monkeypatch.context() as patch:
-        patch.setattr(probe, "with_gradient", kept)
-        patch.setattr(pair_probe, "with_gradient", kept)
+        patch.setattr(ModelCall, "with_gradient", kept)
         guider = pair.guider(first, second, settings, **options)
         noise = tiny.latent_noise(5) if noise is None else noise
         return pair.run(guider, noise, STEPS), gradients, guider.trace
@@ -126,10 +125,10 @@ def test_shared_halves(
 
 
 def test_checkpointed_looks(monkeypatch: Any, pair_of: Any, pages: str) -> None:
-    from realcompo.balancer.comfy import probe
+    from realcompo.balancer.comfy import differentiable_pass
 
     first, second = pair_of
-    monkeypatch.setattr(probe, "must_be_frugal", lambda *_: True)
+    monkeypatch.setattr(differentiable_pass, "must_be_checkpointed", lambda *_: True)
     compare(
         lambda: sampled(monkeypatch, first, second, PAPER),
         first.model, second.model, pages=pages,
@@ -234,7 +233,7 @@ def test_an_interrupted_look_leaves_no_page_behind(
             def interrupt(*_: Any) -> None:
                 raise management.InterruptProcessingException
 
-            patch.setattr(probe.Probe, "judge", interrupt)
+            patch.setattr(probe.Probe, "loss_from_maps", interrupt)
             pair.run(pair.guider(first, second, PAPER), tiny.latent_noise(5), STEPS)
         for layer in (*first.model.modules(), *second.model.modules()):
             assert "_prefetch" not in layer.__dict__
@@ -344,7 +343,7 @@ def test_nothing_is_fetched_ahead_of_a_look(pair_of: Any, monkeypatch: Any) -> N
     monkeypatch.setattr(second, "is_dynamic", lambda: True)
     first.model.current_patcher, second.model.current_patcher = first, second
     guider = pair.guider(first, second, PAPER)
-    for patcher in (guider.model_patcher, guider.branch.patcher):
+    for patcher in (guider.model_patcher, guider.companions[0].patcher):
         monkeypatch.setattr(patcher, "is_dynamic", lambda: True, raising=False)
     pair.run(guider, tiny.latent_noise(5), STEPS)
     assert {looking for _, looking in seen} == {True, False}

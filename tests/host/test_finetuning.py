@@ -268,9 +268,9 @@ def test_prompts_of_many_shapes_share_a_training(model) -> None:
 
 def test_checkpointed_blocks_give_the_same_training(model) -> None:
     plain, _, _ = finetune(model, norm=0.5, checkpointing="off")
-    frugal, _, _ = finetune(model, norm=0.5, checkpointing="on")
+    checkpointed, _, _ = finetune(model, norm=0.5, checkpointing="on")
     for key, value in plain.items():
-        torch.testing.assert_close(value, frugal[key], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(value, checkpointed[key], atol=1e-5, rtol=1e-3)
 
 
 def test_passes_per_step(model) -> None:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
 from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.regions import LayoutBatch
 from realcompo.balancer.settings import plain_settings, preset
 
 from . import pair, tiny
@@ -106,14 +105,12 @@ def test_gradient_with_controlnet_is_the_true_passes(models, monkeypatch) -> Non
     """
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.attention.families import find_sites
-    from realcompo.balancer.comfy.probe import Probe
 
     model = models[1].model
     steered = tiny.with_control(tiny.conditioning(3), tiny.tiny_controlnet(6), 7)
     conds = {"positive": steered, "negative": tiny.conditioning(4)}
     conds = {k: comfy.sampler_helpers.convert_cond(v) for k, v in conds.items()}
-    x, sigma = tiny.latent_noise(5) * 3, torch.tensor([2.0])
+    x = tiny.latent_noise(5) * 3
     net = steered[0][1]["control"]
     compute, kept = net.get_control, []
 
@@ -127,19 +124,17 @@ def test_gradient_with_controlnet_is_the_true_passes(models, monkeypatch) -> Non
         if new_host():
             models[1].pre_run()
         conds = comfy.samplers.process_conds(model, x, conds, x.device)
-        regions = LayoutBatch.of(pair.LAYOUT, pair.TOKENS)
-        probe = Probe(regions, find_sites(model.diffusion_model), 1)
 
         def loss(latent: torch.Tensor):
-            return probe.look(model, conds["positive"][0], latent, sigma, {})
+            return pair.probed(model, conds["positive"][0], latent, 2.0, factor=1)
 
-        look = loss(x)
-        direction = look.gradient / look.gradient.norm()
+        result = loss(x)
+        direction = result.gradient / result.gradient.norm()
         slope = (loss(x + 2e-2 * direction).loss - loss(x - 2e-2 * direction).loss) / 4e-2
         if new_host():
             models[1].cleanup()
     assert kept
-    assert float(slope) == pytest.approx(float(look.gradient.norm()), rel=2e-2)
+    assert float(slope) == pytest.approx(float(result.gradient.norm()), rel=2e-2)
 
 
 def test_an_attention_patch_of_another_pack_stays_in_force(models, noise) -> None:
@@ -230,12 +225,12 @@ def test_several_positives_areas_and_ranges(models, noise) -> None:
 
 
 def test_gradient_of_an_area_reaches_its_area_only(models) -> None:
-    from realcompo.balancer.comfy import guider as module
+    from realcompo.balancer.comfy.probe import Probe
 
     seen: list[torch.Tensor] = []
-    original = module.Probe.look
+    original = Probe.run
 
-    def look(self, *args, **kwargs):
+    def run(self, *args, **kwargs):
         result = original(self, *args, **kwargs)
         seen.append(result.gradient)
         return result
@@ -243,8 +238,9 @@ def test_gradient_of_an_area_reaches_its_area_only(models) -> None:
     area = tiny.conditioning(3)
     area[0][1]["area"] = (8, 10, 4, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Probe, "look", look)
+        patch.setattr(Probe, "run", run)
         pair.run(pair.guider(*models, SETTINGS, positive=area), tiny.latent_noise(5), 1)
+    assert len(seen) == 2
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[4:12, 2:12] = True
     for gradient in seen:
@@ -255,16 +251,7 @@ def test_gradient_of_an_area_reaches_its_area_only(models) -> None:
 def test_weight_hooks_on_the_spatial_branch(models, noise) -> None:
     if not new_host():
         pytest.skip("hooks came with the hosts of December 2024")
-    import comfy.hooks
-
-    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
-    weight = models[1].model.state_dict()[key]
-    delta = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
-    hook = comfy.hooks.WeightHook(strength_model=0.5)
-    hook.weights, hook.need_weight_init = {key: (delta,)}, False
-    group = comfy.hooks.HookGroup()
-    group.add(hook)
-    hooked = [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(3)]
+    hooked = tiny.with_weight_hook(tiny.conditioning(3), tiny.difference(models[1]))
     before = {k: v.clone() for k, v in models[1].model.state_dict().items()}
     alone = pair.run_alone(models[1], noise, positive=hooked)
     assert not torch.equal(alone, pair.run_alone(models[1], noise))

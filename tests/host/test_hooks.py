@@ -19,7 +19,6 @@ from realcompo.balancer.errors import RealCompoError
 from . import pair, tiny
 from .test_guider_company import ALONE, SETTINGS
 
-KEY = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,21 +56,11 @@ def dynamic(seed: int, known_loader: bool = True) -> Any:
     return model
 
 
-def hooked(seed: int, strength: float = 0.5) -> Any:
-    import comfy.hooks
-
-    hook = comfy.hooks.WeightHook(strength_model=strength)
-    size = tiny.tiny_unet(1).model.state_dict()[KEY].shape
-    delta = torch.randn(size, generator=torch.Generator().manual_seed(3))
-    hook.weights, hook.need_weight_init = {KEY: (delta,)}, False
-    group = comfy.hooks.HookGroup()
-    group.add(hook)
-    return [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(seed)]
-
-
 @pytest.fixture
 def conds() -> dict[str, Any]:
-    return {"hooked": hooked(3), "plain": tiny.conditioning(3)}
+    text = tiny.conditioning(3)
+    delta = tiny.difference(tiny.tiny_unet(1))
+    return {"hooked": tiny.with_weight_hook(text, delta), "plain": text}
 
 
 @pytest.mark.parametrize("one_model", [False, True])
@@ -87,9 +76,9 @@ def test_a_hook_on_either_side(noise, conds, which, one_model) -> None:
         guider = pair.guider(
             *models, ALONE[side], positive=texts[0], spatial_positive=texts[1]
         )  # fmt: skip
-        patchers = (guider.model_patcher, guider.branch.patcher)
+        patchers = (guider.model_patcher, guider.companions[0].patcher)
         assert (patchers[0].model is patchers[1].model) == one_model
-        assert guider.branch.shared == one_model
+        assert guider.companions[0].shared == one_model
         for text, patcher in zip(texts, patchers, strict=True):
             assert not (text is conds["hooked"] and patcher.is_dynamic())
         loads: list[set[int]] = []

@@ -13,7 +13,6 @@ from torch import Tensor
 pytest.importorskip("comfy.ldm.qwen_image.model")
 
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent  # noqa: E402
-from realcompo.balancer.regions import LayoutBatch  # noqa: E402
 
 from . import joint_reference, pair, tiny, tiny_dit  # noqa: E402
 from .counting import counting  # noqa: E402
@@ -36,18 +35,15 @@ def ready(patcher: Any, text: Any, x: Tensor) -> Iterator[dict[str, Any]]:
         patcher.cleanup()
 
 
-def look(
+def probed(
     patcher: Any, x: Tensor, options: dict[str, Any] | None = None, text: Any = None,
     layout: Any = pair.LAYOUT, tokens: Any = pair.TOKENS,
 ) -> Any:  # fmt: skip
-    from realcompo.balancer.comfy.attention.families import find_sites
-    from realcompo.balancer.comfy.probe import Probe
-
-    model = patcher.model
-    probe = Probe(LayoutBatch.of(layout, tokens), find_sites(model.diffusion_model), 2)
     with ready(patcher, text or tiny_dit.conditioning(3), x) as conds:
-        sigma = torch.full((x.shape[0],), SIGMA)
-        return probe.look(model, conds["positive"][0], x, sigma, options or {})
+        entry = conds["positive"][0]
+        return pair.probed(
+            patcher.model, entry, x, SIGMA, options=options, layout=layout, tokens=tokens
+        )
 
 
 def literal(
@@ -79,7 +75,7 @@ def test_maps_and_gradient_are_the_literal_ones(family, size) -> None:
     """The whole joint softmax of a full pass; odd latents are padded to whole patches."""
     model = FAMILIES[family].build(1)
     x = tiny_dit.noise(family, 5, 2, *size)
-    one = look(model, x)
+    one = probed(model, x)
     assert one.gradient.shape == x.shape
     assert bool(((one.shares > 0) & (one.shares < 1)).all())
     agree(one, *literal(model, family, x))
@@ -103,7 +99,7 @@ def test_the_early_stop_is_partial_and_changes_nothing(family, monkeypatch) -> N
         for name, module in blocks
     ]
     with counting(model=model) as counts:
-        stopped = look(model, x)
+        stopped = probed(model, x)
     ran = list(entered)
     assert (counts.models["model"].full, counts.models["model"].partial) == (0, 1)
     assert ran == [name for name, _ in blocks[: FAMILIES[family].read]]
@@ -115,7 +111,7 @@ def test_the_early_stop_is_partial_and_changes_nothing(family, monkeypatch) -> N
     )
     entered.clear()
     with counting(model=model) as counts:
-        whole = look(model, x)
+        whole = probed(model, x)
     for handle in handles:
         handle.remove()
     assert (counts.models["model"].full, counts.models["model"].partial) == (1, 0)
@@ -155,12 +151,12 @@ def test_closed_form_equals_autograd_and_both_models_speak(family) -> None:
     mixed = mix * clean[0] + (1 - mix) * clean[1]
     at = probe_latent(x, mixed, SIGMA, SIGMA_NEXT)
     torch.testing.assert_close(at, probe.detach(), rtol=1e-5, atol=1e-6)
-    looks = [look(model, at) for model in models]
+    results = [probed(model, at) for model in models]
     found = logit_gradient(
-        looks[0].gradient + looks[1].gradient, clean[0], clean[1], mix, SIGMA, SIGMA_NEXT
+        results[0].gradient + results[1].gradient, clean[0], clean[1], mix, SIGMA, SIGMA_NEXT
     )
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
-    for one, alone in zip(looks, separate, strict=True):
+    for one, alone in zip(results, separate, strict=True):
         mine = logit_gradient(one.gradient, clean[0], clean[1], mix, SIGMA, SIGMA_NEXT)
         assert mine.abs().max() > 0.01 * expected.abs().max()
         assert (mine - alone).abs().max() < 1e-3 * alone.abs().max()
@@ -170,9 +166,9 @@ def test_closed_form_equals_autograd_and_both_models_speak(family) -> None:
 def test_a_batch_equals_its_samples(family) -> None:
     model = FAMILIES[family].build(1)
     x = tiny_dit.noise(family, batch=3)
-    together = look(model, x)
+    together = probed(model, x)
     for sample in range(3):
-        one = look(model, x[sample : sample + 1])
+        one = probed(model, x[sample : sample + 1])
         torch.testing.assert_close(one.shares, together.shares[sample : sample + 1])
         mine = together.gradient[sample : sample + 1]
         assert (one.gradient - mine).abs().max() < 1e-5 * mine.abs().max()
@@ -188,7 +184,7 @@ def test_image_only_attention_of_sd35_medium_is_not_read() -> None:
             given = joint_reference.conditions(copied, tiny_dit.conditioning(3), x)
             copied.apply_model(x, torch.tensor([SIGMA]), **given)
     assert len(literal_calls) == 6
-    agree(look(model, x), *literal(model, "sd3", x))
+    agree(probed(model, x), *literal(model, "sd3", x))
 
 
 def test_text_after_the_image_is_found_there() -> None:
@@ -196,7 +192,7 @@ def test_text_after_the_image_is_found_there() -> None:
     for block in model.model.diffusion_model.double_blocks:
         block.flipped_img_txt = True
     x = tiny_dit.noise("flux", 5, 1, 12, 16)
-    agree(look(model, x), *literal(model, "flux", x, image_first=True))
+    agree(probed(model, x), *literal(model, "flux", x, image_first=True))
 
 
 @pytest.mark.parametrize("family", ["flux", "qwen"])
@@ -204,10 +200,10 @@ def test_reference_pictures_are_not_the_picture(family) -> None:
     """Kontext and edit models append reference tokens: they compete, but are not read."""
     model = FAMILIES[family].build(1)
     x = tiny_dit.noise(family)
-    plain = look(model, x)
+    plain = probed(model, x)
     other = tiny_dit.noise(family, 77, 1, 12, 8)
     text = [[c, {**e, "reference_latents": [other]}] for c, e in tiny_dit.conditioning(3)]
-    with_reference = look(model, x, text=text)
+    with_reference = probed(model, x, text=text)
     agree(with_reference, *literal(model, family, x, reference_latents=[other.clone()]))
     assert not torch.allclose(plain.shares, with_reference.shares, rtol=1e-4)
 
@@ -225,10 +221,10 @@ def test_a_mask_is_honoured() -> None:
         [c, {**e, "attention_mask": given, "attention_mask_img_shape": (8, 8)}]
         for c, e in tiny_dit.conditioning(3)
     ]
-    one = look(model, x, text=text)
+    one = probed(model, x, text=text)
     calls_maps = masked_shares(model, x, mask)
     torch.testing.assert_close(one.shares, calls_maps, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(one.shares, look(model, x).shares, rtol=1e-3)
+    assert not torch.allclose(one.shares, probed(model, x).shares, rtol=1e-3)
 
 
 def masked_shares(model: Any, x: Tensor, mask: Tensor) -> Tensor:
@@ -255,7 +251,7 @@ def masked_shares(model: Any, x: Tensor, mask: Tensor) -> Tensor:
 def test_other_packs_block_patches_and_override_stay_in_force(family) -> None:
     model = FAMILIES[family].build(1)
     x = tiny_dit.noise(family)
-    plain = look(model, x)
+    plain = probed(model, x)
     patched: list[tuple] = []
     overridden: list[bool] = []
 
@@ -273,7 +269,7 @@ def test_other_packs_block_patches_and_override_stay_in_force(family) -> None:
             "optimized_attention_override": override,
         }
     }
-    one = look(model, x, options)
+    one = probed(model, x, options)
     assert len(patched) == 1
     # at the last block that is read the pass ends before anything needs the result
     assert overridden == [True] * (FAMILIES[family].read - 1)
@@ -291,7 +287,7 @@ def test_the_hosts_choice_of_another_kernel_does_not_reach_looks() -> None:
     if not hasattr(model, "set_model_optimized_attention"):
         pytest.skip("this ComfyUI cannot choose a model's attention")
     x = tiny_dit.noise("flux")
-    plain = look(model, x)
+    plain = probed(model, x)
     calls = []
 
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
@@ -299,7 +295,7 @@ def test_the_hosts_choice_of_another_kernel_does_not_reach_looks() -> None:
         raise RuntimeError("no backward")
 
     model.set_model_optimized_attention(kernel)
-    chosen = look(model, x, {"transformer_options": model.model_options["transformer_options"]})
+    chosen = probed(model, x, {"transformer_options": model.model_options["transformer_options"]})
     assert not calls
     torch.testing.assert_close(chosen.shares, plain.shares)
     torch.testing.assert_close(chosen.gradient, plain.gradient)
@@ -324,8 +320,8 @@ def test_a_controlnet_that_adds_in_place_leaves_the_gradient_exact(family) -> No
             return []
 
     text = [[c, {**e, "control": Steering()}] for c, e in tiny_dit.conditioning(3)]
-    steered = look(model, x, text=text)
-    assert not torch.allclose(steered.shares, look(model, x).shares, rtol=1e-3)
+    steered = probed(model, x, text=text)
+    assert not torch.allclose(steered.shares, probed(model, x).shares, rtol=1e-3)
     with torch.inference_mode(False), torch.enable_grad():
         copied = joint_reference.ordinary(model)
         latent = x.clone().requires_grad_(True)
@@ -347,7 +343,7 @@ def test_a_model_whose_blocks_are_gone_says_so() -> None:
     swallowed = {("double_block", number): swallow for number in range(3)}
     options = {"transformer_options": {"patches_replace": {"dit": swallowed}}}
     with pytest.raises(RealCompoError, match="attention to the prompt was not seen"):
-        look(tiny_dit.flux(1), tiny_dit.noise("flux"), options)
+        probed(tiny_dit.flux(1), tiny_dit.noise("flux"), options)
 
 
 def test_an_area_is_compared_with_its_own_part_of_the_regions() -> None:
@@ -356,7 +352,7 @@ def test_an_area_is_compared_with_its_own_part_of_the_regions() -> None:
     model = tiny_dit.qwen_image(1)
     x = tiny_dit.noise("qwen")
     text = [[c, {**e, "area": (8, 16, 4, 0)}] for c, e in tiny_dit.conditioning(3)]
-    one = look(model, x, text=text)
+    one = probed(model, x, text=text)
     gradient = one.gradient
     assert gradient.shape == x.shape
     assert gradient[..., 4:12, :].abs().max() > 0

@@ -54,6 +54,7 @@ def test_maps_and_gradient_are_those_of_a_probe_at_the_same_latent(
 ) -> None:
     """Reference: mode dynamic, whose probe latent is put back to z_t."""
     from realcompo.balancer.comfy import guider as module
+    from realcompo.balancer.comfy import run
 
     noise = tiny.latent_noise(5, batch=batch)
     lagged = pair.guider(*models, LAGGED)
@@ -62,7 +63,7 @@ def test_maps_and_gradient_are_those_of_a_probe_at_the_same_latent(
     with monkeypatch.context() as patch:
         patch.setattr(module, "probe_latent", lambda x, mixed, sigma, to: x)
         # the probe scales a latent of the next noise level to this one's: it is this one's here
-        patch.setattr(module, "input_scale", lambda sampling, sigma: 1.0)
+        patch.setattr(run, "input_scale", lambda sampling, sigma: 1.0)
         theirs = looks_of_steps(dynamic, noise, monkeypatch)
     assert len(ours) == len(theirs) == 3
     for one, other in zip(ours, theirs, strict=True):

@@ -173,7 +173,7 @@ def test_the_spatial_models_copies_are_not_taken_for_the_firsts(models) -> None:
     several = models[1].clone()
     several.set_additional_models("multigpu", [models[1].clone()])
     guider = pair.guider(models[0], several, SETTINGS)
-    assert guider.branch.patcher.get_additional_models_with_key("multigpu") == []
+    assert guider.companions[0].patcher.get_additional_models_with_key("multigpu") == []
     assert several.get_additional_models_with_key("multigpu") != []
 
 

@@ -100,17 +100,17 @@ def test_one_transfer_a_step_and_none_where_nobody_looks(models, monkeypatch) ->
 def test_watching_costs_next_to_nothing(models, monkeypatch) -> None:
     """Below 2 % of a balanced step of even these models; processor time, so that it can be held
     on a busy machine."""
-    from realcompo.balancer.comfy.live import Watch
+    from realcompo.balancer.comfy.live import LiveReporter
 
     spent = [0.0]
-    show = Watch.show
+    show = LiveReporter.show
 
-    def timed(self: Watch, record: Any) -> None:
+    def timed(self: LiveReporter, record: Any) -> None:
         start = time.thread_time()
         show(self, record)
         spent[0] += time.thread_time() - start
 
-    monkeypatch.setattr(Watch, "show", timed)
+    monkeypatch.setattr(LiveReporter, "show", timed)
     instance = SimpleNamespace(PromptServer=SimpleNamespace(instance=Server()))
     monkeypatch.setitem(sys.modules, "server", instance)
     shares = {}

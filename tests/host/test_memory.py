@@ -112,12 +112,12 @@ def test_a_look_needs_little_more_than_a_static_mix_whatever_weights_are_kept_in
 def test_weights_are_lent_not_copied() -> None:
     """During the gradient pass the weights are other tensors on the very same memory."""
     import torch
-    from realcompo.balancer.comfy.gradients import gradient_mode, ordinary_weights
+    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
 
     model = tiny.tiny_unet(1).model.diffusion_model
     before = {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()}
     assert all(p.is_inference() for p in model.parameters())
-    with torch.inference_mode(), gradient_mode(), ordinary_weights([model]):
+    with torch.inference_mode(), gradient_mode(), without_inference_tensors([model]):
         assert not torch.is_inference_mode_enabled()
         for name, parameter in model.named_parameters():
             assert not parameter.is_inference()

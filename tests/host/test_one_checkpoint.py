@@ -206,7 +206,7 @@ def test_a_patch_on_one_branch_is_that_models_ksampler(model, noise, kind, branc
     models = (patched, model) if branch == "realism" else (model, patched)
     for which, expected in zip(("realism", "spatial"), models, strict=True):
         guider = pair.guider(*models, ALONE[which])
-        one = guider.branch.patcher.model is guider.model_patcher.model
+        one = guider.companions[0].patcher.model is guider.model_patcher.model
         assert one == (kind not in LARGE)
         result = run_pair(guider, noise, expected)
         torch.testing.assert_close(result, alone[expected], rtol=0, atol=0)
@@ -228,8 +228,8 @@ def test_a_lora_of_its_own_on_each_branch(model, noise, common) -> None:
         alone = [pair.run_alone(m, noise, steps=2) for m in models]
         for which, expected in zip(("realism", "spatial"), alone, strict=True):
             guider = pair.guider(*models, ALONE[which])
-            assert guider.branch.one_model
-            assert not guider.branch.shared
+            assert guider.companions[0].one_model
+            assert not guider.companions[0].shared
             assert torch.equal(pair.run(guider, noise, steps=2), expected)
     assert torch.equal(pair.run_alone(model, noise), pair.run_alone(tiny.tiny_unet(1), noise))
 
@@ -242,7 +242,7 @@ def test_a_lora_of_both_in_a_layer_that_one_exchanges(model, noise, branch) -> N
     for which in models:
         expected = pair.run_alone(models[which], noise, steps=2)
         guider = pair.guider(*models.values(), ALONE[which])
-        assert guider.branch.one_model
+        assert guider.companions[0].one_model
         assert torch.equal(pair.run(guider, noise, steps=2), expected)
 
 
@@ -259,7 +259,7 @@ def test_layers_of_the_second_branch_are_brought_to_the_models_device(model, bra
         first.patch_model()
         turns = Turns(first, second)
         turns.begin(torch.device("meta"))
-        turns.to(True)
+        turns.to(second)
         moved = layers["own" if branch == "realism" else "exchanged"]
         assert model.model.get_submodule(VALUES) is moved
         assert {name for name, layer in layers.items() if layer.weight.is_meta} == {
@@ -282,7 +282,7 @@ def test_a_copy_takes_patches_off_before_others_come(model, noise, known_loader)
         patched = merged(lora(model, strength))
         expected = pair.run_alone(patched, noise, steps=2)
         guider = pair.guider(model, patched, ALONE["spatial"])
-        assert guider.branch.patcher.model is not model.model
+        assert guider.companions[0].patcher.model is not model.model
         assert torch.equal(pair.run(guider, noise, steps=2), expected)
         del guider
         gc.collect()
@@ -299,7 +299,7 @@ def test_balanced_as_with_two_checkpoints(model, noise, mode, branch) -> None:
         models = (other, model) if branch == "realism" else (model, other)
         guider = pair.guider(*models, settings)
         runs.append((pair.run(guider, noise, steps=3), guider.trace))
-        assert guider.branch.one_model == (other is patched)
+        assert guider.companions[0].one_model == (other is patched)
     (result, trace), (expected, reference) = runs
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
     assert trace.backwards == reference.backwards > 0
@@ -384,15 +384,9 @@ def test_a_lora_beside_a_lora_as_a_hook(model, noise, branch) -> None:
     otherwise it adds them the other way round, which is the same but for rounding."""
     if not new_host():
         pytest.skip("hooks came with the hosts of December 2024")
-    import comfy.hooks
-
     patched = lora(model)
-    hook = comfy.hooks.WeightHook(strength_model=0.5)
     delta = drawn(model.model.state_dict()[f"{VALUES}.weight"], 21)
-    hook.weights, hook.need_weight_init = {f"{VALUES}.weight": (delta,)}, False
-    group = comfy.hooks.HookGroup()
-    group.add(hook)
-    text = [[c, {**extra, "hooks": group}] for c, extra in tiny.conditioning(3)]
+    text = tiny.with_weight_hook(tiny.conditioning(3), delta, key=f"{VALUES}.weight")
     texts = {"realism": tiny.conditioning(3), "spatial": tiny.conditioning(3), branch: text}
     models = {"realism": model, "spatial": model, branch: patched}
     guiders = {
@@ -402,7 +396,7 @@ def test_a_lora_beside_a_lora_as_a_hook(model, noise, branch) -> None:
         ) for which in models
     }  # fmt: skip
     for which, guider in guiders.items():
-        assert guider.branch.one_model
+        assert guider.companions[0].one_model
         expected = pair.run_alone(models[which], noise, steps=2, positive=texts[which])
         result = pair.run(guider, noise, steps=2)
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-3)

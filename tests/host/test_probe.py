@@ -1,4 +1,4 @@
-"""One look at one model: the early stop changes nothing, both models speak, a step helps."""
+"""One probe of one model: the early stop changes nothing, both models speak, a step helps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.equilibrium import logit_gradient, probe_latent
-from realcompo.balancer.regions import LayoutBatch
 from torch import Tensor
 
 from . import pair, tiny
@@ -34,29 +33,23 @@ def ready(patcher: Any, conditioning: Any) -> Iterator[dict[str, Any]]:
             patcher.cleanup()
 
 
-def look(patcher: Any, x: Tensor, sigma: float = SIGMA) -> Any:
-    from realcompo.balancer.comfy.attention.families import find_sites
-    from realcompo.balancer.comfy.probe import Probe
-
-    model = patcher.model
-    probe = Probe(LayoutBatch.of(pair.LAYOUT, pair.TOKENS), find_sites(model.diffusion_model), 2)
+def probed(patcher: Any, x: Tensor, sigma: float = SIGMA) -> Any:
     with ready(patcher, tiny.conditioning(3)) as conds:
-        entry = conds["positive"][0]
-        return probe.look(model, entry, x, torch.full((x.shape[0],), sigma), {})
+        return pair.probed(patcher.model, conds["positive"][0], x, sigma)
 
 
 def test_the_early_stop_changes_neither_maps_nor_gradient(models, monkeypatch) -> None:
     from realcompo.balancer.comfy.attention import unet
 
     x = SIGMA * tiny.latent_noise(5, batch=2)
-    stopped = look(models[0], x)
+    stopped = probed(models[0], x)
     reader = unet.MapReader
 
     def without_stop(maps: Any, factor: int, other: Any, then: Any) -> Any:
         return reader(maps, factor, other, None)
 
     monkeypatch.setattr(unet, "MapReader", without_stop)
-    whole = look(models[0], x)
+    whole = probed(models[0], x)
     assert torch.equal(stopped.shares, whole.shares)
     torch.testing.assert_close(stopped.gradient, whole.gradient, rtol=1e-6, atol=1e-12)
     assert stopped.gradient.abs().max() > 0
@@ -82,16 +75,16 @@ def test_both_models_speak_and_a_small_step_lowers_the_loss(models) -> None:
         return probe_latent(x, mix * realism + (1 - mix) * spatial, SIGMA, SIGMA_NEXT)
 
     logits = torch.zeros(1, 1, 16, 16)
-    looks = [look(model, probe_at(logits)) for model in models]
-    assert all(float(one.gradient.abs().max()) > 0 for one in looks)
-    first, second = looks[0].gradient, looks[1].gradient
+    results = [probed(model, probe_at(logits)) for model in models]
+    assert all(float(one.gradient.abs().max()) > 0 for one in results)
+    first, second = results[0].gradient, results[1].gradient
     assert not torch.allclose(first, first + second, rtol=1e-3, atol=0)
     mix = torch.sigmoid(logits)
     gradient = logit_gradient(first + second, realism, spatial, mix, SIGMA, SIGMA_NEXT)
-    before = sum(float(one.loss) for one in looks)
+    before = sum(float(one.loss) for one in results)
     step = 0.05 * gradient / gradient.abs().max()
     after, against = (
-        sum(float(look(model, probe_at(moved)).loss) for model in models)
+        sum(float(probed(model, probe_at(moved)).loss) for model in models)
         for moved in (logits - step, logits + step)
     )
     assert after < before < against

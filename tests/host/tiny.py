@@ -384,6 +384,29 @@ def with_control(
     return out
 
 
+VALUES = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
+"""A weight that every tiny U-Net has, and that every prompt goes through."""
+
+
+def difference(model: ModelPatcher, key: str = VALUES) -> torch.Tensor:
+    """A random difference to a weight of ``model``."""
+    size = model.model.state_dict()[key].shape
+    return torch.randn(size, generator=torch.Generator().manual_seed(3))
+
+
+def with_weight_hook(
+    conditioning: Conditioning, delta: torch.Tensor, strength: float = 0.5, key: str = VALUES
+) -> Conditioning:
+    """CONDITIONING under which ``strength`` times ``delta`` is added to a weight (new hosts)."""
+    import comfy.hooks
+
+    hook = comfy.hooks.WeightHook(strength_model=strength)
+    hook.weights, hook.need_weight_init = {key: (delta,)}, False
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    return [[embedding, {**extra, "hooks": group}] for embedding, extra in conditioning]
+
+
 def conditioning(
     seed: int, length: int = 77, dim: int = 64, batch: int = 1, pooled: int | None = None
 ) -> Conditioning:
