@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 import torch
@@ -27,6 +26,8 @@ CHROMA = 0.14
 GLOW = 0.34
 # Smaller specks (share of the picture) are not objects: real ones cover at least 2 %.
 SMALLEST_AREA = 0.006
+# Pixels touch at corners too.
+NEIGHBOURS = np.ones((3, 3), dtype=bool)
 TEMPLATE = 32
 MATCH = 0.5
 # A relation needs this much of an offset (share of the picture's side): level is not 'left of'.
@@ -107,40 +108,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _components(mask: np.ndarray) -> np.ndarray:
-    """Connected components (8 neighbours) of an (H, W) mask: (H, W) ids from 1, 0 where empty.
-
-    Runs of set pixels in neighbouring rows are joined in a disjoint-set forest: objects are solid,
-    so there are far fewer runs than pixels.
-    """
-    padded = np.pad(mask.astype(np.int8), ((0, 0), (1, 1)))
-    rows, starts = np.nonzero(np.diff(padded, axis=1) == 1)
-    ends = np.nonzero(np.diff(padded, axis=1) == -1)[1]
-    parent = list(range(len(rows)))
-
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = run = parent[parent[run]]
-        return run
-
-    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1)).tolist()
-    begins, stops = starts.tolist(), ends.tolist()
-    for row in range(1, mask.shape[0]):
-        above = first[row - 1]
-        for run in range(first[row], first[row + 1]):
-            # Runs touch when they overlap or meet at a corner.
-            while above < first[row] and stops[above] < begins[run]:
-                above += 1
-            other = above
-            while other < first[row] and begins[other] <= stops[run]:
-                parent[root(other)] = root(run)
-                other += 1
-    labels = np.zeros(mask.shape, dtype=np.int64)
-    for run, row in enumerate(rows.tolist()):
-        labels[row, begins[run] : stops[run]] = root(run) + 1
-    return labels
-
-
 @lru_cache(maxsize=1)
 def _templates() -> Tensor:
     """(5, 32, 32) masks of the shapes."""
@@ -151,9 +118,11 @@ def _templates() -> Tensor:
 
 
 def _shape_of(mask: np.ndarray) -> tuple[str, float]:
-    """Shape name and overlap of a mask cropped to its bounding box; holes are filled first."""
-    outside = _components(np.pad(~mask, 1, constant_values=True))
-    filled = torch.from_numpy(outside != outside[0, 0])[1:-1, 1:-1].float()[None, None]
+    """Shape name and overlap of a mask (h, w) cropped to its bounding box; holes are filled first.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    filled = torch.from_numpy(binary_fill_holes(mask, NEIGHBOURS)).float()[None, None]
     small = F.interpolate(filled, (TEMPLATE, TEMPLATE), mode="bilinear", antialias=True)[0, 0] > 0.5
     both = (_templates() & small).sum((1, 2))
     either = (_templates() | small).sum((1, 2))
@@ -164,15 +133,15 @@ def _shape_of(mask: np.ndarray) -> tuple[str, float]:
 
 def _hue_masks(pictures: Tensor) -> Tensor:
     """(N, 6, H, W): which pixels carry which colour, after a 3x3 opening."""
-    high, low = pictures.amax(1), pictures.amin(1)
-    chroma = high - low
-    coloured = (chroma > SATURATION * high) & (chroma > CHROMA)
+    brightest = pictures.amax(1)
+    chroma = brightest - pictures.amin(1)
+    coloured = (chroma > SATURATION * brightest) & (chroma > CHROMA)
     red, green, blue = pictures.unbind(1)
     spread = chroma.clamp(min=1e-6)
     hue = torch.where(
-        high == red,
+        brightest == red,
         (green - blue) / spread % 6,
-        torch.where(high == green, (blue - red) / spread + 2, (red - green) / spread + 4),
+        torch.where(brightest == green, (blue - red) / spread + 2, (red - green) / spread + 4),
     )
     targets = torch.tensor([HUES[c] for c in COLOURS]).view(1, -1, 1, 1)
     distance = (hue[:, None] / 6 - targets + 0.5) % 1 - 0.5
@@ -192,15 +161,19 @@ def detect(pictures: Tensor) -> list[list[Found]]:
 @torch.no_grad()
 def detect_masks(pictures: Tensor) -> list[list[tuple[Found, Tensor]]]:
     """As ``detect``, each object with its pixels: bool (H, W), holes and all."""
+    from scipy.ndimage import label
+
     pictures = pictures.detach().float().cpu().clamp(0, 1)
-    count, _, high, wide = pictures.shape
+    count, _, height, width = pictures.shape
     masks = _hue_masks(pictures)
     found: list[list[tuple[int, Found, Tensor]]] = [[] for _ in range(count)]
-    smallest = SMALLEST_AREA * high * wide
+    smallest = SMALLEST_AREA * height * width
     busy = (masks.sum((2, 3)) >= smallest).nonzero()
     for picture, colour in busy.tolist():
-        labels = _components(masks[picture, colour].numpy())
-        for identity, area in zip(*np.unique(labels, return_counts=True), strict=True):
+        labels, _ = label(masks[picture, colour].numpy(), NEIGHBOURS)
+        # Of equally large things of a colour, the one that ends first (row by row) comes first.
+        counted = np.unique(labels[::-1, ::-1], return_index=True, return_counts=True)
+        for identity, _, area in sorted(zip(*counted, strict=True), key=lambda entry: -entry[1]):
             if identity == 0 or area < smallest:
                 continue
             mask = labels == identity
@@ -208,7 +181,7 @@ def detect_masks(pictures: Tensor) -> list[list[tuple[Found, Tensor]]]:
             top, bottom = int(rows[0]), int(rows[-1]) + 1
             left, right = int(columns[0]), int(columns[-1]) + 1
             shape, fit = _shape_of(mask[top:bottom, left:right])
-            box = (left / wide, top / high, right / wide, bottom / high)
+            box = (left / width, top / height, right / width, bottom / height)
             thing = Found(COLOURS[colour], shape, box, fit)
             found[picture].append((int(area), thing, torch.from_numpy(mask)))
     return [[entry[1:] for entry in sorted(row, key=lambda entry: -entry[0])] for row in found]
@@ -216,9 +189,9 @@ def detect_masks(pictures: Tensor) -> list[list[tuple[Found, Tensor]]]:
 
 def box_iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes, 0..1."""
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    high = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(wide, 0.0) * max(high, 0.0)
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0.0) * max(height, 0.0)
     total = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
     return both / total if total > 0 else 0.0
 
@@ -226,27 +199,19 @@ def box_iou(a: Box, b: Box) -> float:
 def _assign(wanted: Sequence[Box], things: Sequence[Found]) -> list[float | None]:
     """Give every wanted box a thing of its own, as many as there are, for the largest sum of IoU.
 
-    Returns the IoU of each box with its thing, None where no thing was left. For n boxes only the
-    n best things of each need a look: where a box has a worse one, one of its n best is free.
+    Returns the IoU (0..1) of each box with its thing, None where no thing was left.
     """
-    overlaps = [[box_iou(thing.box, box) for thing in things] for box in wanted]
-    if len(wanted) == 1:
-        return [max(overlaps[0], default=None)]
-    options: list[list[int | None]] = [
-        [*sorted(range(len(things)), key=row.__getitem__, reverse=True)[: len(wanted)], None]
-        for row in overlaps
-    ]
-    best: tuple[float, list[float | None]] = (-1.0, [None] * len(wanted))
-    for choice in product(*options):
-        taken = [thing for thing in choice if thing is not None]
-        if len(set(taken)) < len(taken):
-            continue
-        given = [None if t is None else row[t] for row, t in zip(overlaps, choice, strict=True)]
-        # One more thing given always outweighs the overlaps.
-        value = len(taken) * (len(wanted) + 1) + sum(iou for iou in given if iou is not None)
-        if value > best[0]:
-            best = (value, given)
-    return best[1]
+    from scipy.optimize import linear_sum_assignment
+
+    if not things:
+        return [None] * len(wanted)
+    overlaps = np.array([[box_iou(thing.box, box) for thing in things] for box in wanted])
+    given = dict(zip(*linear_sum_assignment(overlaps, maximize=True), strict=True))
+    ious = [float(row[given[box]]) if box in given else 0.0 for box, row in enumerate(overlaps)]
+    # What overlaps no box is given to the first boxes that are left.
+    idle = len(given) - sum(iou > 0 for iou in ious)
+    left = [box for box, iou in enumerate(ious) if not iou]
+    return [None if box in left[idle:] else iou for box, iou in enumerate(ious)]
 
 
 def _holds(found: Sequence[Found], expected: Sequence[Expected], relation: Relation) -> bool:
@@ -267,30 +232,40 @@ def _holds(found: Sequence[Found], expected: Sequence[Expected], relation: Relat
     return offsets[relation.place] > OFFSET
 
 
+def _judge_group(
+    pair: tuple[str, str], boxes: Sequence[Box], found: Sequence[Found]
+) -> list[ObjectScore]:
+    """Verdicts on the objects of one colour and shape, in the order of their ``boxes``."""
+    colour, shape = pair
+    coloured = _assign(boxes, [thing for thing in found if thing.colour == colour])
+    shaped = _assign(boxes, [thing for thing in found if thing.shape == shape])
+    both = _assign(boxes, [thing for thing in found if (thing.colour, thing.shape) == pair])
+    return [
+        ObjectScore(
+            colour=(by_colour or 0) > MATCH,
+            shape=(by_shape or 0) > MATCH,
+            right=(by_both or 0) > MATCH,
+            present=by_both is not None,
+            iou=by_colour or 0.0,
+        )
+        for by_colour, by_shape, by_both in zip(coloured, shaped, both, strict=True)
+    ]
+
+
 def judge(
     found: Sequence[Found], expected: Sequence[Expected], relation: Relation | None = None
 ) -> PictureScore:
     """Compare what was seen with what should be there.
 
-    ``relation`` names two of ``expected``, of different colour or shape, by their places in it.
+    ``relation`` names two of ``expected``, of different colour or shape, by their indices.
     """
     pairs = [(want.colour, want.shape) for want in expected]
-    verdicts: list[ObjectScore | None] = [None] * len(expected)
-    for colour, shape in dict.fromkeys(pairs):
-        group = [i for i, pair in enumerate(pairs) if pair == (colour, shape)]
-        boxes = [expected[i].box for i in group]
-        coloured = _assign(boxes, [f for f in found if f.colour == colour])
-        shaped = _assign(boxes, [f for f in found if f.shape == shape])
-        both = _assign(boxes, [f for f in found if (f.colour, f.shape) == (colour, shape)])
-        for place, i in enumerate(group):
-            verdicts[i] = ObjectScore(
-                colour=(coloured[place] or 0) > MATCH,
-                shape=(shaped[place] or 0) > MATCH,
-                right=(both[place] or 0) > MATCH,
-                present=both[place] is not None,
-                iou=coloured[place] or 0.0,
-            )
-    objects = tuple(v for v in verdicts if v is not None)
+    verdicts: dict[int, ObjectScore] = {}
+    for pair in dict.fromkeys(pairs):
+        group = [index for index, other in enumerate(pairs) if other == pair]
+        scores = _judge_group(pair, [expected[index].box for index in group], found)
+        verdicts |= zip(group, scores, strict=True)
+    objects = tuple(verdicts[index] for index in range(len(expected)))
     return PictureScore(
         objects,
         tuple(found),
@@ -325,5 +300,5 @@ def rates(scores: Sequence[PictureScore]) -> dict[str, float]:
     }
     for key in PICTURE_KEYS:
         result[key] = sum(float(getattr(s, key)) for s in scores) / max(len(scores), 1)
-    asked = [float(s.relation) for s in scores if s.relation is not None]
-    return result | {"relation": _mean(asked)}
+    relations = [float(s.relation) for s in scores if s.relation is not None]
+    return result | {"relation": _mean(relations)}

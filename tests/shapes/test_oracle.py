@@ -23,9 +23,9 @@ from realcompo.shapes.oracle import (
     Expected,
     Found,
     _assign,
-    _components,
     box_iou,
     detect,
+    detect_masks,
     expected_of,
     judge,
     judge_scenes,
@@ -271,23 +271,37 @@ def test_works_under_inference_mode_and_at_other_sizes() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.2, 0.8))
-def test_components_equal_a_flood_fill(seed: int, density: float) -> None:
+def test_things_are_what_a_flood_fill_finds_in_its_order(seed: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((9, 11)) < density
-    wanted = np.zeros(mask.shape, dtype=int)
+    cells: list[set[tuple[int, int]]] = []
     for start in zip(*np.nonzero(mask), strict=True):
-        if wanted[start]:
+        if any(start in component for component in cells):
             continue
-        name, queue = wanted.max() + 1, [start]
+        component: set[tuple[int, int]] = set()
+        queue = [start]
         while queue:
             row, column = queue.pop()
             inside = 0 <= row < 9 and 0 <= column < 11
-            if inside and mask[row, column] and not wanted[row, column]:
-                wanted[row, column] = name
+            if inside and mask[row, column] and (row, column) not in component:
+                component.add((row, column))
                 queue += [(row + a, column + b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
-    got = _components(mask)
-    assert ((got > 0) == mask).all()
-    pairs = {(int(a), int(b)) for a, b in zip(got[mask], wanted[mask], strict=True)}
-    assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs)
+        cells.append(component)
+    # The largest first; of equally large ones the one that ends first, row by row.
+    cells.sort(key=lambda component: (-len(component), max(component)))
+    # Cells of 8 pixels outlive the opening.
+    red = np.kron(mask, np.ones((8, 8)))
+    seen = detect_masks(torch.from_numpy(np.stack((red, 0 * red, 0 * red))[None]))[0]
+    assert [{*zip(*np.nonzero(m[::8, ::8].numpy()), strict=True)} for _, m in seen] == cells
+    assert all(torch.equal(m[::8, ::8].repeat_interleave(8, 0).repeat_interleave(8, 1), m)
+               for _, m in seen)  # fmt: skip
+
+
+def test_what_fits_nothing_is_given_to_the_first_that_is_left() -> None:
+    away = Found("red", "star", (0.9, 0.9, 1.0, 1.0), 1.0)
+    near = Found("red", "star", (0.4, 0.4, 0.6, 0.6), 1.0)
+    boxes = [(0.0, 0.0, 0.2, 0.2), (0.2, 0.0, 0.4, 0.2), (0.4, 0.4, 0.6, 0.6), (0.0, 0.6, 0.2, 0.8)]
+    assert _assign(boxes, [near, away]) == [0.0, None, 1.0, None]
+    assert _assign(boxes, [away, near]) == [0.0, None, 1.0, None]
 
 
 def test_box_iou() -> None:
