@@ -1,7 +1,7 @@
 """Small trainable matrices beside a frozen model's own: low rank (LoRA) or full differences.
 
 They add to what a linear layer gives, so the layer itself is never touched, in whatever format
-its weights are kept. What they learned is told in the keys that LoRA loaders know.
+its weights are kept. What they learned goes by the keys that LoRA loaders know.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ class Adapters:
                 module: LowRank | FullDifference = FullDifference(inputs, outputs)
             else:
                 fitting = min(rank, inputs, outputs)
-                # the scale alpha / rank stays the one that was asked for
-                own = alpha * fitting / rank
-                module = LowRank(inputs, outputs, fitting, own, generator)
+                # the scale alpha / rank stays as it was given
+                module = LowRank(inputs, outputs, fitting, alpha * fitting / rank, generator)
             self.modules[name] = module.to(device)
         self.active = True
 

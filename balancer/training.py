@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from .adapters import Adapters
 from .errors import RealCompoError, shown
 from .foreign_json import parse_json
 
-CHECKPOINTING = ("auto", "on", "off")
+Checkpointing = Literal["auto", "on", "off"]
+CHECKPOINTING: tuple[Checkpointing, ...] = get_args(Checkpointing)
+OnCancel = Literal["resume next time", "finish with what was learned"]
+ON_CANCEL: tuple[OnCancel, ...] = get_args(OnCancel)
+"""What cancelling does: wait for the same training to go on, or hand out what there is."""
 MOST_STEPS, MOST_BATCH, MOST_RANK = 1_000_000, 256, 512
 """Ends of what can be asked for: optimiser steps, prompts in a step, rank of an adapter."""
 LEAST_RATE, MOST_EMA = 1e-12, 0.99999
@@ -46,7 +50,7 @@ class TrainingSettings:
     clip: float = 1.0
     ema: float = 0.0
     seed: int = 0
-    checkpointing: str = "auto"
+    checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -85,8 +89,8 @@ class Optimisation:
     def step(self, values: dict[str, Tensor], scale: float = 1.0) -> dict[str, float]:
         """Move along the gradients that are there; returns the losses as numbers.
 
-        ``values`` are this step's losses (scalars); ``scale`` is what the gradients were multiplied
-        by. A gradient that is not finite moves nothing. Raises RealCompoError when a loss is not
+        ``values`` are this step's losses (scalars) by name; ``scale`` is what the gradients were
+        multiplied by. A gradient that is not finite moves nothing. Raises RealCompoError when a loss is not
         finite, or no gradient was for many steps.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -99,7 +103,7 @@ class Optimisation:
         names = list(values)
         # everything that is wanted of the device comes at once
         *numbers, size = torch.stack([*values.values(), norm]).detach().float().tolist()
-        told = dict(zip(names, numbers, strict=True))
+        losses = dict(zip(names, numbers, strict=True))
         if any(number != number or abs(number) == float("inf") for number in numbers):
             raise RealCompoError(
                 "learning_rate", f"the loss is no number any more after {self.steps} steps",
@@ -121,9 +125,9 @@ class Optimisation:
                     average.lerp_(parameter.detach(), 1.0 - keep)
         self._optimiser.zero_grad(set_to_none=True)
         self.steps += 1
-        for name, number in told.items():
+        for name, number in losses.items():
             self.losses.setdefault(name, []).append(number)
-        return told
+        return losses
 
     def learned(self) -> dict[str, Tensor]:
         """What was learned so far, in a LoRA file's keys; the average, if one is kept."""
@@ -148,38 +152,13 @@ class Optimisation:
         Raises ValueError where they are not the same (the number of steps may differ), and where
         something is missing or of another shape; then nothing was changed.
         """
-        known = parse_json(about.get("training"))
-        mine = asdict(self.settings)
-        told = known.get("settings") if isinstance(known, dict) else None
-        if not isinstance(told, dict) or {**told, "steps": 0} != {**mine, "steps": 0}:
-            raise ValueError("the stopped training had other settings")
-        steps: Any = known.get("steps")
-        losses: Any = known.get("losses")
-        if type(steps) is not int or not 0 <= steps <= MOST_STEPS or not _are_losses(losses):
-            raise ValueError("it does not say which steps were made, and their losses")
+        steps, losses = self._progress_in(about)
+        moments = self._moments_in(tensors)
         wanted = {f"adapter|{name}": p for name, p in self.adapters.named_parameters()}
         wanted |= {f"average|{number}": p for number, p in enumerate(self._average or ())}
         wanted["generator"] = self.generator.get_state()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimiser|"):
-                _, number, name = (*key.split("|"), "", "")[:3]
-                if not number.isdecimal() or not int(number[:9]) < len(self._parameters):
-                    raise ValueError(f"its entry {shown(key)} belongs to no adapter")
-                # Adam's count of steps is one number, its averages are shaped like the weights
-                like = self._parameters[int(number)] if name != "step" else torch.zeros(())
-                wanted[key] = like.float() if name == "step" else like
-                moments.setdefault(int(number), {})[name] = value
         for key, like in wanted.items():
-            value = tensors.get(key)
-            if value is None:
-                raise ValueError(f"it has no {shown(key)}")
-            if value.shape != like.shape or value.dtype != like.dtype:
-                raise ValueError(f"its {shown(key)} has another shape or kind")
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ValueError(f"its {shown(key)} holds NaN or infinity")
-        if any(set(state) != {"step", "exp_avg", "exp_avg_sq"} for state in moments.values()):
-            raise ValueError("a part of what the optimiser keeps is missing")
+            _check_entry(key, tensors.get(key), like)
         with torch.no_grad():
             for name, parameter in self.adapters.named_parameters():
                 parameter.copy_(tensors[f"adapter|{name}"])
@@ -191,6 +170,46 @@ class Optimisation:
         self._optimiser.load_state_dict(state)
         self.generator.set_state(tensors["generator"])
         self.steps, self.losses = steps, losses
+
+    def _progress_in(self, about: dict[str, str]) -> tuple[int, dict[str, list[float]]]:
+        """Steps and losses of a stopped training with these settings; ValueError as ``load``."""
+        known = parse_json(about.get("training"))
+        theirs = known.get("settings") if isinstance(known, dict) else None
+        mine = {**asdict(self.settings), "steps": 0}
+        if not isinstance(theirs, dict) or {**theirs, "steps": 0} != mine:
+            raise ValueError("the stopped training had other settings")
+        steps: Any = known.get("steps")
+        losses: Any = known.get("losses")
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS or not _are_losses(losses):
+            raise ValueError("it does not say which steps were made, and their losses")
+        return steps, losses
+
+    def _moments_in(self, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """What Adam keeps, by name, of parameters by number; ValueError as ``load``."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if not key.startswith("optimiser|"):
+                continue
+            _, number, name = (*key.split("|"), "", "")[:3]
+            if not number.isdecimal() or not int(number[:9]) < len(self._parameters):
+                raise ValueError(f"its entry {shown(key)} belongs to no adapter")
+            # Adam's count of steps is one number, its averages are shaped like the weights
+            like = torch.zeros(()) if name == "step" else self._parameters[int(number)]
+            _check_entry(key, value, like)
+            moments.setdefault(int(number), {})[name] = value
+        if any(set(moment) != {"step", "exp_avg", "exp_avg_sq"} for moment in moments.values()):
+            raise ValueError("a part of what the optimiser keeps is missing")
+        return moments
+
+
+def _check_entry(key: str, value: Tensor | None, like: Tensor) -> None:
+    """Raise ValueError unless a file's entry is finite numbers shaped ``like`` what it replaces."""
+    if value is None:
+        raise ValueError(f"it has no {shown(key)}")
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise ValueError(f"its {shown(key)} has another shape or kind")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise ValueError(f"its {shown(key)} holds NaN or infinity")
 
 
 def _are_losses(value: Any) -> bool:

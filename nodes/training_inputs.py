@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 
 def training_inputs(steps: int, rank: int, learning_rate: float) -> dict[str, Any]:
@@ -30,8 +30,7 @@ def training_inputs(steps: int, rank: int, learning_rate: float) -> dict[str, An
 
 def training_options() -> dict[str, Any]:
     """Optional inputs that all training nodes share."""
-    from ..balancer.comfy.training import OnCancel
-    from ..balancer.training import CHECKPOINTING, TrainingSettings
+    from ..balancer.training import CHECKPOINTING, ON_CANCEL, TrainingSettings
 
     base = TrainingSettings()
     return {
@@ -52,7 +51,7 @@ def training_options() -> dict[str, Any]:
             "tooltip": "Compute activations again in the backward instead of keeping them: about a"
             " third slower, far less memory. auto: where memory is short.",
         }),
-        "on_cancel": (list(get_args(OnCancel)), {
+        "on_cancel": (list(ON_CANCEL), {
             "default": "resume next time",
             "tooltip": "What cancelling does. resume: the run stops, and the same inputs go on"
             " from there next time. finish: this node ends with what it has, and the nodes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,16 +11,16 @@ from torch import Tensor
 
 from ..errors import RealCompoError
 from ..layout import require_layout
-from ..training import TrainingSettings
+from ..training import OnCancel, TrainingSettings
 from ..training_prompts import TrainingPrompt
 from .attention.family import choose_level
-from .checks import model_name, require_ability
+from .checks import require_ability
 from .encoded import check_width
 from .latents import check_pictures
 from .lora_file import LoraModel
 from .separation import SeparateEnhance, SeparationSettings, prepare
 from .session import encode
-from .training import OnCancel, Trained, train
+from .training import train_lora
 
 
 @dataclass(frozen=True)
@@ -89,26 +88,7 @@ def separate_enhance(
         "losses": asdict(losses), "prompts": [asdict(p) for p in prompts], "level": factor,
         "latents": None if latents is None else [*latents.shape, float(latents.double().sum())],
     }  # fmt: skip
-    trained = train(
-        patcher, objective, training, where.size, where.targets, json.dumps(about),
+    return train_lora(
+        patcher, objective, "separate-and-enhance", about, training, where.size, where.targets,
         where.on_cancel, where.save_every, whole=bool(losses.norm),
     )  # fmt: skip
-    return with_notes(trained, patcher, "separate-and-enhance", training, about, where.targets)
-
-
-def with_notes(
-    trained: Trained,
-    patcher: Any,
-    method: str,
-    training: TrainingSettings,
-    about: dict[str, Any],
-    targets: str,
-) -> tuple[LoraModel, dict[str, list[float]], int]:
-    """What training nodes give out: a LoRA that remembers how it was made, losses and steps."""
-    last = {name: sum(v[-20:]) / len(v[-20:]) for name, v in trained.losses.items()}
-    notes = {
-        "method": method, "base": model_name(patcher), "targets": targets,
-        "steps": trained.steps, "finished": trained.finished,
-        "training": asdict(training), "last_losses": last, **about,
-    }  # fmt: skip
-    return LoraModel(trained.lora, notes), trained.losses, trained.steps

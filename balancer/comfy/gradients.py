@@ -9,7 +9,7 @@ their weight, not with the tensor itself, are differentiated without keeping it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import comfy.cli_args
@@ -104,7 +104,7 @@ def _alias(tensor: Tensor) -> Tensor:
     return alias
 
 
-def saved_copies(modules: Iterable[Module], needed: bool):  # noqa: ANN201 - torch's own context
+def saved_copies(modules: Iterable[Module], needed: bool) -> AbstractContextManager[Any]:
     """Context in which autograd saves copies of activations, where ``needed``.
 
     ControlNet residuals, and the transformer blocks of hosts before mid-2025, add in place to
@@ -135,13 +135,13 @@ def gradient_mode() -> Iterator[None]:
     for forwards that nobody saves from or leaves half-way, is off for as long.
     """
     args: Any = comfy.cli_args.args
-    told = [(comfy.model_management, "in_training"), (args, "disable_comfy_compiler")]
-    before = [(place, name, getattr(place, name)) for place, name in told if hasattr(place, name)]
+    flags = [(comfy.model_management, "in_training"), (args, "disable_comfy_compiler")]
+    before = [(owner, name, getattr(owner, name)) for owner, name in flags if hasattr(owner, name)]
     try:
-        for place, name, _ in before:
-            setattr(place, name, True)
+        for owner, name, _ in before:
+            setattr(owner, name, True)
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for place, name, value in before:
-            setattr(place, name, value)
+        for owner, name, value in before:
+            setattr(owner, name, value)

@@ -26,10 +26,10 @@ class Progress:
         if done:
             self._bar.update_absolute(done, steps)
 
-    def step(self, told: dict[str, float], losses: dict[str, list[float]]) -> None:
-        """One more step is made; ``told`` its losses, ``losses`` all of them so far."""
+    def step(self, last: dict[str, float], losses: dict[str, list[float]]) -> None:
+        """One more step is made; ``last`` are its losses, ``losses`` all of them so far."""
         self._done += 1
-        self._console.set_postfix({name: f"{value:.4f}" for name, value in told.items()}, False)
+        self._console.set_postfix({name: f"{value:.4f}" for name, value in last.items()}, False)
         self._console.update(1)
         preview: Any = None
         now = time.monotonic()

@@ -9,7 +9,6 @@ the distance kept from the untrained model are our choices.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,17 +22,17 @@ from torch import Tensor
 from .. import checked
 from ..errors import RealCompoError
 from ..setting_fields import check, number, whole
-from ..training import TrainingSettings
+from ..training import OnCancel, TrainingSettings
 from .captioner import Captioner, require_captioner
 from .checks import require_ability
 from .encoded import check_width
-from .finetune import with_notes
 from .gradients import Aliases, without_inference_tensors
 from .inputs import require_clip, require_model
 from .lora_file import LoraModel
 from .session import Encoded, Session, encode
-from .training import OnCancel, train
-from .walk import noise_levels, predicted, walk, with_guidance
+from .training import train_lora
+from .training_step import PromptGroups, distance_to_untrained
+from .walk import noise_levels, walk, with_guidance
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ class Picture:
     def __call__(self, model: Any, clean: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 of ``clean`` (B, C, h, w) in the model's own scale."""
         latent = model.process_latent_out(clean).to(self.vae.vae_dtype)
-        told = self.module.decode(latent.to(self.vae.device)).float()
+        decoded = self.module.decode(latent.to(self.vae.device)).float()
         # the host's own scaling of this kind of VAE works in place
-        return self.vae.process_output(told.clone())[:, :3]
+        return self.vae.process_output(decoded.clone())[:, :3]
 
 
 class CaptionReward:
@@ -135,9 +134,7 @@ class CaptionReward:
         self._texts = [plain_text(prompt) for prompt in prompts]
         self.encoded = [encode(clip, prompt) for prompt in prompts]
         self._empty = encode(clip, "") if settings.cfg > 1 else None
-        self._kinds: dict[int, list[int]] = {}
-        for index, encoded in enumerate(self.encoded):
-            self._kinds.setdefault(encoded.text.shape[1], []).append(index)
+        self._groups = PromptGroups([encoded.text.shape[1] for encoded in self.encoded])
         try:
             captioner.check(self._texts, settings.prefix)
         except RealCompoError as error:
@@ -146,15 +143,15 @@ class CaptionReward:
         self._ready = False
 
     def __call__(self, session: Session) -> None:
-        """The losses of one step: ``reward`` is told as it is, the higher the better."""
+        """The losses of one step: ``reward`` is given as it is, the higher the better."""
         settings = self._settings
-        chosen = self._choose(session)
-        asked = [self.encoded[index] for index in chosen]
-        x, sigma, before = self._sample(session, asked)
+        chosen = self._groups.draw(self._batch, session.generator)
+        prompts = [self.encoded[index] for index in chosen]
+        x, sigma, before = self._sample(session, prompts)
         self._load(session)
         modules = (self._picture.module, self._captioner.module)
         with without_inference_tensors(modules, self._known):
-            tuned = predicted(session, x, sigma, asked)
+            tuned = session.predict(x, sigma, prompts)
             clean = with_guidance(session, x, sigma, tuned, settings.cfg, self._empty)
             reward = self._captioner.likelihood(
                 self._picture(session.model, clean),
@@ -162,44 +159,33 @@ class CaptionReward:
                 settings.prefix,
             ).to(session.device)
             loss = settings.weight * torch.relu(settings.margin - reward).mean()
-            told = {"reward": reward.detach().mean()}
+            losses = {"reward": reward.detach().mean()}
             if settings.keep:
-                far = _distance(session, x, sigma, asked, tuned)
+                far = distance_to_untrained(session, x, sigma, prompts, tuned)
                 loss = loss + settings.keep * far / 2
-                told["distance"] = far.detach()
-            session.backward(loss, **told)
+                losses["distance"] = far.detach()
+            session.backward(loss, **losses)
         if settings.keep:
             # what late steps teach changes the early ones as well, which decide what is where
-            x, sigma = before
-            tuned = predicted(session, x, sigma, asked)
-            far = _distance(session, x, sigma, asked, tuned)
-            session.backward(settings.keep * far / 2, distance=(told["distance"] + far) / 2)
-
-    def _choose(self, session: Session) -> list[int]:
-        """Prompts whose encodings have one length; a length's chance goes with its prompts."""
-        count = len(self.encoded)
-        first = int(torch.randint(count, (1,), generator=session.generator))
-        kind = self._kinds[self.encoded[first].text.shape[1]]
-        order = torch.randperm(len(kind), generator=session.generator).tolist()
-        return [kind[order[n % len(kind)]] for n in range(self._batch)]
+            far = distance_to_untrained(session, *before, prompts)
+            session.backward(settings.keep * far / 2, distance=(losses["distance"] + far) / 2)
 
     @torch.no_grad()
     def _sample(
-        self, session: Session, asked: Sequence[Encoded]
+        self, session: Session, prompts: Sequence[Encoded]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Latents and noise levels at a random late step, and at a random step before it."""
         settings = self._settings
         levels = noise_levels(session, settings.scheduler, settings.sampling_steps)
-        steps = len(levels) - 1
-        low = min(int(settings.start * steps), steps - 1)
-        high = max(low + 1, min(round(settings.end * steps), steps))
-        draw = session.generator
-        stop = int(torch.randint(low, high, (1,), generator=draw))
-        early = int(torch.randint(0, stop + 1, (1,), generator=draw))
-        way = list(walk(session, asked, levels, settings.cfg, self._empty, stop))
+        count = len(levels) - 1
+        first = min(int(settings.start * count), count - 1)
+        last = max(first + 1, min(round(settings.end * count), count))
+        stop = int(torch.randint(first, last, (1,), generator=session.generator))
+        early = int(torch.randint(0, stop + 1, (1,), generator=session.generator))
+        way = list(walk(session, prompts, levels, settings.cfg, self._empty, stop))
         # drawn onto the late step itself, the other one is the pure noise
-        places = stop, early if early < stop else 0
-        late, before = ((way[n], levels[n].expand(len(asked))) for n in places)
+        steps = stop, early if early < stop else 0
+        late, before = ((way[n], levels[n].expand(len(prompts))) for n in steps)
         return *late, before
 
     def _load(self, session: Session) -> None:
@@ -208,16 +194,6 @@ class CaptionReward:
             patchers = [session.patcher, self._picture.vae.patcher, self._captioner.patcher]
             comfy.model_management.load_models_gpu(patchers)
             self._ready = True
-
-
-def _distance(
-    session: Session, x: Tensor, sigma: Tensor, asked: Sequence[Encoded], tuned: Tensor
-) -> Tensor:
-    """Mean square of what training changed in the predicted noise."""
-    with session.frozen():
-        frozen = predicted(session, x, sigma, asked)
-    # predictions are of the clean latent; the noise differs by this over sigma
-    return ((tuned - frozen) / sigma[:, None, None, None]).square().mean()
 
 
 def train_by_reward(
@@ -239,10 +215,10 @@ def train_by_reward(
     to rise. The models stay as they are. Raises RealCompoError for inputs that do not fit, else as
     ``train``.
     """
-    patcher, judge = require_model(model, "model"), require_captioner(captioner)
+    patcher, reader = require_model(model, "model"), require_captioner(captioner)
     require_ability(patcher, "train")
     require_clip(clip, "clip")
-    objective = CaptionReward(clip, vae, judge, prompts, rewards, settings.batch_size)
+    objective = CaptionReward(clip, vae, reader, prompts, rewards, settings.batch_size)
     check_width(patcher, [encoded.text for encoded in objective.encoded])
     scale = int(getattr(vae, "downscale_ratio", 8))
     latent = (max(size[1] // scale, 1), max(size[0] // scale, 1))
@@ -251,8 +227,7 @@ def train_by_reward(
     # the backward keeps what the decoder made; the captioner's pictures are small beside it
     decoder = 2.0 * float(vae.memory_used_decode(shape, vae.vae_dtype))
     about = {"rewards": asdict(rewards), "prompts": list(prompts), "size": list(size)}
-    trained = train(
-        patcher, objective, settings, latent, targets, json.dumps(about), on_cancel, save_every,
+    return train_lora(
+        patcher, objective, "refl", about, settings, latent, targets, on_cancel, save_every,
         extra_memory=decoder,
     )  # fmt: skip
-    return with_notes(trained, patcher, "refl", settings, about, targets)

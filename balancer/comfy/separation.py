@@ -19,6 +19,7 @@ from ..setting_fields import check, choice, number, whole
 from ..training_prompts import TrainingPrompt
 from .inputs import resolve
 from .session import Encoded, Session, encode
+from .training_step import PromptGroups, distance_to_untrained, noise_error
 from .walk import noise_levels, walk
 
 Heads = Literal["each", "mean"]
@@ -165,12 +166,10 @@ class SeparateEnhance:
         with them one by one. ``empty`` is the encoded empty prompt and ``seed`` the noise's, for
         states of the model's own sampling.
 
-        Raises RealCompoError for prompts of one object where the Separate loss is asked for alone,
+        Raises RealCompoError for prompts of one object where the Separate loss is on,
         and for the denoising form without latents, or with a number that fits no prompts.
         """
-        self._kinds: dict[tuple[int, int], list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            self._kinds.setdefault(prompt.kind, []).append(index)
+        self._groups = PromptGroups([prompt.kind for prompt in prompts])
         self._prompts, self._settings = prompts, settings
         self._batch, self._factor, self._latents = batch, factor, latents
         self._empty, self._seed = empty, seed
@@ -193,7 +192,7 @@ class SeparateEnhance:
     def __call__(self, session: Session) -> None:
         """One step: the losses on the maps, and the norm loss on a pass of its own."""
         settings = self._settings
-        chosen = self._choose(session)
+        chosen = self._groups.draw(self._batch, session.generator)
         some = [self._prompts[index] for index in chosen]
         x, sigma = self._states(session, chosen)
         maps = read_heads(session, x, sigma, some, self._factor)
@@ -208,14 +207,6 @@ class SeparateEnhance:
             norm_loss = self._denoise if settings.norm_form == "denoising" else self._distill
             norm = norm_loss(session, chosen)
             session.backward(settings.norm * norm, norm=norm)
-
-    def _choose(self, session: Session) -> list[int]:
-        """Prompts of one kind; a kind's chance goes with its number of prompts."""
-        count = len(self._prompts)
-        first = int(torch.randint(count, (1,), generator=session.generator))
-        kind = self._kinds[self._prompts[first].kind]
-        order = torch.randperm(len(kind), generator=session.generator).tolist()
-        return [kind[order[n % len(kind)]] for n in range(self._batch)]
 
     def _clean(self, session: Session, chosen: Sequence[int], own: bool = True) -> Tensor:
         """Clean latents; those that were drawn for the prompts ``chosen``, if ``own``."""
@@ -237,9 +228,9 @@ class SeparateEnhance:
         if self._walks is None:
             self._walks = self._draw(session)
         levels, walks = self._walks
-        places = torch.randint(len(levels), (len(chosen),), generator=session.generator).tolist()
-        x = torch.stack([walks[p, i] for p, i in zip(places, chosen, strict=True)])
-        return x.to(session.device), levels[places]
+        steps = torch.randint(len(levels), (len(chosen),), generator=session.generator).tolist()
+        x = torch.stack([walks[step, i] for step, i in zip(steps, chosen, strict=True)])
+        return x.to(session.device), levels[steps]
 
     def _draw(self, session: Session) -> tuple[Tensor, Tensor]:
         """Noise levels (S,), and every prompt's latents there (S, N, C, H, W) on the CPU.
@@ -262,13 +253,14 @@ class SeparateEnhance:
         parts: dict[int, Tensor] = {}
         try:
             with session.frozen():
-                for kind in self._kinds.values():
-                    for start in range(0, len(kind), _DRAWN_TOGETHER):
-                        some = kind[start : start + _DRAWN_TOGETHER]
-                        asked = [self._prompts[index].encoded for index in some]
+                for group in self._groups:
+                    for start in range(0, len(group), _DRAWN_TOGETHER):
+                        some = group[start : start + _DRAWN_TOGETHER]
+                        prompts = [self._prompts[index].encoded for index in some]
                         guidance = settings.sampling_cfg, self._empty
-                        way = [x.cpu() for x in walk(session, asked, levels, *guidance, inside[-1])]
-                        seen = torch.stack([way[place] for place in inside])
+                        latents = walk(session, prompts, levels, *guidance, inside[-1])
+                        way = [x.cpu() for x in latents]
+                        seen = torch.stack([way[step] for step in inside])
                         parts |= {index: seen[:, n] for n, index in enumerate(some)}
                         bar.update(len(some))
         finally:
@@ -279,18 +271,13 @@ class SeparateEnhance:
         """Mean square of what training changed in the noise of single objects' prompts."""
         single = [self._prompts[index].single for index in chosen]
         picks = torch.randint(1 << 30, (len(single),), generator=session.generator).tolist()
-        asked = [alone[pick % len(alone)] for alone, pick in zip(single, picks, strict=True)]
+        prompts = [alone[pick % len(alone)] for alone, pick in zip(single, picks, strict=True)]
         # a phrase rarely fills more than one chunk of 77; the few others wait for another step
-        length = asked[0].text.shape[1]
-        asked = [one for one in asked if one.text.shape[1] == length]
-        sigma = session.random_sigmas(len(asked))
-        x = session.noised(self._clean(session, chosen[: len(asked)], own=False), sigma)
-        with session.frozen():
-            frozen = session.predict(x, sigma, asked)
-        tuned = session.predict(x, sigma, asked)
-        assert frozen is not None and tuned is not None
-        # predictions are of the clean latent; the noise differs by this over sigma
-        return ((tuned - frozen) / sigma[:, None, None, None]).square().mean()
+        length = prompts[0].text.shape[1]
+        prompts = [one for one in prompts if one.text.shape[1] == length]
+        sigma = session.random_sigmas(len(prompts))
+        x = session.noised(self._clean(session, chosen[: len(prompts)], own=False), sigma)
+        return distance_to_untrained(session, x, sigma, prompts)
 
     def _denoise(self, session: Session, chosen: Sequence[int]) -> Tensor:
         """The ordinary denoising loss on latents that go with the prompts."""
@@ -298,18 +285,21 @@ class SeparateEnhance:
         sigma = session.random_sigmas(len(chosen))
         x = session.noised(clean, sigma)
         tuned = session.predict(x, sigma, [self._prompts[index].encoded for index in chosen])
-        assert tuned is not None
-        return ((tuned - clean) / sigma[:, None, None, None]).square().mean()
+        return noise_error(tuned, clean, sigma)
 
 
 def read_heads(
     session: Session, x: Tensor, sigma: Tensor, some: Sequence[Prepared], factor: int
 ) -> Tensor:
-    """Every head's map of every object, (B, heads, K, h, w), mean over the sites of a level."""
+    """Every head's map of every object, (B, heads, K, h, w), mean over the sites of a level.
+
+    ``x`` (B, C, H, W) at noise levels ``sigma`` (B,), one prompt of one kind per sample;
+    ``factor``: latent positions per map cell.
+    """
     length = some[0].encoded.text.shape[1]
     weights = torch.stack([prompt.regions.token_weights(length) for prompt in some])
     maps = HeadMaps(weights.to(session.device))
-    session.predict(x, sigma, [p.encoded for p in some], maps, factor, whole=False)
+    session.read(x, sigma, [prompt.encoded for prompt in some], maps, factor)
     if maps.total is None:
         raise RealCompoError(
             "model", "the model ran, but its attention to the prompt was not seen",

@@ -1,4 +1,4 @@
-"""A model of the host, loaded and asked for predictions that autograd can go through.
+"""A model of the host, loaded, with predictions that autograd can go through.
 
 The host loads and places the model and makes every prediction, so that LoRAs, hooks and other
 packs' patches on it stay in force.
@@ -21,7 +21,7 @@ from torch import Tensor
 from ..adapters import Adapters
 from ..attention_maps import RegionMaps
 from .attention.families import family_of
-from .attention.family import Site, StopProbe, last_site, stop
+from .attention.family import Site, StopProbe, last_site
 from .cards import on_one_card, without_copies
 from .checkpointing import checkpointed
 from .checks import require_ability
@@ -54,10 +54,11 @@ def encode(clip: Any, text: str) -> Encoded:
 
 @dataclass
 class Session:
-    """A loaded model in the middle of a host's sampling call: asks it for predictions.
+    """A loaded model in the middle of a host's sampling call.
 
-    ``generator`` is the one source of randomness, on the CPU. ``adapters`` are in force unless
-    they are off.
+    ``size`` is the latents' height and width. ``generator`` is the one source of randomness, on
+    the CPU. ``adapters`` are in force unless they are off. ``checkpointed``: activations are
+    computed again in the backward.
     """
 
     patcher: ModelPatcher
@@ -102,20 +103,44 @@ class Session:
         noise = self.randn(*clean.shape)
         return self.sampling.noise_scaling(sigma[:, None, None, None], noise, clean, False)
 
-    def predict(
+    def predict(self, x: Tensor, sigma: Tensor, prompts: Sequence[Encoded]) -> Tensor:
+        """The conditional prediction of the clean latent (B, C, H, W), in autograd's graph.
+
+        ``x`` (B, C, H, W) at noise levels ``sigma`` (B,); one prompt per sample, all of one
+        length.
+        """
+        family = family_of(self.model.diffusion_model)
+        seen = self._forward(
+            x, sigma, prompts, lambda given: family.differentiable_options(given, self.sites)
+        )
+        assert seen is not None
+        return seen
+
+    def read(
+        self, x: Tensor, sigma: Tensor, prompts: Sequence[Encoded], maps: RegionMaps, factor: int
+    ) -> None:
+        """Take the attention at the sites of level ``factor`` into ``maps``, in autograd's graph.
+
+        Inputs as of ``predict``; the pass ends with the last of these sites.
+        """
+        family = family_of(self.model.diffusion_model)
+        self._forward(
+            x, sigma, prompts,
+            lambda given: family.reading_options(given, self.sites, factor, maps),
+            last_site(self.sites, factor),
+        )  # fmt: skip
+
+    def _forward(
         self,
         x: Tensor,
         sigma: Tensor,
         prompts: Sequence[Encoded],
-        maps: RegionMaps | None = None,
-        factor: int = 0,
-        whole: bool = True,
+        attending: Callable[[dict[str, Any]], dict[str, Any]],
+        last: Site | None = None,
     ) -> Tensor | None:
-        """The conditional prediction of the clean latent (B, C, H, W), in autograd's graph.
+        """A conditional pass; None if it was left at ``last``.
 
-        ``x`` (B, C, H, W) at noise levels ``sigma`` (B,); one prompt per sample, all of one
-        length. ``maps`` takes in the attention at the sites of level ``factor``; unless
-        ``whole``, the pass ends with the last of them, and None comes back.
+        ``attending`` gives the transformer options of the pass for those that are there.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen: list[Tensor] = []
@@ -124,27 +149,14 @@ class Session:
 
         def wrapper(apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
             conditions = {**args["c"]}
-            given = conditions["transformer_options"]
-            network = self.model.diffusion_model
-            family = family_of(network)
-            if maps is None:
-                inside = family.differentiable_options(given, self.sites)
-            else:
-                then = _go_on if whole else stop
-                inside = family.reading_options(given, self.sites, factor, maps, at_last=then)
-            conditions["transformer_options"] = inside
+            conditions["transformer_options"] = attending(conditions["transformer_options"])
             call = {**args, "c": conditions}
-            last = None if whole or maps is None else last_site(self.sites, factor)
             saving = self.checkpointed and torch.is_grad_enabled()
-            with (
-                checkpointed(
-                    network,
-                    last if saving else None,
-                    adds_in_place(),
-                    whole=saving and last is None,
-                ),
-                suppress(StopProbe),
-            ):
+            blocks = checkpointed(
+                self.model.diffusion_model, last if saving else None, adds_in_place(),
+                whole=saving and last is None,
+            )  # fmt: skip
+            with blocks, suppress(StopProbe):
                 seen.append(call_model(inner, apply_model, call))
             return torch.zeros_like(args["input"])
 
@@ -173,25 +185,21 @@ class Session:
                 stack.enter_context(self.adapters.off())
             yield
 
-    def backward(self, loss: Tensor, **told: Tensor) -> None:
+    def backward(self, loss: Tensor, **losses: Tensor) -> None:
         """Add the gradient of ``loss`` (a scalar); its graph is gone afterwards.
 
-        ``told`` are named losses (scalars) to report for this step, before any weight.
+        ``losses`` are scalars to report for this step by name, before any weight.
         """
         (loss * self.scale).backward()
         self.backwards += 1
         total = self._values.get("loss", torch.zeros((), device=self.device))
         self._values["loss"] = total + loss.detach()
-        self._values |= {name: value.detach() for name, value in told.items()}
+        self._values |= {name: value.detach() for name, value in losses.items()}
 
     def take_values(self) -> dict[str, Tensor]:
         """The losses of the step that just ended."""
         values, self._values = self._values, {}
         return values
-
-
-def _go_on() -> None:
-    """The pass is wanted as a whole."""
 
 
 def in_session(

@@ -7,10 +7,11 @@ written to.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import comfy.model_management
 import torch
@@ -20,12 +21,13 @@ from torch import Tensor
 from .. import checked
 from ..adapters import Adapters
 from ..errors import RealCompoError
-from ..training import Optimisation, TrainingSettings
+from ..training import OnCancel, Optimisation, TrainingSettings
 from .activation_memory import Pass, kept_bytes
 from .checkpointing import free_for_activations
 from .checks import model_name, require_ability
 from .compat import adds_in_place
 from .forwards import other_forwards
+from .lora_file import LoraModel
 from .model_call import compute_dtype
 from .progress import Progress
 from .session import Session, in_session
@@ -40,7 +42,6 @@ TARGETS = {
 }
 """What may be trained, by the names of the layers. Separate-and-Enhance trains keys only."""
 
-OnCancel = Literal["resume next time", "finish with what was learned"]
 # the share of the free memory that activations may take before they are computed again instead
 _SHARE = 0.5
 
@@ -132,8 +133,8 @@ def train(
                     # a step that is cancelled half-way is made again from its beginning
                     begin = run.generator.get_state()
                     objective(session)
-                    told = run.step(session.take_values(), session.scale)
-                    progress.step(told, run.losses)
+                    losses = run.step(session.take_values(), session.scale)
+                    progress.step(losses, run.losses)
                     if save_every and run.steps % save_every == 0 < settings.steps - run.steps:
                         checkpoint.save_meanwhile(run)
             except comfy.model_management.InterruptProcessingException:
@@ -153,6 +154,36 @@ def train(
     in_session(patcher, size, settings.batch_size, settings.seed, work, memory)
     checkpoint.remove()
     return Trained(run.learned(), run.losses, run.steps, finished)
+
+
+def train_lora(
+    patcher: ModelPatcher,
+    objective: Objective,
+    method: str,
+    about: dict[str, Any],
+    settings: TrainingSettings,
+    size: tuple[int, int],
+    targets: str,
+    on_cancel: OnCancel,
+    save_every: int,
+    whole: bool = True,
+    extra_memory: float = 0.0,
+) -> tuple[LoraModel, dict[str, list[float]], int]:
+    """``train``, given out as training nodes do: a LoRA with notes, losses, and steps made.
+
+    ``method`` is the training's name; it and ``about`` go into the LoRA's notes.
+    """
+    trained = train(
+        patcher, objective, settings, size, targets, json.dumps(about), on_cancel, save_every,
+        whole, extra_memory,
+    )  # fmt: skip
+    last = {name: sum(v[-20:]) / len(v[-20:]) for name, v in trained.losses.items()}
+    notes = {
+        "method": method, "base": model_name(patcher), "targets": targets,
+        "steps": trained.steps, "finished": trained.finished,
+        "training": asdict(settings), "last_losses": last, **about,
+    }  # fmt: skip
+    return LoraModel(trained.lora, notes), trained.losses, trained.steps
 
 
 def _shape(layer: torch.nn.Module) -> tuple[int, int]:
@@ -186,10 +217,10 @@ def _fingerprint(
     about: str,
     size: tuple[int, int],
 ) -> str:
-    """Name of a training, told by all that decides its course (not by its number of steps)."""
+    """Name of a training, made of all that decides its course (not of its number of steps)."""
     digest = hashlib.sha256()
-    told = {**settings.__dict__, "steps": 0}
-    digest.update(repr((model_name(patcher), sorted(told.items()), targets, about, size)).encode())
+    course = sorted({**settings.__dict__, "steps": 0}.items())
+    digest.update(repr((model_name(patcher), course, targets, about, size)).encode())
     weight = next((layer.weight for layer in layers.values()), None)
     if isinstance(weight, Tensor):
         numbers = weight.detach().flatten()[:4096].float().cpu().contiguous()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import folder_paths
 import safetensors.torch
+from torch import Tensor
 
 from ..errors import RealCompoError
 from ..log import LOG
@@ -18,7 +19,7 @@ FOLDER = "realcompo_training"
 
 
 class Checkpoint:
-    """One training's file; ``name`` tells trainings apart."""
+    """One training's file; ``name`` keeps trainings apart."""
 
     def __init__(self, name: str) -> None:
         self.path = Path(folder_paths.get_output_directory(), FOLDER, f"{name}.safetensors")
@@ -57,7 +58,7 @@ class Checkpoint:
             try:
                 self._write(path, run.learned(), {"losses": json.dumps(run.losses)})
             except RealCompoError as error:
-                # what made the training fail is told; this stands beside it in the log
+                # what made the training fail is raised; this stands beside it in the log
                 LOG.error("RealCompo: what was learned before it is lost: %s", error)
                 return
             LOG.warning("RealCompo: what was learned before the failure is in %s", path)
@@ -66,7 +67,7 @@ class Checkpoint:
         """The training has ended well; nothing waits any more."""
         self.path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, tensors: dict, about: dict[str, str]) -> None:
+    def _write(self, path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
         def write(part: Path) -> None:
             safetensors.torch.save_file(tensors, str(part), about)
 

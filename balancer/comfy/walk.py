@@ -38,20 +38,10 @@ def walk(
         yield x
         if index < last:
             with torch.no_grad():
-                clean = guided(session, x, levels[index].expand(len(x)), prompts, cfg, empty)
+                sigma = levels[index].expand(len(x))
+                conditional = session.predict(x, sigma, prompts)
+                clean = with_guidance(session, x, sigma, conditional, cfg, empty)
                 x = clean + (x - clean) * (levels[index + 1] / levels[index])
-
-
-def guided(
-    session: Session,
-    x: Tensor,
-    sigma: Tensor,
-    prompts: Sequence[Encoded],
-    cfg: float,
-    empty: Encoded | None,
-) -> Tensor:
-    """The prediction of the clean latent with classifier-free guidance, in autograd's graph."""
-    return with_guidance(session, x, sigma, predicted(session, x, sigma, prompts), cfg, empty)
 
 
 def with_guidance(
@@ -70,12 +60,5 @@ def with_guidance(
     if cfg <= 1.0 or empty is None:
         return conditional
     with torch.no_grad():
-        unconditional = predicted(session, x, sigma, [empty] * len(x))
+        unconditional = session.predict(x, sigma, [empty] * len(x))
     return unconditional + cfg * (conditional - unconditional)
-
-
-def predicted(session: Session, x: Tensor, sigma: Tensor, prompts: Sequence[Encoded]) -> Tensor:
-    """The prediction of the clean latent by a whole pass; one prompt per sample."""
-    prediction = session.predict(x, sigma, prompts)
-    assert prediction is not None
-    return prediction

@@ -139,7 +139,7 @@ def test_the_step_with_a_gradient_lies_where_asked(demo: Any, captioner: Any) ->
         early = objective(demo, captioner, start=0.0, end=0.25)
         for asked in (late, early):
             for _ in range(6):
-                chosen = asked._choose(session)
+                chosen = asked._groups.draw(2, session.generator)
                 prompts = [asked.encoded[index] for index in chosen]
                 x, sigma, (first, level) = asked._sample(session, prompts)
                 assert x.shape == first.shape == (2, 16, 16, 16)
