@@ -90,8 +90,8 @@ class Optimisation:
         """Move along the gradients that are there; returns the losses as numbers.
 
         ``values`` are this step's losses (scalars) by name; ``scale`` is what the gradients were
-        multiplied by. A gradient that is not finite moves nothing. Raises RealCompoError when a loss is not
-        finite, or no gradient was for many steps.
+        multiplied by. A gradient that is not finite moves nothing. Raises RealCompoError when a
+        loss is not finite, or no gradient was for many steps.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:

@@ -85,6 +85,10 @@ class ShapesCodec(nn.Module):
     Pictures are (B, 3, H, W) in -1..1 with sides divisible by 8, latents (B, 16, H/8, W/8).
     """
 
+    components: Tensor
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         size = 3 * PATCH * PATCH
@@ -109,6 +113,10 @@ class ShapesCodec(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures in about -1..1 (not clamped)."""
         return self.decode_linear(latents) + self.refiner(latents)
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in 0..1 of latents."""
+        return ((self.decode(latents) + 1) / 2).clamp(0, 1)
 
     def preview_factors(self) -> tuple[Tensor, Tensor]:
         """(16, 3) factors and (3,) bias: mean colour (-1..1) of a latent cell's patch, exactly."""

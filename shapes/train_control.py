@@ -1,7 +1,7 @@
 """Training of the demo's ControlNets on the frozen spatial model, without its boxes.
 
-With its boxes that model is also the teacher: it was told each object's colour by GLIGEN's phrases
-and never had to read it in the caption, so noise alone teaches a ControlNet colours very slowly.
+With its boxes that model is also the teacher: it had each object's colour from GLIGEN's phrases and
+never had to read it in the caption, so noise alone teaches a ControlNet colours very slowly.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from comfy.cldm.cldm import ControlNet
@@ -19,25 +18,11 @@ from .codec import ShapesCodec
 from .control import KINDS, draw_hints
 from .host_models import build_control, build_model, read_weights
 from .train_data import LatentSet, make_codec
-from .train_diffusion import (
-    ATTENTION_WEIGHT,
-    CAPTION_DROP,
-    SNR_LIMIT,
-    TIMESTEPS,
-    Asked,
-    Batches,
-    MapRecorder,
-    Trainee,
-    add_noise,
-    alphas_cumprod,
-    encode_empty,
-    encode_scenes,
-    initialise,
-    load_text,
-    map_shares,
-    phrase_vectors,
-    sample,
-)
+from .train_diffusion import ATTENTION_WEIGHT, Trainee, initialise
+from .train_grid import sheet
+from .train_maps import ControlMaps, WordMaps, reading, stray_attention
+from .train_noise import TIMESTEPS, add_noise, alphas_cumprod, noise_loss, sample
+from .train_prompts import Batches, encode_scenes, load_text, phrase_vectors
 from .train_run import Run
 from .train_text import CaptionTokens, CompactText
 from .world import Scene, make_scenes
@@ -62,7 +47,7 @@ def start_control(control: nn.Module, unet: nn.Module) -> None:
     The hint's convolutions have no normalisation between them; He's variance keeps the signal's
     size through all eight, where torch's default would lose it and the first minutes with it. The
     first two keep this random start: they are a third of the work of a step, and flat colours need
-    no learned filters to be told apart.
+    no learned filters to differ.
     """
     initialise(control)
     known = control.state_dict()
@@ -91,9 +76,9 @@ class Controlled(nn.Module):
     the empty prompt keeps the hint, or several noises of the same pictures in training.
     """
 
-    grounding = None
+    has_boxes = False
 
-    def __init__(self, unet: nn.Module, control: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, control: ControlNet) -> None:
         super().__init__()
         self.unet, self.control = unet.eval().requires_grad_(False), control
         self.hint: Tensor | None = None
@@ -109,7 +94,7 @@ class Controlled(nn.Module):
         context: Tensor,
         phrases: Tensor | None = None,
         boxes: Tensor | None = None,
-        recorder: MapRecorder | None = None,
+        maps: WordMaps | None = None,
     ) -> Tensor:
         """Predicted noise (B, 16, h, w) for noisy latents at integer timesteps ``t`` (B,)."""
         if self.hint is None or phrases is not None or boxes is not None:
@@ -117,40 +102,8 @@ class Controlled(nn.Module):
         made = self.control(x=x, hint=self.hint, timesteps=t.float(), context=context)
         # What the host's merge gives for one ControlNet at strength 1.
         made = {"input": [], **made}
-        options: dict[str, Any] = dict(recorder.options) if recorder else {}
+        options = reading(self.unet, maps)
         return self.unet(x, t.float(), context=context, control=made, transformer_options=options)
-
-
-class ControlMaps:
-    """Cross-attention maps of a ControlNet, which takes none of the host's attention patches."""
-
-    def __init__(self, control: nn.Module) -> None:
-        self.seen: list[list[Tensor]] = []
-        for name, module in control.named_modules():
-            if name.endswith(".attn2"):
-                self._watch(module)
-
-    def _watch(self, attention: Any) -> None:
-        pair: list[Tensor] = []
-        heads = attention.heads
-        self.seen.append(pair)
-
-        def keep(place: int) -> Any:
-            def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-                split = out.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-                pair[place:] = [split]
-
-            return hook
-
-        attention.to_q.register_forward_hook(keep(0))
-        attention.to_k.register_forward_hook(keep(1))
-
-    def maps(self) -> list[Tensor]:
-        """Head-averaged maps (B, P, T) of the last forward, with their gradient."""
-        return [
-            (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1)
-            for q, k in self.seen
-        ]
 
 
 def load_controlled(folder: Path) -> tuple[Controlled, Trainee]:
@@ -182,21 +135,9 @@ def draw_controlled(
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Pictures (N, 3, 128, 128) of random captions by DDIM, and the hints they followed."""
-    asked = encode_scenes(CaptionTokens(), scenes, random.Random(seed))
+    prompts = encode_scenes(CaptionTokens(), scenes, random.Random(seed))
     model.hint = draw_hints(scenes, kind)
-    pictures = codec.decode(sample(model, text, asked, seed))
-    return ((pictures + 1) / 2).clamp(0, 1), model.hint
-
-
-def save_control_grid(path: Path, pictures: Tensor, hints: Tensor) -> None:
-    """Hints in the upper row, what was drawn after them below."""
-    from PIL import Image
-
-    size = pictures.shape[-1]
-    page = torch.stack((hints, pictures)).permute(0, 3, 1, 4, 2)
-    array = (page.reshape(2 * size, len(hints) * size, 3) * 255).byte().numpy()
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(array).save(path)
+    return codec.pictures(sample(model, text, prompts, seed)), model.hint
 
 
 def train_control(
@@ -225,57 +166,44 @@ def train_control(
     batches = Batches(data, run.generator)
     codec = make_codec(folder)
     alphas = alphas_cumprod()
-    random_ = run.generator
-    for step in run.steps():
-        if step % 400 == 399:
-            data.refresh()
-        latents, asked, scenes = batches.draw(PICTURES)
-        latents = latents.repeat(LEVELS, 1, 1, 1)
-        asked = Asked(*(t.repeat(LEVELS, *[1] * (t.ndim - 1)) for t in asked))
-        dropped = torch.rand((batch, 1), generator=random_) < CAPTION_DROP
-        tokens = torch.where(dropped, encode_empty(batch), asked.tokens)
-        owners = torch.where(dropped, -1, asked.owners)
-        t = torch.randint(TIMESTEPS, (batch,), generator=random_)
+    for step in data.refreshed(run.steps()):
+        latents, prompts, scenes = batches.draw(PICTURES)
+        latents, prompts = latents.repeat(LEVELS, 1, 1, 1), prompts.repeat(LEVELS)
+        dropped, tokens, owners = prompts.dropped(run.generator)
+        t = torch.randint(TIMESTEPS, (batch,), generator=run.generator)
         # Every picture once at any noise level and once in the noisier half, where colours and
         # places are decided.
         t[PICTURES:] = (t[PICTURES:] + TIMESTEPS) // 2
         # As the spatial model was trained.
-        noisy, noise = add_noise(latents, alphas[t], random_, offset=True)
+        noisy, noise = add_noise(latents, alphas[t], run.generator, offset=True)
         with torch.no_grad():
             context, _ = text(tokens)
-            phrases = phrase_vectors(text(asked.tokens)[1], asked)
+            phrases = phrase_vectors(text(prompts.tokens)[1], prompts)
         model.hint = draw_hints(scenes, kind)
-        recorder = MapRecorder()
+        maps = WordMaps()
         # Half of the time of single precision where the processor knows bfloat16; the rounding is
         # far below the error that is left. Loss, weights and optimiser stay in single precision.
         with torch.autocast("cpu", torch.bfloat16):
-            guess = model(noisy, t, context, recorder=recorder).float()
+            guess = model(noisy, t, context, maps=maps).float()
             with torch.no_grad():
-                told = teacher(noisy, t, context, phrases, asked.boxes).float()
+                taught = teacher(noisy, t, context, phrases, prompts.boxes).float()
         snr = alphas[t] / (1 - alphas[t])
-        weight = (SNR_LIMIT / snr).clamp(max=1.0)
-        error = (guess - noise).square().mean((1, 2, 3))
+        loss, error = noise_loss(guess, noise, snr)
         # In terms of the picture, not of the noise: what an object is decides itself where the
-        # noise hides nearly all. Without a caption nobody tells colours: nothing to learn there.
-        distance = (guess - told).square().mean((1, 2, 3)) * ~dropped[:, 0]
-        distance = distance * (1 / snr).clamp(max=TEACHER_LIMIT)
-        taught = [weights.float() for weights in recorder.maps[FIRST_TAUGHT_MAP:]] + own.maps()
-        grounded = (owners >= 0).float()
-        total = grounded.sum().clamp(min=1)
-        share = torch.stack(map_shares(taught, asked.boxes, owners, asked.groups)).mean(0)
-        stray = (grounded - share).sum() / total
+        # noise hides nearly all. Without a caption nobody knows colours: nothing to learn there.
+        distance = (guess - taught).square().mean((1, 2, 3)) * ~dropped
+        distance = (distance * (1 / snr).clamp(max=TEACHER_LIMIT)).mean()
+        words = [each.float() for each in maps.each[FIRST_TAUGHT_MAP:]] + own.maps()
+        stray, share = stray_attention(words, prompts.boxes, owners, prompts.groups)
         run.update(
-            (weight * error).mean() + TEACHER_WEIGHT * distance.mean() + ATTENTION_WEIGHT * stray,
-            {
-                "mse": float(error.detach().mean()),
-                "distance": float(distance.detach().mean()),
-                "stray": float(stray.detach()),
-                "share": float(share.detach().sum() / total),
-            },
+            loss + TEACHER_WEIGHT * distance + ATTENTION_WEIGHT * stray,
+            {"mse": error, "distance": distance, "stray": stray, "share": share},
         )
         if grid_every and (step + 1) % grid_every == 0:
-            run.average.swap()
             shown = make_scenes(GRID_SCENES, torch.Generator().manual_seed(505))
-            drawn = draw_controlled(model, text, codec, shown, kind, seed=9)
-            save_control_grid(folder / "grids" / f"{kind}_{step + 1:06d}.png", *drawn)
-            run.average.swap()
+            with run.averaged():
+                pictures, hints = draw_controlled(model, text, codec, shown, kind, seed=9)
+            path = folder / "grids" / f"{kind}_{step + 1:06d}.png"
+            path.parent.mkdir(exist_ok=True)
+            # Hints in the upper row, what was drawn after them below.
+            sheet(torch.cat((hints, pictures)), GRID_SCENES).save(path)

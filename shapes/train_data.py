@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,13 @@ class LatentSet:
             if len(self.scenes) < minimum:
                 time.sleep(5)
         self.latents = torch.cat(self.parts)
+
+    def refreshed(self, steps: Iterable[int]) -> Iterator[int]:
+        """The same steps; every 400th picks up the chunks that were written since."""
+        for step in steps:
+            if step % 400 == 399:
+                self.refresh()
+            yield step
 
     def refresh(self) -> None:
         """Read chunks in order of their number."""

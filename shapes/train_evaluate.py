@@ -18,21 +18,17 @@ from .oracle import detect, judge_scenes, rates
 from .render import render
 from .text import BUCKETS
 from .train_control import draw_controlled, load_exported
-from .train_diffusion import (
-    STYLE_OF,
-    MapRecorder,
-    Trainee,
-    alphas_cumprod,
-    encode_scenes,
-    map_shares,
-    sample,
-)
+from .train_diffusion import STYLE_OF, Trainee
+from .train_grid import sheet
+from .train_maps import WordMaps, map_shares
+from .train_noise import alphas_cumprod, sample
+from .train_prompts import encode_scenes, phrase_vectors
 from .train_text import CaptionTokens, CompactText
 from .world import STYLES, Scene, make_scenes
 
 SEED = 90_001
 BATCH = 32
-# What the models draw is told of their pictures by the oracle anyway: fewer do for the captioner.
+# The oracle says anyway what the models draw: fewer pictures do for the captioner.
 SAMPLES = 32
 PROBED = (950, 800, 600, 400, 200, 50)
 
@@ -62,11 +58,10 @@ def _draw(model: Trainee, text: CompactText, scenes: Sequence[Scene], rounded: b
     pictures = []
     for start in range(0, len(scenes), BATCH):
         some = scenes[start : start + BATCH]
-        asked = encode_scenes(CaptionTokens(), some, random.Random(start))
+        prompts = encode_scenes(CaptionTokens(), some, random.Random(start))
         if rounded:
-            asked = asked._replace(boxes=(asked.boxes * 16).round() / 16)
-        latents = sample(model, text, asked, seed=SEED + start)
-        pictures.append(((codec.decode(latents) + 1) / 2).clamp(0, 1))
+            prompts = prompts._replace(boxes=(prompts.boxes * 16).round() / 16)
+        pictures.append(codec.pictures(sample(model, text, prompts, seed=SEED + start)))
     return torch.cat(pictures)
 
 
@@ -76,30 +71,20 @@ def _map_shares(model: Trainee, text: CompactText, style: str, count: int) -> di
     generator = torch.Generator().manual_seed(SEED + 7)
     scenes = make_scenes(count, generator)
     latents = load_codec().encode(render(scenes, style, generator) * 2 - 1)
-    asked = encode_scenes(CaptionTokens(), scenes, random.Random(7))
-    context, meaning = text(asked.tokens)
-    from .train_diffusion import phrase_vectors
-
-    phrases = phrase_vectors(meaning, asked)
+    prompts = encode_scenes(CaptionTokens(), scenes, random.Random(7))
+    context, meaning = text(prompts.tokens)
+    phrases = phrase_vectors(meaning, prompts)
     result = {}
     for t in PROBED:
         alpha = alphas_cumprod()[t]
         noise = torch.randn(latents.shape, generator=generator)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        recorder = MapRecorder()
-        model(noisy, torch.full((count,), t), context, phrases, asked.boxes, recorder)
-        shares = map_shares(recorder.maps, asked.boxes, asked.owners, asked.groups)
-        finest = max(range(len(shares)), key=lambda i: recorder.maps[i].shape[1])
-        result[str(t)] = float(shares[finest].sum() / (asked.owners >= 0).sum())
+        maps = WordMaps()
+        model(noisy, torch.full((count,), t), context, phrases, prompts.boxes, maps)
+        finest = max(maps.each, key=lambda words: words.shape[-1])
+        (share,) = map_shares([finest], prompts.boxes, prompts.owners, prompts.groups)
+        result[str(t)] = float(share.sum() / (prompts.owners >= 0).sum())
     return result
-
-
-def _save_sheet(path: Path, pictures: Tensor) -> None:
-    """The first 24 pictures in three rows."""
-    from PIL import Image
-
-    shown = pictures[:24].view(3, 8, 3, 128, 128).permute(0, 3, 1, 4, 2)
-    Image.fromarray((shown.reshape(384, 1024, 3) * 255).byte().numpy()).save(path)
 
 
 def _score_codec(scenes: Sequence[Scene], generator: torch.Generator) -> dict[str, Any]:
@@ -108,7 +93,7 @@ def _score_codec(scenes: Sequence[Scene], generator: torch.Generator) -> dict[st
     for style in STYLES:
         clean = render(scenes, style, generator)
         with torch.no_grad():
-            back = ((codec.decode(codec.encode(clean * 2 - 1)) + 1) / 2).clamp(0, 1)
+            back = codec.pictures(codec.encode(clean * 2 - 1))
         error = (back - clean).square().mean((1, 2, 3))
         report[f"codec {style}"] = {
             "psnr": float((-10 * error.log10()).mean()),
@@ -125,7 +110,7 @@ def _score_diffusion(part: str, scenes: Sequence[Scene], folder: Path) -> dict[s
         pictures = _draw(model, text, scenes, rounded)
         name = f"{part} rounded boxes" if rounded else part
         report[name] = rates(judge_scenes(pictures, scenes))
-        _save_sheet(folder / f"evaluate_{name.replace(' ', '_')}.png", pictures)
+        sheet(pictures[:24], 8).save(folder / f"evaluate_{name.replace(' ', '_')}.png")
     return report
 
 
@@ -137,20 +122,22 @@ def _score_control(kind: str, scenes: Sequence[Scene], folder: Path) -> dict[str
         some = scenes[start : start + BATCH]
         drawn.append(draw_controlled(model, text, codec, some, kind, SEED + start)[0])
     pictures = torch.cat(drawn)
-    _save_sheet(folder / f"evaluate_{kind}.png", pictures)
-    told = [number for number, scene in enumerate(scenes) if tells_apart(scene)]
-    apart = rates(judge_scenes(pictures[told], [scenes[number] for number in told]))
+    sheet(pictures[:24], 8).save(folder / f"evaluate_{kind}.png")
+    plain = [number for number, scene in enumerate(scenes) if tells_apart(scene)]
+    apart = rates(judge_scenes(pictures[plain], [scenes[number] for number in plain]))
     return {kind: rates(judge_scenes(pictures, scenes)), f"{kind} told apart": apart}
 
 
-def _told_right(captions: Sequence[str], wanted: Sequence[set[tuple[str, str]]]) -> dict[str, Any]:
+def _caption_rates(
+    captions: Sequence[str], wanted: Sequence[set[tuple[str, str]]]
+) -> dict[str, float]:
     """Recall and precision of (colour, shape) pairs over all captions; exact: no pair is wrong."""
-    told = [read_pairs(caption) for caption in captions]
-    hits = sum(len(a & b) for a, b in zip(told, wanted, strict=True))
+    named = [read_pairs(caption) for caption in captions]
+    hits = sum(len(a & b) for a, b in zip(named, wanted, strict=True))
     return {
         "recall": hits / max(sum(map(len, wanted)), 1),
-        "precision": hits / max(sum(map(len, told)), 1),
-        "exact": sum(a == b for a, b in zip(told, wanted, strict=True)) / len(told),
+        "precision": hits / max(sum(map(len, named)), 1),
+        "exact": sum(a == b for a, b in zip(named, wanted, strict=True)) / len(named),
     }
 
 
@@ -162,14 +149,13 @@ def _score_captioner(scenes: Sequence[Scene], generator: torch.Generator) -> dic
     truth = [{(o.colour, o.shape) for o in scene.objects} for scene in scenes]
     for style in STYLES:
         with torch.no_grad():
-            latents = codec.encode(render(scenes, style, generator) * 2 - 1)
-            pictures = ((codec.decode(latents) + 1) / 2).clamp(0, 1)
-        report[f"captions of {style} drawings"] = _told_right(captioner.caption(pictures), truth)
+            pictures = codec.pictures(codec.encode(render(scenes, style, generator) * 2 - 1))
+        report[f"captions of {style} drawings"] = _caption_rates(captioner.caption(pictures), truth)
     text = _text()
     for part in ("realism", "sketch", "neon"):
         pictures = _draw(_trainee(part), text, scenes[:SAMPLES], False)
         seen = [{(f.colour, f.shape) for f in found} for found in detect(pictures)]
-        report[f"captions of {part} samples"] = _told_right(captioner.caption(pictures), seen)
+        report[f"captions of {part} samples"] = _caption_rates(captioner.caption(pictures), seen)
     return report
 
 

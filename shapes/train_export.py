@@ -15,7 +15,8 @@ from .captioner import FOLDER as CAPTIONER
 from .captioner import write_folder
 from .control import KINDS
 from .host_models import WEIGHTS, weight_hashes
-from .train_diffusion import STYLE_OF, load_text
+from .train_diffusion import STYLE_OF
+from .train_prompts import load_text
 from .train_refl import NAME as REFL
 from .train_sepen import VARIANTS as SEPEN
 

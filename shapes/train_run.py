@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ class Average:
         """Move a step towards the live weights."""
         self.steps += 1
         keep = min(0.999, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.values, [p.detach() for p in self.live], 1 - keep)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            self.values, [p.detach() for p in self.live], 1 - keep
+        )
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -103,12 +106,19 @@ class Run:
             self.path,
         )
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the live ones, for as long as this lasts."""
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
     def averaged_state(self) -> dict[str, Tensor]:
         """State dict with the averaged weights in place of the live ones."""
-        self.average.swap()
-        state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
-        self.average.swap()
-        return state
+        with self.averaged():
+            return {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     def progress(self) -> float:
         """0..1 of the budget."""
@@ -135,7 +145,7 @@ class Run:
                 saved = now
         self.save()
 
-    def update(self, loss: Tensor, values: dict[str, float]) -> None:
+    def update(self, loss: Tensor, values: Mapping[str, Tensor | float]) -> None:
         """Backward, clip at norm 1, optimiser step, average; remembers values for the log."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -143,7 +153,7 @@ class Run:
         self.optimizer.step()
         self.average.update()
         for key, value in values.items():
-            self.recent.setdefault(key, []).append(value)
+            self.recent.setdefault(key, []).append(float(value))
         if self.step % 100 == 99:
             row = {"step": self.step + 1, "images": self.seen + self.images}
             row |= {"seconds": round(self.spent, 1)}

@@ -246,7 +246,7 @@ def test_training_learns_control_and_leaves_the_unet_alone(controlled: Any) -> N
     if adds_in_place():
         pytest.skip("training needs a ComfyUI from June 2025 on: this one adds in place")
     from realcompo.shapes.train_control import KEPT_RANDOM
-    from realcompo.shapes.train_diffusion import MapRecorder
+    from realcompo.shapes.train_maps import WordMaps
 
     given = batch()
     before = {k: v.clone() for k, v in controlled.unet.state_dict().items()}
@@ -257,9 +257,9 @@ def test_training_learns_control_and_leaves_the_unet_alone(controlled: Any) -> N
     target = torch.randn(given["x"].shape, generator=torch.Generator().manual_seed(2))
     errors = []
     for _ in range(6):
-        recorder = MapRecorder()
-        error = (controlled(**given, recorder=recorder) - target).square().mean()
-        taught = [m.requires_grad for m in recorder.maps]
+        maps = WordMaps()
+        error = (controlled(**given, maps=maps) - target).square().mean()
+        taught = [m.requires_grad for m in maps.each]
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -58,7 +58,7 @@ def test_scenes_survive_the_trip_to_disk() -> None:
 
 
 def test_map_shares_count_every_box_of_a_group() -> None:
-    from realcompo.shapes.train_diffusion import map_shares
+    from realcompo.shapes.train_maps import map_shares
 
     boxes = torch.zeros(1, 4, 4)
     boxes[0, 0] = torch.tensor([0.0, 0.0, 0.5, 0.5])
@@ -70,12 +70,89 @@ def test_map_shares_count_every_box_of_a_group() -> None:
     # The last two words look at the last cell only: inside the first group, outside the second.
     maps[0, :, 3:] = 0
     maps[0, 15, 3:] = 1
-    (share,) = map_shares([maps], boxes, owners, groups)
+    words = maps.transpose(1, 2).unflatten(2, (4, 4))
+    (share,) = map_shares([words], boxes, owners, groups)
     assert share[0].tolist() == pytest.approx([0, 0.5, 0.25, 1, 0])
 
 
-def test_asked_has_the_groups_and_the_vectors_of_their_nouns() -> None:
-    from realcompo.shapes.train_diffusion import encode_scenes, phrase_vectors
+def test_a_steps_losses_are_those_of_the_layers_own_projections() -> None:
+    """Noise loss and stray attention against loops over pictures, words, heads and cells."""
+    from realcompo.shapes.train_diffusion import Trainee
+    from realcompo.shapes.train_maps import WordMaps, stray_attention
+    from realcompo.shapes.train_noise import SNR_LIMIT, add_noise, alphas_cumprod, noise_loss
+    from realcompo.shapes.train_prompts import encode_scenes, phrase_vectors
+    from realcompo.shapes.train_text import CaptionTokens, CompactText, known_ids
+
+    torch.manual_seed(7)
+    model = Trainee(True)
+    captions = CaptionTokens()
+    text = CompactText(known_ids(captions.ids))
+    scenes = make_scenes(3, torch.Generator().manual_seed(9), objects=(2, 3))
+    prompts = encode_scenes(captions, scenes, random.Random(2))
+    make = torch.Generator().manual_seed(1)
+    t = torch.tensor([900, 500, 40])
+    alpha = alphas_cumprod()[t]
+    noisy, noise = add_noise(torch.randn(3, 16, 12, 16, generator=make), alpha, make, offset=True)
+    projected: list[dict[str, torch.Tensor]] = []
+    for name, module in model.unet.named_modules():
+        if name.endswith(".attn2"):
+            projected.append({})
+            for part in ("to_q", "to_k"):
+                getattr(module, part).register_forward_hook(
+                    lambda module, args, out, kept=projected[-1], part=part: kept.update(
+                        {part: out}
+                    )
+                )
+    maps = WordMaps()
+    with torch.no_grad():
+        context, meaning = text(prompts.tokens)
+        phrases = phrase_vectors(meaning, prompts)
+        guess = model(noisy, t, context, phrases, prompts.boxes, maps)
+    assert len(maps.each) == len(projected) == 5
+    trust = torch.tensor([0.2, 1.0, 0.7])
+    stray, share = stray_attention(
+        maps.each, prompts.boxes, prompts.owners, prompts.groups, trust
+    )
+    loss, error = noise_loss(guess, noise, alpha / (1 - alpha))
+
+    words, inside, beside = 0, 0.0, 0.0
+    for row, scene in enumerate(scenes):
+        for column, owner in enumerate(prompts.owners[row].tolist()):
+            if owner < 0:
+                continue
+            words += 1
+            mean = 0.0
+            for kept in projected:
+                query, key = kept["to_q"][row].double(), kept["to_k"][row].double()
+                rows, columns = (6, 8) if len(query) == 48 else (12, 16)
+                assert len(query) == rows * columns
+                seen = torch.zeros(len(query), dtype=torch.float64)
+                for part in query.shape[1] // 4 * torch.arange(4):
+                    own = slice(int(part), int(part) + query.shape[1] // 4)
+                    scores = query[:, own] @ key[:, own].T / (query.shape[1] // 4) ** 0.5
+                    seen += scores.softmax(-1)[:, column] / 4
+                covered = 0.0
+                for cell, weight in enumerate(seen.tolist()):
+                    y, x = divmod(cell, columns)
+                    for thing, group in zip(scene.objects, scene.groups, strict=True):
+                        x0, y0, x1, y1 = thing.box
+                        wide = min(x1 * columns, x + 1) - max(x0 * columns, x)
+                        high = min(y1 * rows, y + 1) - max(y0 * rows, y)
+                        covered += weight * (group == owner) * max(wide, 0) * max(high, 0)
+                mean += covered / float(seen.sum()) / len(projected)
+            inside += mean
+            beside += (1 - mean) * float(trust[row])
+    assert float(stray) == pytest.approx(beside / words, rel=1e-4)
+    assert float(share) == pytest.approx(inside / words, rel=1e-4)
+    each = [float((g - n).square().mean()) for g, n in zip(guess, noise, strict=True)]
+    weights = [min(1.0, SNR_LIMIT * float((1 - a) / a)) for a in alpha]
+    assert float(error) == pytest.approx(sum(each) / 3)
+    assert float(loss) == pytest.approx(sum(w * e for w, e in zip(weights, each, strict=True)) / 3)
+    assert weights[0] == 1.0 > weights[2]
+
+
+def test_prompts_have_the_groups_and_the_vectors_of_their_nouns() -> None:
+    from realcompo.shapes.train_prompts import encode_scenes, phrase_vectors
     from realcompo.shapes.train_text import CaptionTokens
 
     box = (0.1, 0.1, 0.4, 0.4)
@@ -99,7 +176,9 @@ def test_asked_has_the_groups_and_the_vectors_of_their_nouns() -> None:
 
 def test_a_few_steps_lower_the_error(tmp_path: Path) -> None:
     from realcompo.balancer.comfy.compat import adds_in_place
-    from realcompo.shapes.train_diffusion import Trainee, alphas_cumprod, encode_scenes
+    from realcompo.shapes.train_diffusion import Trainee
+    from realcompo.shapes.train_noise import alphas_cumprod
+    from realcompo.shapes.train_prompts import encode_scenes
     from realcompo.shapes.train_text import CaptionTokens
 
     if adds_in_place():
