@@ -70,8 +70,8 @@ def blip_config() -> Any:
 
 def caption_ids(captions: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
     """(B, T) token ids and mask (1: token) of captions given as words, with begin and end."""
-    place = {word: number for number, word in enumerate(VOCABULARY)}
-    lines = [[BEGIN, *(place[word] for word in words), END] for words in captions]
+    ids_of = {word: number for number, word in enumerate(VOCABULARY)}
+    lines = [[BEGIN, *(ids_of[word] for word in words), END] for words in captions]
     longest = max(map(len, lines))
     ids = torch.tensor([line + [PAD] * (longest - len(line)) for line in lines])
     return ids, (ids != PAD).long()

@@ -1,6 +1,6 @@
 """Control pictures of scenes for the demo's ControlNets: class maps and keypoint skeletons.
 
-They tell the place and the shape of every object and nothing of its colour, as the maps that
+They give the place and the shape of every object and nothing of its colour, as the maps that
 segmentation and pose ControlNets take (Zhang et al. 2023, "Adding Conditional Control to
 Text-to-Image Diffusion Models"): what an object looks like is left to the caption.
 """
@@ -37,10 +37,11 @@ LIMB_RADIUS, DOT_RADIUS = 0.0125, 0.025
 
 def _star_tips() -> list[tuple[float, float]]:
     """Tips of a regular star, stretched to span [-1, 1] both ways as the drawn star is."""
-    high = 1 + math.cos(math.pi / 5)
+    extent = 1 + math.cos(math.pi / 5)
     angles = [2 * math.pi * tip / 5 for tip in range(5)]
     return [
-        (math.sin(a) / math.sin(2 * math.pi / 5), 2 * (1 - math.cos(a)) / high - 1) for a in angles
+        (math.sin(a) / math.sin(2 * math.pi / 5), 2 * (1 - math.cos(a)) / extent - 1)
+        for a in angles
     ]
 
 
@@ -97,8 +98,8 @@ def keypoints_of(scene: Scene) -> list[list[tuple[str, float, float]]]:
 class _Crops:
     """Pixel windows around objects, all of one size, that may hang over the picture's edge."""
 
-    def __init__(self, boxes: Tensor, high: int, wide: int, margin: float) -> None:
-        scale = torch.tensor([wide, high], dtype=torch.float32)
+    def __init__(self, boxes: Tensor, height: int, width: int, margin: float) -> None:
+        scale = torch.tensor([width, height], dtype=torch.float32)
         self.centre = (boxes[:, :2] + boxes[:, 2:]) / 2 * scale
         self.half = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
         reach = (self.half + margin).amax(0)
@@ -107,8 +108,8 @@ class _Crops:
         origin = (self.centre - torch.tensor(self.sides) / 2).floor().long()
         self.columns = origin[:, 0, None] + torch.arange(self.sides[0])
         self.rows = origin[:, 1, None] + torch.arange(self.sides[1])
-        inside = ((self.rows >= 0) & (self.rows < high))[:, :, None]
-        self.inside = inside & ((self.columns >= 0) & (self.columns < wide))[:, None, :]
+        inside = ((self.rows >= 0) & (self.rows < height))[:, :, None]
+        self.inside = inside & ((self.columns >= 0) & (self.columns < width))[:, None, :]
 
     def places(self) -> tuple[Tensor, Tensor]:
         """x (n, 1, w) and y (n, h, 1) of the pixels' centres from the objects' centres, pixels."""
@@ -137,9 +138,9 @@ def _draw_classes(canvas: Tensor, owners: Tensor, boxes: Tensor, shape: str) -> 
 
 def _draw_skeletons(canvas: Tensor, owners: Tensor, boxes: Tensor, shape: str) -> None:
     """Draw the limbs of objects of one shape, then the dots at their ends."""
-    high, wide = canvas.shape[1:3]
-    limb, dot = (r * min(high, wide) for r in (LIMB_RADIUS, DOT_RADIUS))
-    crops = _Crops(boxes, high, wide, dot)
+    height, width = canvas.shape[1:3]
+    limb, dot = (r * min(height, width) for r in (LIMB_RADIUS, DOT_RADIUS))
+    crops = _Crops(boxes, height, width, dot)
     x, y = crops.places()
     half_x, half_y = crops.half[:, :1, None], crops.half[:, 1:, None]
     ends = [(px * half_x, py * half_y) for _, px, py in POINTS[shape]]
@@ -168,15 +169,15 @@ def draw_hints(scenes: Sequence[Scene], kind: str, width: int = 128, height: int
         raise ValueError(f"Unknown kind '{kind}': choose one of {', '.join(KINDS)}.")
     draw = _draw_classes if kind == "segmentation" else _draw_skeletons
     canvas = torch.zeros(len(scenes), height, width, 3)
-    things = [(i, place, o) for i, s in enumerate(scenes) for place, o in enumerate(s.objects)]
+    things = [(i, number, o) for i, s in enumerate(scenes) for number, o in enumerate(s.objects)]
     # Drawn shape by shape, which is fast; one layer is enough where nothing can hide anything.
     layered = any(_overlap(scene) for scene in scenes)
-    for layer in range(max((place for _, place, _ in things), default=0) + 1 if layered else 1):
+    for layer in range(max((number for _, number, _ in things), default=0) + 1 if layered else 1):
         for shape in SHAPES:
             found = [
                 (i, o.box)
-                for i, place, o in things
-                if o.shape == shape and (place == layer or not layered)
+                for i, number, o in things
+                if o.shape == shape and (number == layer or not layered)
             ]
             if found:
                 owners, boxes = zip(*found, strict=True)

@@ -119,11 +119,11 @@ class MaskedFuser(nn.Module):
         )
         scores = query @ key.transpose(-1, -2) / math.sqrt(WIDTH // HEADS) + bias[:, None]
         weights = scores.softmax(-1)
-        told = (weights @ value).transpose(1, 2).reshape(batch, cells, WIDTH)
+        seen = (weights @ value).transpose(1, 2).reshape(batch, cells, WIDTH)
         share = weights[..., 1:].mean(1)
-        told = told + self.place(torch.einsum("bpn,bnpf->bpf", share, place))
+        seen = seen + self.place(torch.einsum("bpn,bnpf->bpf", share, place))
         # Gates are cast like every weight: on a GPU the pictures may be in another precision.
-        x = x + self.alpha_attention.to(x).tanh() * self.to_out(told)
+        x = x + self.alpha_attention.to(x).tanh() * self.to_out(seen)
         return x + self.alpha_mlp.to(x).tanh() * self.narrow(F.gelu(self.widen(self.norm2(x))))
 
 
@@ -153,15 +153,15 @@ class ShapesGrounding(nn.Module):
 
         def grid(cells: int) -> tuple[Tensor, Tensor]:
             if cells not in grids:
-                high, wide = rows, columns
+                height, width = rows, columns
                 # Each level of the UNet halves the sides, rounding up.
-                while high * wide > cells:
-                    high, wide = (high + 1) // 2, (wide + 1) // 2
-                if high * wide != cells:
+                while height * width > cells:
+                    height, width = (height + 1) // 2, (width + 1) // 2
+                if height * width != cells:
                     raise ValueError(f"{cells} tokens do not fit a {rows}x{columns} latent.")
-                covered = box_coverage(boxes, high, wide).flatten(2).transpose(1, 2)
+                covered = box_coverage(boxes, height, width).flatten(2).transpose(1, 2)
                 bias = torch.cat((covered.new_ones(*covered.shape[:2], 1), covered), -1).log()
-                grids[cells] = bias, relative_position(boxes, high, wide)
+                grids[cells] = bias, relative_position(boxes, height, width)
             return grids[cells]
 
         def fuse(x: Tensor, extra_options: dict[str, Any]) -> Tensor:
@@ -197,8 +197,8 @@ class ShapesGrounding(nn.Module):
         phrases = torch.cat([p[0].reshape(1, WIDTH).float() for p in position_params]).to(device)
         boxes = torch.tensor(
             [
-                (x / columns, y / rows, (x + wide) / columns, (y + high) / rows)
-                for _, high, wide, y, x in position_params
+                (x / columns, y / rows, (x + width) / columns, (y + height) / rows)
+                for _, height, width, y, x in position_params
             ],
             dtype=torch.float32,
             device=device,

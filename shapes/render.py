@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .world import COLOURS, HUES, SHAPES, STYLES, Scene
+from .world import HUES, SHAPES, STYLES, Scene
 
 TABLE_EXTENT = 1.8
 TABLE_SIZE = 256
@@ -167,8 +167,8 @@ def _sample(
     ``centre`` and ``half`` (n, 2) are in pixels, order x, y.
     """
     steps = (torch.arange(side * scale) + 0.5) / scale
-    place = origin[:, :, None] + steps
-    unit = (place - centre[:, :, None]) / half[:, :, None] / TABLE_EXTENT
+    position = origin[:, :, None] + steps
+    unit = (position - centre[:, :, None]) / half[:, :, None] / TABLE_EXTENT
     number = side * scale
     grid = torch.stack(
         (unit[:, 0, None, :].expand(-1, number, -1), unit[:, 1, :, None].expand(-1, -1, number)),
@@ -236,20 +236,20 @@ def render(
     canvas = F.pad(canvas, (pad, pad, pad, pad), mode="replicate")
     tables = _tables()
     span = torch.arange(side)
-    for place in range(max((len(s.objects) for s in scenes), default=0)):
-        members = [i for i, s in enumerate(scenes) if len(s.objects) > place]
-        chosen = [scenes[i].objects[place] for i in members]
+    for number in range(max((len(s.objects) for s in scenes), default=0)):
+        members = [i for i, s in enumerate(scenes) if len(s.objects) > number]
+        chosen = [scenes[i].objects[number] for i in members]
         boxes = torch.tensor([o.box for o in chosen]) * size
         kinds = torch.tensor([SHAPES.index(o.shape) for o in chosen])
         hues = torch.tensor([HUES[o.colour] for o in chosen])
-        number = len(chosen)
+        count = len(chosen)
         # Realistic paint varies a little; the plain and drawn worlds use nearly one ink per colour.
         wobble = 0.012 if style == "realistic" else 0.004
-        hues = (hues + _uniform(generator, (number,), -wobble, wobble)) % 1
+        hues = (hues + _uniform(generator, (count,), -wobble, wobble)) % 1
         strength = (0.80, 0.95) if style == "realistic" else (0.86, 0.92)
         value = (0.86, 0.98) if style == "realistic" else (0.90, 0.94)
         base = hsv_to_rgb(
-            hues, _uniform(generator, (number,), *strength), _uniform(generator, (number,), *value)
+            hues, _uniform(generator, (count,), *strength), _uniform(generator, (count,), *value)
         )
         half = (boxes[:, 2:] - boxes[:, :2]) / 2
         centre = (boxes[:, 2:] + boxes[:, :2]) / 2
@@ -277,9 +277,3 @@ def render(
             under = under + base.view(-1, 3, 1, 1) * glow
         canvas[index, :, rows, columns] = (under * (1 - opaque) + paint).movedim(1, -1)
     return canvas[:, :, pad : pad + size, pad : pad + size].clamp(0, 1).contiguous()
-
-
-def colour_table() -> Tensor:
-    """(6, 3) RGB of the six named colours at full strength, in the order of ``COLOURS``."""
-    hues = torch.tensor([HUES[c] for c in COLOURS])
-    return hsv_to_rgb(hues, torch.full((6,), 0.9), torch.full((6,), 0.92))

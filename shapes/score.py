@@ -116,10 +116,10 @@ def main(argv: list[str]) -> int:
                 f"{name}: {right}/{len(score.objects)} right, {len(score.found)} seen\n"
             )
             for region, verdict in zip(regions, score.objects, strict=True):
-                told = ", ".join(
+                holds = ", ".join(
                     key for key in ("right", "colour", "shape", "present") if getattr(verdict, key)
                 )
                 sys.stdout.write(
-                    f"  {region['phrase']}: {told or 'missing'} (IoU {verdict.iou:.2f})\n"
+                    f"  {region['phrase']}: {holds or 'missing'} (IoU {verdict.iou:.2f})\n"
                 )
     return 0 if all(s.all_right for s in scores.values()) else 1

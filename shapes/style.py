@@ -97,13 +97,13 @@ def _codec() -> ShapesCodec:
 
 def _checked(pictures: Tensor) -> Tensor:
     if pictures.ndim != 4 or pictures.shape[1] != 3 or not len(pictures):
-        told = f"a tensor of shape {tuple(pictures.shape)} is not a batch of RGB pictures"
-        raise RealCompoError("pictures", told, "Give (N, 3, H, W) in 0..1", TOOL)
-    high, wide = pictures.shape[2:]
-    if min(high, wide) < SMALLEST or high % 8 or wide % 8:
+        problem = f"a tensor of shape {tuple(pictures.shape)} is not a batch of RGB pictures"
+        raise RealCompoError("pictures", problem, "Give (N, 3, H, W) in 0..1", TOOL)
+    height, width = pictures.shape[2:]
+    if min(height, width) < SMALLEST or height % 8 or width % 8:
         raise RealCompoError(
             "pictures",
-            f"{wide}x{high} is not a size that can be judged",
+            f"{width}x{height} is not a size that can be judged",
             f"Use sides from {SMALLEST} pixels on that are divisible by 8",
             TOOL,
         )
@@ -183,7 +183,7 @@ def reference_pictures(style: str, count: int, seed: int) -> Tensor:
     for start in range(0, count, BATCH):
         scenes = make_scenes(min(BATCH, count - start), generator)
         clean = render(scenes, style, generator)
-        parts.append(((codec.decode(codec.encode(clean * 2 - 1)) + 1) / 2).clamp(0, 1))
+        parts.append(codec.pictures(codec.encode(clean * 2 - 1)))
     return torch.cat(parts)
 
 

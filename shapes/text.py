@@ -16,7 +16,7 @@ WIDTH = 64
 CONTEXT_LENGTH = 77
 CLIP_VOCABULARY = 49408
 START, END = 49406, 49407
-# Words outside the small world share these vectors by token id: they are told apart a little, and
+# Words outside the small world share these vectors by token id: they differ a little, and
 # training shows the diffusion models that they mean nothing.
 BUCKETS = 64
 
@@ -26,8 +26,8 @@ def compact_rows(known: Tensor, ids: Tensor) -> Tensor:
 
     ``known`` (K,) ascending token ids, ``ids`` any shape; rows 0..K-1 are the known ones.
     """
-    place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
-    return torch.where(known[place] == ids, place, len(known) + ids % BUCKETS)
+    row = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
+    return torch.where(known[row] == ids, row, len(known) + ids % BUCKETS)
 
 
 class TextTrunk(nn.Module):

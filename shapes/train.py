@@ -12,6 +12,8 @@ host.
 from __future__ import annotations
 
 import argparse
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,17 +21,98 @@ import torch
 SCENES = {"realistic": 20480, "plain": 12288, "sketch": 12288, "neon": 12288}
 
 
+def _data(choice: Namespace) -> None:
+    from .train_data import encoder_state, write_chunks
+
+    encoder_state(choice.out)
+    for style in (choice.style,) if choice.style else SCENES:
+        write_chunks(choice.out, style, SCENES[style])
+
+
+def _text(choice: Namespace) -> None:
+    from .train_text import train_text
+
+    train_text(choice.out, *_budget(choice), choice.start)
+
+
+def _codec(choice: Namespace) -> None:
+    from .train_codec import train_codec
+
+    train_codec(choice.out, *_budget(choice), choice.start)
+
+
+def _style(choice: Namespace) -> None:
+    from .train_style import train_style
+
+    train_style(choice.out, *_budget(choice))
+
+
+def _captioner(choice: Namespace) -> None:
+    from .train_captioner import train_captioner
+
+    train_captioner(choice.out, *_budget(choice))
+
+
+def _diffusion(choice: Namespace) -> None:
+    from .train_diffusion import train_diffusion
+
+    budget = _budget(choice)
+    train_diffusion(choice.stage, choice.out, *budget, choice.grid_every, choice.start)
+
+
+def _control(choice: Namespace) -> None:
+    from .train_control import train_control
+
+    train_control(choice.stage, choice.out, *_budget(choice), choice.grid_every, choice.start)
+
+
+def _sepen(choice: Namespace) -> None:
+    from .train_sepen import train_sepen
+
+    train_sepen(choice.out, choice.parts, choice.steps)
+
+
+def _refl(choice: Namespace) -> None:
+    from .train_refl import train_refl
+
+    print(train_refl(choice.out, choice.steps))
+
+
+def _export(choice: Namespace) -> None:
+    from .train_export import export
+
+    export(choice.out)
+
+
+def _evaluate(choice: Namespace) -> None:
+    from .train_evaluate import evaluate
+
+    evaluate(choice.out, choice.scenes, choice.parts)
+
+
+def _card(choice: Namespace) -> None:
+    from .train_card import write_card
+
+    write_card(choice.out)
+
+
+def _budget(choice: Namespace) -> tuple[float, int | None, bool]:
+    return choice.minutes, choice.steps, choice.resume
+
+
+# What each stage runs; it imports what it needs, as some need the host and some do not.
+STAGES: dict[str, Callable[[Namespace], None]] = {
+    "data": _data, "text": _text, "codec": _codec, "style": _style, "captioner": _captioner,
+    "realism": _diffusion, "sketch": _diffusion, "neon": _diffusion, "spatial": _diffusion,
+    "segmentation": _control, "keypoints": _control, "sepen": _sepen, "refl": _refl,
+    "export": _export, "evaluate": _evaluate, "card": _card,
+}  # fmt: skip
+
+
 def main(argv: list[str]) -> int:
     """Run one stage."""
     parser = argparse.ArgumentParser(prog="shapes.train", description=__doc__)
-    parser.add_argument(
-        "stage",
-        choices=(
-            *("data", "text", "codec", "style", "captioner", "realism", "sketch", "neon"),
-            *("spatial", "segmentation", "keypoints", "sepen", "refl"),
-            *("export", "evaluate", "card"),
-        ),
-    )
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--out", type=Path, required=True, help="folder for data and checkpoints")
     parser.add_argument("--minutes", type=float, default=60.0, help="training time of the stage")
     parser.add_argument("--steps", type=int, help="budget in steps instead: repeatable to the bit")
@@ -48,57 +131,10 @@ def main(argv: list[str]) -> int:
     choice = parser.parse_args(argv)
     torch.set_num_threads(choice.threads)
     choice.out.mkdir(parents=True, exist_ok=True)
-    budget = (choice.minutes, choice.steps, choice.resume)
-    if choice.stage == "data":
-        from .train_data import encoder_state, write_chunks
-
-        encoder_state(choice.out)
-        for style in (choice.style,) if choice.style else SCENES:
-            write_chunks(choice.out, style, SCENES[style])
-    elif choice.stage == "text":
-        from .train_text import train_text
-
-        train_text(choice.out, *budget, choice.start)
-    elif choice.stage == "codec":
-        from .train_codec import train_codec
-
-        train_codec(choice.out, *budget, choice.start)
-    elif choice.stage == "style":
-        from .train_style import train_style
-
-        train_style(choice.out, *budget)
-    elif choice.stage == "sepen":
-        from .train_sepen import train_sepen
-
-        train_sepen(choice.out, choice.parts, choice.steps)
-    elif choice.stage == "captioner":
-        from .train_captioner import train_captioner
-
-        train_captioner(choice.out, *budget)
-    elif choice.stage == "refl":
-        from .train_refl import train_refl
-
-        print(train_refl(choice.out, choice.steps))
-    elif choice.stage == "export":
-        from .train_export import export
-
-        export(choice.out)
-    elif choice.stage == "evaluate":
-        from .train_evaluate import evaluate
-
-        evaluate(choice.out, choice.scenes, choice.parts)
-    elif choice.stage == "card":
-        from .train_card import write_card
-
-        write_card(choice.out)
-    else:
+    if STAGES[choice.stage] in (_diffusion, _control):
         from ..balancer.comfy.compat import adds_in_place
-        from .control import KINDS
-        from .train_control import train_control
-        from .train_diffusion import train_diffusion
 
         if adds_in_place():
             parser.error("this ComfyUI cannot be trained through; use one from June 2025 on")
-        train = train_control if choice.stage in KINDS else train_diffusion
-        train(choice.stage, choice.out, *budget, choice.grid_every, choice.start)
+    STAGES[choice.stage](choice)
     return 0

@@ -8,12 +8,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .captioner import PATCH, SIDE, blip_config, caption_ids
+from .captioner import PATCH, SIDE, WIDTH, blip_config, caption_ids
 from .render import render
 from .train_data import atomic_save, read_scene
 from .train_run import Run
@@ -30,7 +31,7 @@ BLURRED = 0.25
 SHIFT = 6
 TINT = 0.08
 GRAIN = 0.05
-# What every patch shows is told as well while training: from captions alone a network needs many
+# What every patch shows is learned as well while training: from captions alone a network needs many
 # times as many pictures until it first looks at them. The head that answers is thrown away.
 PATCH_WEIGHT = 1.0
 # Most patches show nothing, and that is soon learned.
@@ -90,9 +91,10 @@ def patch_classes(scenes: Sequence[Scene], right: int = 0, down: int = 0) -> Ten
     for row, scene in enumerate(scenes):
         for thing in scene.objects:
             x0, y0, x1, y1 = thing.box
-            x, y, wide, high = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+            x, y, half_x, half_y = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
             pair = COLOURS.index(thing.colour) * len(SHAPES) + SHAPES.index(thing.shape)
-            off = torch.maximum((upright - y).abs()[:, None] / high, (across - x).abs() / wide)
+            down_off, across_off = (upright - y).abs() / half_y, (across - x).abs() / half_x
+            off = torch.maximum(down_off[:, None], across_off)
             result[row][off < OUTER] = UNSURE
             result[row][off < INNER] = pair
     return result.flatten(1)
@@ -151,18 +153,19 @@ class Trainee(nn.Module):
         super().__init__()
         from transformers import BlipForConditionalGeneration
 
-        self.blip = BlipForConditionalGeneration(blip_config()).train()
-        self.patches = nn.Linear(self.blip.config.vision_config.hidden_size, NOTHING + 1)
+        # the library's own types know nothing of a model's parts
+        self.blip: Any = BlipForConditionalGeneration(blip_config()).train()
+        self.patches = nn.Linear(WIDTH, NOTHING + 1)
 
     def forward(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss per word and (B, 64, 31) logits of the patches."""
-        told = self.blip(
+        out = self.blip(
             pixel_values=pictures,
             input_ids=ids,
             attention_mask=mask,
             labels=ids.masked_fill(mask == 0, UNSURE),
         )
-        return told.loss, self.patches(told.image_embeds[:, 1:])
+        return out.loss, self.patches(out.image_embeds[:, 1:])
 
 
 @torch.no_grad()
@@ -170,7 +173,7 @@ def start_well(model: Trainee, pictures: Tensor) -> None:
     """Start values with which the vision part learns to look around sooner than from noise.
 
     Patches enter as the principal components of patches of ``pictures`` (B, 3, 128, 128, uint8),
-    since random filters see mostly grain. Places are told by waves across and down, and queries
+    since random filters see mostly grain. Places are given by waves across and down, and queries
     are what keys are, so that from the start every patch looks at near ones like itself
     (Trockman and Kolter 2023, arXiv 2305.09828, without their noise).
     """

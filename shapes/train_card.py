@@ -35,12 +35,12 @@ def files_table() -> str:
     lines = ["| file | what | MiB | steps | training pictures | minutes |", "|" + "---|" * 6]
     for path in sorted(WEIGHTS.glob(FILES)):
         with safe_open(str(path), framework="pt") as file:
-            told = dict(file.metadata() or {})
+            facts = dict(file.metadata() or {})
         size = path.stat().st_size / 2**20
         name = path.relative_to(WEIGHTS).as_posix()
         lines.append(
-            f"| `{name}` | {told['about']} | {size:.2f} | {int(told['steps']):,} "
-            f"| {int(told['images']):,} | {float(told['minutes']):.0f} |"
+            f"| `{name}` | {facts['about']} | {size:.2f} | {int(facts['steps']):,} "
+            f"| {int(facts['images']):,} | {float(facts['minutes']):.0f} |"
         )
     return "\n".join(lines)
 

@@ -47,11 +47,12 @@ def train_refl(folder: Path, steps: int | None = None) -> Path:
     from ..balancer.training import TrainingSettings
 
     started = time.monotonic()
+    training: dict[str, Any] = TRAINING | ({"steps": steps} if steps else {})
     with torch.inference_mode():
         model, clip, vae, _ = load_demo(STYLE, "realism")
         lora, _, made = train_by_reward(
             model, clip, vae, load_captioner(FOLDER), prompts(), (SIDE, SIDE),
-            TrainingSettings(**(TRAINING | ({"steps": steps} if steps else {}))),
+            TrainingSettings(**training),
             ReflSettings(**REWARDS), targets=TARGETS,
         )  # fmt: skip
     facts = {

@@ -80,8 +80,8 @@ def _train(folder: Path, name: str, steps: int | None) -> Path:
     started = time.monotonic()
     scenes = pair_scenes(training_pairs(), PROMPTS, SEED)
     prompts = [TrainingPrompt(make_caption(scene).text, scene.phrases) for scene in scenes]
-    steps_asked = {"steps": steps} if steps else {}
-    training = TrainingSettings(**(TRAINING | variant.training | steps_asked))
+    numbers: dict[str, Any] = TRAINING | variant.training | ({"steps": steps} if steps else {})
+    training = TrainingSettings(**numbers)
     with torch.inference_mode():
         model, clip, _, _ = load_demo(variant.style, "realism")
         lora, _, made = separate_enhance(

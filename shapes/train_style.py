@@ -77,7 +77,7 @@ def _pool(folder: Path) -> Tensor:
             strength = _uniform(generator, (32, 1, 1, 1)) ** 2 * LATENT_NOISE
             strength = strength * (_uniform(generator, (32, 1, 1, 1)) < 0.5)
             latents += strength * torch.randn(latents.shape, generator=generator)
-            back = ((codec.decode(latents) + 1) / 2).clamp(0, 1)
+            back = codec.pictures(latents)
             both = torch.stack((clean, back), 1)
             pool[start : start + 32, number] = (both * 255).round().byte()
     atomic_save({"codec": mark, "pictures": pool}, path)
@@ -98,17 +98,17 @@ def _blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
 
 def _cosines() -> Tensor:
     """(8, 8) orthonormal discrete cosine transform, type II."""
-    place = torch.arange(8).float()
-    rows = torch.cos(math.pi * (place[None] + 0.5) * place[:, None] / 8) / 2
+    index = torch.arange(8).float()
+    rows = torch.cos(math.pi * (index[None] + 0.5) * index[:, None] / 8) / 2
     rows[0] /= math.sqrt(2)
     return rows
 
 
 def _quantised(pictures: Tensor, step: Tensor) -> Tensor:
     """Pictures after coarse steps (B,) in the cosines of their 8x8 blocks, coarser the finer."""
-    count, _, high, wide = pictures.shape
+    count, _, height, width = pictures.shape
     basis = _cosines()
-    blocks = pictures.view(count, 3, high // 8, 8, wide // 8, 8).transpose(3, 4)
+    blocks = pictures.view(count, 3, height // 8, 8, width // 8, 8).transpose(3, 4)
     finer = 1 + torch.arange(8)[:, None] / 2 + torch.arange(8)[None] / 2
     steps = (step.view(-1, 1, 1, 1, 1, 1) * finer).clamp(min=1e-4)
     values = ((basis @ blocks @ basis.T) / steps).round() * steps

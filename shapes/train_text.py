@@ -8,6 +8,7 @@ encoder serve both diffusion models and lets them train at the same time.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -24,6 +25,8 @@ UNKNOWN_SHARE = 0.08
 
 class CompactText(nn.Module):
     """The trainable form: a table of known words and buckets, and the trunk."""
+
+    known: Tensor
 
     def __init__(self, known: Tensor) -> None:
         super().__init__()
@@ -43,13 +46,16 @@ class CompactText(nn.Module):
         return {**state, "known": self.known, "table": self.table.weight.detach()}
 
 
-def word_ids() -> dict[str, int]:
-    """CLIP token id of every word, from the host's tokenizer (each is one token)."""
+def word_ids(words: Sequence[str] = WORDS) -> dict[str, int]:
+    """CLIP token id of every word, from the host's tokenizer.
+
+    Raises ``ValueError`` for a word that is not one token.
+    """
     import comfy.sd1_clip
 
     tokenizer = comfy.sd1_clip.SDTokenizer()
     ids = {}
-    for word in WORDS:
+    for word in words:
         pieces = [t for t, _ in tokenizer.tokenize_with_weights(word)[0] if t not in (START, END)]
         if len(pieces) != 1:
             raise ValueError(f"'{word}' is not one token: {pieces}")
@@ -65,8 +71,8 @@ def known_ids(ids: dict[str, int]) -> Tensor:
 class CaptionTokens:
     """Captions of scenes as CLIP token ids, with the object each token speaks of."""
 
-    def __init__(self) -> None:
-        self.ids = word_ids()
+    def __init__(self, words: Sequence[str] = WORDS) -> None:
+        self.ids = word_ids(words)
 
     def draw(self, scene: Scene, rng: random.Random) -> tuple[list[int], list[int]]:
         """Random caption of a scene: 77 token ids and 77 object indices (-1: none).
@@ -112,9 +118,9 @@ class Kept:
             text.table.weight[: len(old)][old] = table[rows[old]]
             # A plural starts as its singular: what the two share is most of it.
             for one, many in PLURALS.items():
-                place, source = (int((text.known == ids[w]).nonzero()) for w in (many, one))
-                if not old[place]:
-                    text.table.weight[place] = text.table.weight[source]
+                row, source = (int((text.known == ids[w]).nonzero()) for w in (many, one))
+                if not old[row]:
+                    text.table.weight[row] = text.table.weight[source]
         self.rows = torch.cat((old, torch.ones(BUCKETS, dtype=torch.bool)))
         self.values = text.table.weight.detach()[self.rows].clone()
 
@@ -151,8 +157,8 @@ def train_text(
     kept = Kept(text, start, captions.ids) if start is not None else None
     nouns_known = (*SHAPES, *PLURALS.values())
     pairs = {
-        (captions.ids[c], captions.ids[s]): place
-        for place, (c, s) in enumerate(product(COLOURS, nouns_known))
+        (captions.ids[c], captions.ids[s]): number
+        for number, (c, s) in enumerate(product(COLOURS, nouns_known))
     }
     classes = len(known) + 1
     module = nn.ModuleDict(

@@ -14,15 +14,15 @@ REMEDY = "Restore the file from the pack's repository, or install the pack again
 
 def read_file(path: Path, where: str, node: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata; ``RealCompoError`` at ``where`` of ``node`` if missing or damaged."""
-    told = f"the weights file '{path.name}'"
+    which = f"the weights file '{path.name}'"
     if not path.is_file():
-        raise RealCompoError(where, f"{told} is missing", REMEDY, node)
+        raise RealCompoError(where, f"{which} is missing", REMEDY, node)
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise RealCompoError(where, f"{told} is damaged ({error})", REMEDY, node) from error
+        raise RealCompoError(where, f"{which} is damaged ({error})", REMEDY, node) from error
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], name: str, where: str, node: str) -> None:

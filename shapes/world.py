@@ -196,7 +196,7 @@ def make_scenes(
 ) -> list[Scene]:
     """Draw ``count`` scenes; ``objects`` restricts the number of objects (default 1 to 4).
 
-    Raises ``ValueError`` if a number outside 1..4 is asked for.
+    Raises ``ValueError`` for a number outside 1..4.
     """
     if objects is not None and any(n not in LARGEST_SIDE for n in objects):
         raise ValueError(f"A scene holds 1 to 4 objects, not {list(objects)}.")
@@ -237,11 +237,11 @@ def make_caption(scene: Scene, rng: random.Random | None = None) -> Caption:
         first, between, second = _relation_words(scene.relation, rng)
         order = [first, second, *(g for g in order if g not in (first, second))]
         joints[1] = between
-    for place, group in enumerate(order):
-        if place:
+    for number, group in enumerate(order):
+        if number:
             # 0: 'x and y and z', 1: 'x, y and z', 2: 'x, y, z'
-            last = place == len(order) - 1
-            joint = joints.get(place, ["and" if form == 0 or (form == 1 and last) else ","])
+            last = number == len(order) - 1
+            joint = joints.get(number, ["and" if form == 0 or (form == 1 and last) else ","])
             words += joint
             grounded += [-1] * len(joint)
         words += scene.words_of(group)
