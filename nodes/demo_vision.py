@@ -88,8 +88,8 @@ class RealCompoShapesDetector:
             problem = f"there are {len(image)} pictures, and {batch_index} is asked for"
             raise RealCompoError("batch_index", problem, "Count from 0", DETECTOR)
         picture = image[batch_index : batch_index + 1, ..., :3].movedim(-1, 1)
-        asked = {SINGULARS.get(word.text, word.text) for word in words_of(only)}
-        wanted = asked & {*COLOURS, *SHAPES}
+        words = {SINGULARS.get(word.text, word.text) for word in words_of(only)}
+        wanted = words & {*COLOURS, *SHAPES}
         if only.strip() and not wanted:
             problem = f"{shown(only)} names none of the demo's"
             raise RealCompoError("only", problem, "Name a colour, a shape or both", DETECTOR)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from .checked import checked
-from .training_inputs import given, training_inputs, training_options
+from .training_inputs import (
+    SIDE,
+    clean_latents_and_size,
+    given,
+    given_prompts,
+    given_settings,
+    seed_input,
+    training_inputs,
+    training_options,
+)
 
 CATEGORY = "RealCompo/finetune"
 TRAIN = "Separate and Enhance Finetune"
@@ -41,11 +50,7 @@ class RealCompoSeparateEnhance:
                 }),
                 **shared,
                 **widgets(SeparationSettings, "separate", "enhance", "norm"),
-                "seed": ("INT", {
-                    "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
-                    "control_after_generate": True,
-                    "tooltip": "Decides start values, prompts' order, noise levels and noise.",
-                }),
+                "seed": seed_input("Decides start values, prompts' order, noise levels and noise."),
             },
             "optional": {
                 "layout": ("REALCOMPO_LAYOUT", {
@@ -84,13 +89,9 @@ class RealCompoSeparateEnhance:
                     SeparationSettings, "heads", "form", "peak", "norm_form", "start", "end"
                 ),
                 "width": ("INT", {
-                    "default": 512, "min": 8, "max": 16384, "step": 8,
-                    "tooltip": "Width of the pictures; latents, if any, have their own.",
+                    **SIDE, "tooltip": "Width of the pictures; latents, if any, have their own.",
                 }),
-                "height": ("INT", {
-                    "default": 512, "min": 8, "max": 16384, "step": 8,
-                    "tooltip": "Height of the pictures.",
-                }),
+                "height": ("INT", {**SIDE, "tooltip": "Height of the pictures."}),
                 **widgets(SeparationSettings, "states", "sampling_steps", "sampling_cfg"),
                 **training_options(),
             },
@@ -127,31 +128,18 @@ class RealCompoSeparateEnhance:
         **more: Any,
     ) -> tuple[Any, Any, int]:
         """Returns the LoRA, the losses and the steps made."""
-        from ..balancer.comfy.finetune import Where, clean_latents, layout_prompt, separate_enhance
+        from ..balancer.comfy.finetune import Where, separate_enhance
         from ..balancer.comfy.separation import SeparationSettings
         from ..balancer.setting_fields import from_inputs
-        from ..balancer.training import TrainingSettings
 
-        chosen = [] if layout is None else [layout_prompt(layout)]
-        if prompts.strip() or not chosen:
-            chosen += _lines(prompts, seed, more)
+        chosen = given_prompts(prompts, layout, lambda text: _lines(text, seed, more))
         weights = {"separate": separate, "enhance": enhance, "norm": norm}
         losses = from_inputs(SeparationSettings, weights | more)
         rank = more.get("rank", 8)
-        training = TrainingSettings(
-            steps, batch_size, learning_rate, rank, float(rank or 1),
-            clip=more.get("gradient_clip", 1.0), seed=seed,
-            **given(more, "weight_decay", "ema", "checkpointing"),
-        )  # fmt: skip
-        clean = None
-        size = more.get("height", 512) // 8, more.get("width", 512) // 8
-        if latents is not None:
-            clean = clean_latents(model, latents)
-            size = clean.shape[-2:]
-        where = Where(
-            (int(size[0]), int(size[1])),
-            **given(more, "targets", "map_level", "on_cancel", "save_every"),
-        )
+        training = given_settings(steps, batch_size, learning_rate, rank, seed, more)
+        sides = more.get("width", 512), more.get("height", 512)
+        clean, size = clean_latents_and_size(model, latents, *sides)
+        where = Where(size, **given(more, "targets", "map_level", "on_cancel", "save_every"))
         return separate_enhance(model, clip, chosen, losses, training, where, clean)
 
 

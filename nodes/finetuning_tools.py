@@ -7,6 +7,7 @@ from typing import Any
 
 from .checked import checked
 from .finetuning import CATEGORY, EXAMPLE
+from .training_inputs import SIDE, clean_latents_and_size, given_prompts, seed_input
 
 REPORT = "RealCompo Separation Report"
 SAVE = "RealCompo Save LoRA"
@@ -37,11 +38,7 @@ class RealCompoSeparationReport:
                     "tooltip": "Where in the noise schedule to look, with commas between: 0 is only"
                     " noise, 1 the finished picture.",
                 }),
-                "seed": ("INT", {
-                    "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
-                    "control_after_generate": True,
-                    "tooltip": "Seed of the noise. Compare models at the same seed.",
-                }),
+                "seed": seed_input("Seed of the noise. Compare models at the same seed."),
                 "map_level": (list(MAP_LEVELS), {
                     "default": "auto",
                     "tooltip": "Which layers' maps are judged, by latent positions per map cell."
@@ -58,13 +55,9 @@ class RealCompoSeparationReport:
                     " noise stands in.",
                 }),
                 "width": ("INT", {
-                    "default": 512, "min": 8, "max": 16384, "step": 8,
-                    "tooltip": "Width of the picture; latents, if any, have their own.",
+                    **SIDE, "tooltip": "Width of the picture; latents, if any, have their own.",
                 }),
-                "height": ("INT", {
-                    "default": 512, "min": 8, "max": 16384, "step": 8,
-                    "tooltip": "Height of the picture.",
-                }),
+                "height": ("INT", {**SIDE, "tooltip": "Height of the picture."}),
             },
         }  # fmt: skip
 
@@ -99,7 +92,7 @@ class RealCompoSeparationReport:
         """Returns sheets, both losses' means, and all numbers."""
         import torch
 
-        from ..balancer.comfy.finetune import clean_latents, layout_prompt, level_of
+        from ..balancer.comfy.finetune import level_of
         from ..balancer.comfy.separation import prepare
         from ..balancer.comfy.separation_look import look_at
         from ..balancer.reading import parse_levels
@@ -107,19 +100,15 @@ class RealCompoSeparationReport:
         from ..balancer.training_prompts import parse_lines
 
         levels = parse_levels(noise_levels)
-        chosen = [] if layout is None else [layout_prompt(layout)]
-        if prompts.strip() or not chosen:
-            chosen += parse_lines(prompts)
+        chosen = given_prompts(prompts, layout, parse_lines)
         factor = level_of(model, map_level)
-        clean = None if latents is None else clean_latents(model, latents)
-        size = (height // 8, width // 8) if clean is None else clean.shape[-2:]
-        size = int(size[0]), int(size[1])
+        clean, size = clean_latents_and_size(model, latents, width, height)
         prepared = prepare(clip, chosen, singles=False)
         reports = look_at(model, prepared, levels, factor, size, seed, clean)
         shape = 8 * size[1], 8 * size[0]
         sheets = [draw_reading(r.reading, r.layout, shape) for r in reports]
-        high, wide = (max(s.shape[d] for s in sheets) for d in (1, 2))
-        image = torch.cat([_on_white(sheet, high, wide) for sheet in sheets])
+        rows, columns = (max(s.shape[d] for s in sheets) for d in (1, 2))
+        image = torch.cat([_on_white(sheet, rows, columns) for sheet in sheets])
         separate = [v for r in reports for v in r.separate]
         enhance = [v for r in reports for v in r.enhance]
         text = json.dumps(

@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from .checked import checked
-from .training_inputs import given, training_inputs, training_options
+from .training_inputs import (
+    SIDE,
+    given,
+    given_settings,
+    seed_input,
+    training_inputs,
+    training_options,
+)
 
 CATEGORY = "RealCompo/finetune"
 REFL = "RealCompo ReFL Train (after RealignDiff)"
-MAX_SIDE = 16384
 
 
 @checked(REFL, data=("prompts",))
@@ -44,8 +50,7 @@ class RealCompoReFLTrain:
         from ..balancer.comfy.training import TARGETS
         from ..balancer.setting_fields import widgets
 
-        side = {"default": 512, "min": 64, "max": MAX_SIDE, "step": 8}
-
+        side = {**SIDE, "min": 64}
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "A U-Net model: SD1.5, SD2, SDXL and the like."}),
@@ -63,11 +68,7 @@ class RealCompoReFLTrain:
                 "width": ("INT", {**side, "tooltip": "Width of the pictures in pixels."}),
                 "height": ("INT", {**side, "tooltip": "Height of the pictures in pixels."}),
                 **training_inputs(100, 8, 1e-4),
-                "seed": ("INT", {
-                    "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF,
-                    "control_after_generate": True,
-                    "tooltip": "Of the start values, prompts, noise and steps.",
-                }),
+                "seed": seed_input("Of the start values, prompts, noise and steps."),
             },
             "optional": {
                 **widgets(ReflSettings, "sampling_steps"),
@@ -112,13 +113,8 @@ class RealCompoReFLTrain:
         from ..balancer.comfy.refl import ReflSettings, train_by_reward
         from ..balancer.rewards import read_prompts
         from ..balancer.setting_fields import from_inputs
-        from ..balancer.training import TrainingSettings
 
-        how = TrainingSettings(
-            steps, batch_size, learning_rate, rank, float(rank or 1),
-            clip=more.get("gradient_clip", 1.0), seed=seed,
-            **given(more, "weight_decay", "ema", "checkpointing"),
-        )  # fmt: skip
+        how = given_settings(steps, batch_size, learning_rate, rank, seed, more)
         rewards = from_inputs(ReflSettings, more)
         return train_by_reward(
             model, clip, vae, captioner, read_prompts(prompts), (width, height), how, rewards,

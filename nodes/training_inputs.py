@@ -2,7 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+SIDE = {"default": 512, "min": 8, "max": 16384, "step": 8}
+"""Width or height of pictures in pixels."""
+
+
+def seed_input(tooltip: str) -> tuple[str, dict[str, Any]]:
+    """A seed that ComfyUI may change after every run."""
+    return ("INT", {
+        "default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF, "control_after_generate": True,
+        "tooltip": tooltip,
+    })  # fmt: skip
+
+
+def given_prompts(prompts: str, layout: Any, read: Callable[[str], list[Any]]) -> list[Any]:
+    """Training prompts: the layout's, if there is one, and those that ``read`` finds in the text.
+
+    The text may be empty beside a layout.
+    """
+    from ..balancer.comfy.finetune import layout_prompt
+
+    chosen = [] if layout is None else [layout_prompt(layout)]
+    return chosen + (read(prompts) if prompts.strip() or not chosen else [])
+
+
+def given_settings(
+    steps: int, batch_size: int, learning_rate: float, rank: int, seed: int, more: dict[str, Any]
+) -> Any:
+    """``TrainingSettings`` of a node's inputs; ``more`` holds those of ``training_options``."""
+    from ..balancer.training import TrainingSettings
+
+    return TrainingSettings(
+        steps, batch_size, learning_rate, rank, float(rank or 1),
+        clip=more.get("gradient_clip", 1.0), seed=seed,
+        **given(more, "weight_decay", "ema", "checkpointing"),
+    )  # fmt: skip
+
+
+def clean_latents_and_size(
+    model: Any, latents: Any, width: int, height: int
+) -> tuple[Any, tuple[int, int]]:
+    """Clean latents (N, C, H, W) of a LATENT, or None, and the latents' height and width."""
+    from ..balancer.comfy.finetune import clean_latents
+
+    if latents is None:
+        return None, (height // 8, width // 8)
+    clean = clean_latents(model, latents)
+    return clean, (int(clean.shape[-2]), int(clean.shape[-1]))
 
 
 def training_inputs(steps: int, rank: int, learning_rate: float) -> dict[str, Any]:

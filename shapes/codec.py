@@ -47,8 +47,8 @@ class Residual(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
@@ -68,8 +68,8 @@ class Refiner(nn.Module):
         self.rise_fine = nn.Conv2d(b, 4 * c, 1)
         self.fine = nn.Sequential(Residual(c), Residual(c))
         self.leave = nn.Conv2d(c, 12, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Correction in the -1..1 scale of pictures."""

@@ -170,7 +170,8 @@ def detect_masks(pictures: Tensor) -> list[list[tuple[Found, Tensor]]]:
     smallest = SMALLEST_AREA * height * width
     busy = (masks.sum((2, 3)) >= smallest).nonzero()
     for picture, colour in busy.tolist():
-        labels, _ = label(masks[picture, colour].numpy(), NEIGHBOURS)
+        labels = np.zeros((height, width), dtype=np.int32)
+        label(masks[picture, colour].numpy(), NEIGHBOURS, labels)
         # Of equally large things of a colour, the one that ends first (row by row) comes first.
         counted = np.unique(labels[::-1, ::-1], return_index=True, return_counts=True)
         for identity, _, area in sorted(zip(*counted, strict=True), key=lambda entry: -entry[1]):
