@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..balancer.attention_maps import RegionMaps, attention_probabilities, inside_share
-from ..balancer.comfy.capture import MapReader, find_sites
+from ..balancer.comfy.attention.families import find_sites
+from ..balancer.comfy.attention.readers import MapReader
 from ..balancer.losses import realcompo_loss
 from .grounding import box_coverage
 
