@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...balancer.comfy import differentiable_pass
 from ...balancer.comfy.guider import RealCompoGuider
-from ...balancer.settings import MODES, BalancerSettings, plain_settings, preset
+from ...balancer.settings import MODES, BalancerSettings, preset
 from ..hollow import FlopCount, Kept, counted, kept_activations
 from ..passes import Passes, counting
+from ..rows import fixed
 from .networks import CFG, Pair, steady_host
 
 STEPS = 50
@@ -38,11 +39,10 @@ def methods() -> dict[str, BalancerSettings]:
     ``static-floor``: no balancing, but as in the paper's preset the spatial model alone for 40 % of
     the steps and then both. ``realcompo-lagged`` is there when the pack has that mode.
     """
-    even = plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0)
     paper = preset("paper", spatial_only=T0)
     rows = {
-        MIXED: even,
-        FLOOR: plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0, spatial_only=T0),
+        MIXED: fixed(0.5),
+        FLOOR: fixed(0.5, spatial_only=T0),
         PAPER: paper,
         EVERY_2: preset("paper", spatial_only=T0, every=2),
         EQUILIBRIUM: preset("equilibrium"),
