@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from ..balancer.comfy.dense_apply import dense_model, with_plan
-from ..balancer.comfy.guider import RealCompoGuider
-from ..balancer.comfy.phrase_text import with_phrases
-from ..balancer.comfy.text import encode_prompt
-from ..balancer.layout import Layout
-from ..balancer.modulation import DenseSettings
-from ..balancer.modulation_plan import DensePlan
-from ..balancer.regions import LayoutBatch
-from ..balancer.tokens import phrase_spans
+from ..balancer.attention.regions import LayoutBatch
+from ..balancer.attention.tokens import phrase_spans
+from ..balancer.comfy.dense.apply import dense_model, with_plan
+from ..balancer.comfy.dense.phrases import with_phrases
+from ..balancer.comfy.realcompo.guider import RealCompoGuider
+from ..balancer.comfy.text.tokenizer import encode_prompt
+from ..balancer.dense.modulation import DenseSettings
+from ..balancer.dense.plan import DensePlan
+from ..balancer.layouts.layout import Layout
 from .pictures import MakeGuider
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..balancer import palette
-from ..balancer.layout import Layout
+from ..balancer.layouts.layout import Layout
+from ..balancer.pictures import palette
 from .rows import ABLATION, ALONE, CONTROL, OURS, SWAP
 from .statistics import DISTANCE, Estimate, Summary, curve_of, parameter_of
 

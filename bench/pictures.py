@@ -20,12 +20,12 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..balancer.comfy.gligen import apply_gligen
-from ..balancer.comfy.guider import RealCompoGuider
-from ..balancer.comfy.inputs import resolve
-from ..balancer.coverage import Mask
-from ..balancer.layout import Layout, Region
-from ..balancer.settings import BalancerSettings
-from ..balancer.trace import Trace
+from ..balancer.comfy.inputs.types import resolve
+from ..balancer.comfy.realcompo.guider import RealCompoGuider
+from ..balancer.layouts.layout import Layout, Region
+from ..balancer.layouts.mask import Mask
+from ..balancer.realcompo.settings import BalancerSettings
+from ..balancer.realcompo.trace import Trace
 from ..shapes.control import draw_hints
 from ..shapes.host_models import load_control, load_demo
 from ..shapes.world import Scene, make_caption

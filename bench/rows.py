@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..balancer.modulation import DenseSettings
-from ..balancer.settings import BalancerSettings, plain_settings, preset
+from ..balancer.dense.modulation import DenseSettings
+from ..balancer.realcompo.settings import BalancerSettings, plain_settings, preset
 
 OURS, CONTROL, EVEN_MIX = "realcompo-equilibrium", "control", "fixed-0.50"
 DENSE = "dense"

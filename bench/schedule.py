@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..balancer.comfy.guider import RealCompoGuider
-from ..balancer.comfy.run import Run
-from ..balancer.equilibrium import Balancer, Phase
-from ..balancer.regions import LayoutBatch
-from ..balancer.settings import plain_settings
-from ..balancer.trace import Trace
+from ..balancer.attention.regions import LayoutBatch
+from ..balancer.comfy.realcompo.guider import RealCompoGuider
+from ..balancer.comfy.realcompo.run import Run
+from ..balancer.realcompo.balancer import Balancer, Phase
+from ..balancer.realcompo.settings import plain_settings
+from ..balancer.realcompo.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 // @ts-check
-/** The pack's colours, as in balancer/palette.py; a static test holds them equal. No DOM here. */
+/** The pack's colours, as in balancer/pictures/palette.py; a static test holds them equal. No DOM here. */
 
 /** Regions': Okabe and Ito's, told apart with every kind of colour vision. */
 export const PALETTE = ["#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#f0e442", "#0072b2"];

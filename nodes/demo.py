@@ -150,7 +150,7 @@ class RealCompoShapesHint:
     def draw(self, layout: Any, kind: str, width: int, height: int) -> tuple[Any]:
         """(IMAGE,): one picture (1, height, width, 3)."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import require_layout
+        from ..balancer.layouts.layout import require_layout
         from ..shapes.control import KINDS, draw_hints, scene_of_layout
 
         if kind not in KINDS:

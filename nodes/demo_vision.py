@@ -76,7 +76,7 @@ class RealCompoShapesDetector:
         import torch
 
         from ..balancer.errors import RealCompoError, shown
-        from ..balancer.words import words_of
+        from ..balancer.text.words import words_of
         from ..shapes.oracle import detect_masks
         from ..shapes.score import SINGULARS
         from ..shapes.world import COLOURS, SHAPES
@@ -131,7 +131,7 @@ class RealCompoShapesCaptioner:
 
     def load(self) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,) of the demo."""
-        from ..balancer.comfy.captioner_folder import load_captioner
+        from ..balancer.comfy.captions.captioner_folder import load_captioner
         from ..shapes.captioner import FOLDER
 
         return (load_captioner(FOLDER),)

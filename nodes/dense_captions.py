@@ -9,8 +9,8 @@ from .layout_inputs import ANY, single
 from .planner import ENDPOINT, KEY_NAME, MODEL, RULES, SERVER_MODEL, TIMEOUT
 
 if TYPE_CHECKING:
-    from ..balancer.converters import Keep
-    from ..balancer.dense_captions import Missing, Several
+    from ..balancer.captions.align import Missing, Several
+    from ..balancer.layouts.from_masks import Keep
 
 CATEGORY = "RealCompo/realignment"
 CAPTIONS = "RealCompo Dense Captions (after RealignDiff)"
@@ -70,10 +70,10 @@ class RealCompoPromptPhrases:
         self, prompt: list[str], tags: list[str] | None = None
     ) -> tuple[list[str], list[str], str, str]:
         """Returns phrases, names, the request and the prompt."""
-        from ..balancer.caption_answer import CAPTIONS_PROMPT, captions_request
-        from ..balancer.dense_captions import captions_by_rules
-        from ..balancer.detections import tag_rows
-        from ..balancer.noun_words import named
+        from ..balancer.captions.align import captions_by_rules
+        from ..balancer.captions.answer import CAPTIONS_PROMPT, captions_request
+        from ..balancer.captions.detections import tag_rows
+        from ..balancer.text.nouns import named
 
         text = single(prompt, "")
         captions, _ = captions_by_rules(text)
@@ -91,8 +91,8 @@ class RealCompoDenseCaptions:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.converters import Keep
-        from ..balancer.dense_captions import Missing, Several
+        from ..balancer.captions.align import Missing, Several
+        from ..balancer.layouts.from_masks import Keep
 
         return {
             "required": {
@@ -207,10 +207,10 @@ class RealCompoDenseCaptions:
         **model_inputs: list[Any],
     ) -> tuple[Any, str, str, str]:
         """Returns the layout, its prompt, a report and the phrases without a region."""
-        from ..balancer.dense_captions import align
-        from ..balancer.detections import read_detections
+        from ..balancer.captions.align import align
+        from ..balancer.captions.detections import read_detections
         from ..balancer.errors import RealCompoError
-        from ..balancer.layout import Layout
+        from ..balancer.layouts.layout import Layout
 
         text, picture = single(prompt, ""), single(image)
         if not text.strip():
@@ -243,8 +243,8 @@ def _captions(
     prompt: str, tags: list[str], method: str, inputs: dict[str, Any]
 ) -> tuple[list[Any], list[str], str, str]:
     """Captions, remarks, the prompt that holds them, and how they came about."""
-    from ..balancer.caption_answer import captions_from_text
-    from ..balancer.dense_captions import captions_by_rules
+    from ..balancer.captions.align import captions_by_rules
+    from ..balancer.captions.answer import captions_from_text
 
     written = inputs.get("llm_output") or ""
     extend = inputs.get("extend_prompt") is not False
@@ -258,8 +258,8 @@ def _captions(
         made = captions_from_text(written, prompt, tags, extend)
         how = "from the text in 'llm_output'"
     else:
-        from ..balancer.comfy.answers import ServerInputs
-        from ..balancer.comfy.planning import captions_with_model
+        from ..balancer.comfy.llm.answers import ServerInputs
+        from ..balancer.comfy.llm.planning import captions_with_model
 
         server = ServerInputs(
             inputs.get("endpoint") or "", inputs.get("model") or "", int(inputs.get("seed") or 0),

@@ -27,11 +27,11 @@ class RealCompoSeparateEnhance:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.comfy.separation import SeparationSettings
-        from ..balancer.comfy.training import TARGETS
-        from ..balancer.setting_fields import widgets
-        from ..balancer.settings import MAP_LEVELS
-        from ..balancer.training_prompts import TEMPLATE, LineKind
+        from ..balancer.comfy.finetune.separation import SeparationSettings
+        from ..balancer.comfy.finetune.training import TARGETS
+        from ..balancer.finetune.prompts import TEMPLATE, LineKind
+        from ..balancer.realcompo.settings import MAP_LEVELS
+        from ..balancer.values.setting_fields import widgets
 
         shared = training_inputs(200, 8, 1e-3)
         rank = shared.pop("rank")
@@ -128,9 +128,9 @@ class RealCompoSeparateEnhance:
         **more: Any,
     ) -> tuple[Any, Any, int]:
         """Returns the LoRA, the losses and the steps made."""
-        from ..balancer.comfy.finetune import Where, separate_enhance
-        from ..balancer.comfy.separation import SeparationSettings
-        from ..balancer.setting_fields import from_inputs
+        from ..balancer.comfy.finetune.separate_enhance import Where, separate_enhance
+        from ..balancer.comfy.finetune.separation import SeparationSettings
+        from ..balancer.values.setting_fields import from_inputs
 
         chosen = given_prompts(prompts, layout, lambda text: _lines(text, seed, more))
         weights = {"separate": separate, "enhance": enhance, "norm": norm}
@@ -144,7 +144,7 @@ class RealCompoSeparateEnhance:
 
 
 def _lines(prompts: str, seed: int, more: dict[str, Any]) -> list[Any]:
-    from ..balancer.training_prompts import TEMPLATE, draw_pairs, parse_lines
+    from ..balancer.finetune.prompts import TEMPLATE, draw_pairs, parse_lines
 
     if more.get("lines") == "concepts":
         return draw_pairs(prompts, more.get("template", TEMPLATE), more.get("pairs", 200), seed)

@@ -19,7 +19,7 @@ class RealCompoSeparationReport:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.settings import MAP_LEVELS
+        from ..balancer.realcompo.settings import MAP_LEVELS
 
         return {
             "required": {
@@ -92,12 +92,12 @@ class RealCompoSeparationReport:
         """Returns sheets, both losses' means, and all numbers."""
         import torch
 
-        from ..balancer.comfy.finetune import level_of
-        from ..balancer.comfy.separation import prepare
-        from ..balancer.comfy.separation_look import look_at
-        from ..balancer.reading import parse_levels
-        from ..balancer.reading_picture import draw_reading
-        from ..balancer.training_prompts import parse_lines
+        from ..balancer.attention.report import parse_levels
+        from ..balancer.comfy.finetune.separate_enhance import level_of
+        from ..balancer.comfy.finetune.separation import prepare
+        from ..balancer.comfy.finetune.separation_report import look_at
+        from ..balancer.finetune.prompts import parse_lines
+        from ..balancer.pictures.attention import draw_reading
 
         levels = parse_levels(noise_levels)
         chosen = given_prompts(prompts, layout, parse_lines)
@@ -157,7 +157,7 @@ class RealCompoSaveLoRA:
 
     def save(self, lora: Any, filename_prefix: str, loss: Any = None) -> dict[str, Any]:
         """Write the file; returns its name, which the node shows too."""
-        from ..balancer.comfy.lora_file import save_lora, with_losses
+        from ..balancer.comfy.finetune.lora_file import save_lora, with_losses
 
         kept = lora if loss is None else with_losses(lora, loss)
         name = save_lora(kept, filename_prefix)

@@ -60,8 +60,8 @@ class RealCompoTracePlot:
         self, trace: Any, latent: Any = None, sample: int = 0, width: int = 1024, height: int = 768
     ) -> tuple[Any]:
         """Draw the trace, (1, height, width, 3)."""
-        from ..balancer.plot import plot_trace
-        from ..balancer.trace import require_trace
+        from ..balancer.pictures.trace import plot_trace
+        from ..balancer.realcompo.trace import require_trace
 
         require_trace(trace)
         return (plot_trace(trace, width, height, sample),)
@@ -121,9 +121,9 @@ class RealCompoMixPreview:
         self, trace: Any, latent: Any = None, layout: Any = None, **options: Any
     ) -> tuple[Any]:
         """Draw the maps, (1, height, width, 3); ``options`` as ``draw_mix`` has them."""
-        from ..balancer.layout import require_layout
-        from ..balancer.mix_picture import draw_mix
-        from ..balancer.trace import require_trace
+        from ..balancer.layouts.layout import require_layout
+        from ..balancer.pictures.mix import draw_mix
+        from ..balancer.realcompo.trace import require_trace
 
         require_trace(trace)
         if layout is not None:

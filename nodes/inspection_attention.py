@@ -17,8 +17,8 @@ class RealCompoAttentionMaps:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.reading import GROUPINGS
-        from ..balancer.settings import MAP_LEVELS
+        from ..balancer.attention.report import GROUPINGS
+        from ..balancer.realcompo.settings import MAP_LEVELS
 
         return {
             "required": {
@@ -92,11 +92,11 @@ class RealCompoAttentionMaps:
         image: Any = None,
     ) -> tuple[Any, Any, str]:
         """Run the model once per noise level, and draw what it attended to."""
+        from ..balancer.attention.report import parse_levels
         from ..balancer.comfy.attention.families import locate
-        from ..balancer.comfy.attention_look import chosen_sites, read_attention
-        from ..balancer.preview import backdrop, preview_size
-        from ..balancer.reading import parse_levels
-        from ..balancer.reading_picture import draw_reading, phrase_masks
+        from ..balancer.comfy.attention_report import chosen_sites, read_attention
+        from ..balancer.pictures.attention import draw_reading, phrase_masks
+        from ..balancer.pictures.layout import backdrop, preview_size
 
         levels = parse_levels(noise_levels)
         rows, columns = latent_image["samples"].shape[-2:]

@@ -48,7 +48,7 @@ class RealCompoLayoutPreview:
 
     def draw(self, layout: Any, image: Any = None, width: int = 0, height: int = 0) -> tuple[Any]:
         """Returns one picture (1, H, W, 3)."""
-        from ..balancer.preview import draw_layout, preview_size
+        from ..balancer.pictures.layout import draw_layout, preview_size
 
         return (draw_layout(layout, *preview_size(layout, image, width, height), image),)
 

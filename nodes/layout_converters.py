@@ -8,8 +8,8 @@ from .checked import checked
 from .layout_inputs import ADDED_TO, PROMPT, LayoutNode, share, single
 
 if TYPE_CHECKING:
-    from ..balancer.converters import Keep
-    from ..balancer.pose import Order, Shape
+    from ..balancer.layouts.from_masks import Keep
+    from ..balancer.layouts.from_pose import Order, Shape
 
 FROM_MASKS, FROM_POSE, FROM_SEGMENTATION = (
     "RealCompo Layout From Masks", "RealCompo Layout From Pose",
@@ -65,7 +65,7 @@ class RealCompoLayoutFromMasks(LayoutNode):
         layout: list[Any] | None = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.converters import (
+        from ..balancer.layouts.from_masks import (
             joined_layout,
             planes_of,
             prompt_of,
@@ -154,8 +154,8 @@ class RealCompoLayoutFromPose(LayoutNode):
         layout: Any = None,
     ) -> tuple[Any, str, Any]:
         """Returns the layout, its prompt and the limbs' masks (people * 6, H, W)."""
-        from ..balancer.converters import joined_layout, prompt_of
-        from ..balancer.pose import read_bodies, regions_from_pose
+        from ..balancer.layouts.from_masks import joined_layout, prompt_of
+        from ..balancer.layouts.from_pose import read_bodies, regions_from_pose
 
         bodies = read_bodies(pose, frame, confidence)
         regions, limbs = regions_from_pose(
@@ -173,7 +173,7 @@ class RealCompoLayoutFromSegmentation(LayoutNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.segmentation import LEGEND, PALETTES
+        from ..balancer.layouts.from_segmentation import LEGEND, PALETTES
 
         return {
             "required": {
@@ -228,8 +228,8 @@ class RealCompoLayoutFromSegmentation(LayoutNode):
         layout: Any = None,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.converters import joined_layout, prompt_of
-        from ..balancer.segmentation import LEGEND, regions_from_segmentation
+        from ..balancer.layouts.from_masks import joined_layout, prompt_of
+        from ..balancer.layouts.from_segmentation import LEGEND, regions_from_segmentation
 
         regions = regions_from_segmentation(
             image, phrases, source=palette or LEGEND, tolerance=tolerance, keep=keep,

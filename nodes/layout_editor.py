@@ -73,7 +73,7 @@ class RealCompoLayout(LayoutNode):
     ) -> dict[str, Any]:
         """Returns layout, prompt, width and height, and what the editor shows of the run."""
         from ..balancer.comfy.backdrop import save_backdrop
-        from ..balancer.edited_layout import edited_layout, to_adopt
+        from ..balancer.layouts.editor_json import edited_layout, to_adopt
 
         made = edited_layout(layout_json, prompt, width, height, layout)
         news = {

@@ -50,8 +50,8 @@ class RealCompoLayoutToMasks:
         self, layout: Any, width: int = 0, height: int = 0, soft: bool = True
     ) -> tuple[Any, Any, str]:
         """Returns masks (R, H, W), the background (1, H, W) and the phrases."""
-        from ..balancer.box_lines import phrase_line
-        from ..balancer.layout_tools import layout_size, region_masks
+        from ..balancer.layouts.box_lines import phrase_line
+        from ..balancer.layouts.transform import layout_size, region_masks
 
         masks = region_masks(layout, *layout_size(layout, width, height), soft=soft)
         lines = [phrase_line(r.phrase, r.occurrence, r.weight) for r in layout.regions]
@@ -99,7 +99,7 @@ class RealCompoLayoutMerge(LayoutNode):
         prompt: str = "",
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.layout_tools import merge_layouts
+        from ..balancer.layouts.transform import merge_layouts
 
         given = (layout_1, layout_2, layout_3, layout_4)
         made = merge_layouts([layout for layout in given if layout is not None], prompt)
@@ -112,7 +112,7 @@ class RealCompoLayoutTransform(LayoutNode):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.layout_tools import FLIPS
+        from ..balancer.layouts.transform import FLIPS
 
         def edge(name: str, default: float) -> tuple[str, dict[str, Any]]:
             tip = "edge of the part that becomes the whole picture, as a share of it"
@@ -173,7 +173,7 @@ class RealCompoLayoutTransform(LayoutNode):
         min_visible: float = 0.05,
     ) -> tuple[Any, str]:
         """Returns the layout and its prompt."""
-        from ..balancer.layout_tools import Move, transform_layout
+        from ..balancer.layouts.transform import Move, transform_layout
 
         crop = (crop_left, crop_top, crop_right, crop_bottom)
         move = Move(flip, crop, scale, shift_x, shift_y)

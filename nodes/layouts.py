@@ -66,9 +66,9 @@ class RealCompoLayoutFromBoxes(LayoutNode):
         """Returns the layout and its prompt."""
         from dataclasses import replace
 
-        from ..balancer.boxes_io import parse_boxes
-        from ..balancer.converters import joined_layout, prompt_of
-        from ..balancer.layout import Layout
+        from ..balancer.layouts.boxes import parse_boxes
+        from ..balancer.layouts.from_masks import joined_layout, prompt_of
+        from ..balancer.layouts.layout import Layout
 
         before = Layout(()) if layout is None else layout
         # what is typed goes before what came by wire, as it does in the host's own nodes

@@ -16,8 +16,8 @@ class RealCompoDenseAttention:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.modulation import DenseSettings
-        from ..balancer.setting_fields import widgets
+        from ..balancer.dense.modulation import DenseSettings
+        from ..balancer.values.setting_fields import widgets
 
         return {
             "required": {
@@ -76,8 +76,8 @@ class RealCompoDenseAttention:
         **numbers: Any,
     ) -> tuple[Any, Any]:
         """Returns the model and the conditioning that are sampled together."""
-        from ..balancer.comfy.dense_apply import apply_dense
-        from ..balancer.modulation import DenseSettings
+        from ..balancer.comfy.dense.apply import apply_dense
+        from ..balancer.dense.modulation import DenseSettings
 
         settings = DenseSettings(cross_strength, self_strength, end_fraction, **numbers)
         return apply_dense(model, clip, positive, layout, settings, replace_phrases)

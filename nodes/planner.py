@@ -121,22 +121,22 @@ class RealCompoLayoutFromText:
         height: int = 0,
     ) -> tuple[Any, str, str]:
         """Returns the layout, its prompt and a report."""
-        from ..balancer.layout import Layout
+        from ..balancer.layouts.layout import Layout
 
         _require_prompt(prompt)
         if method == RULES:
-            from ..balancer.planner_rules import plan_by_rules
+            from ..balancer.planner.rules import plan_by_rules
 
             made, how = plan_by_rules(prompt, width, height), "by rules"
             if llm_output.strip():
                 how += " ('llm_output' is not read by this method)"
         elif llm_output.strip():
-            from ..balancer.planner import plan_from_text
+            from ..balancer.planner.answer import plan_from_text
 
             made, how = plan_from_text(llm_output, prompt), "from the text in 'llm_output'"
         else:
-            from ..balancer.comfy.answers import ServerInputs
-            from ..balancer.comfy.planning import plan_with_model
+            from ..balancer.comfy.llm.answers import ServerInputs
+            from ..balancer.comfy.llm.planning import plan_with_model
 
             server = ServerInputs(endpoint, model, seed, api_key_env, timeout)
             made = plan_with_model(prompt, server, width, height)
@@ -174,7 +174,7 @@ class RealCompoPlannerRequest:
 
     def write(self, prompt: str, width: int = 0, height: int = 0) -> tuple[str, str]:
         """Returns the request and the prompt."""
-        from ..balancer.planner import LAYOUT_PROMPT, layout_request
+        from ..balancer.planner.answer import LAYOUT_PROMPT, layout_request
 
         _require_prompt(prompt)
         return LAYOUT_PROMPT.one_text(layout_request(prompt, width, height)), prompt

@@ -86,8 +86,8 @@ class RealCompoPose:
     ) -> tuple[Any, Any]:
         """Returns the frames as POSE_KEYPOINT and the picture (1, height, width, 3)."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.pose import openpose_frame, read_bodies
-        from ..balancer.skeleton import draw_skeletons
+        from ..balancer.layouts.from_pose import openpose_frame, read_bodies
+        from ..balancer.layouts.skeleton import draw_skeletons
 
         size = (width, height)
         try:

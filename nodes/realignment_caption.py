@@ -62,7 +62,7 @@ class RealCompoLoadCaptioner:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Folder."""
-        from ..balancer.comfy.model_folders import names
+        from ..balancer.comfy.captions.model_folders import names
 
         return {
             "required": {
@@ -75,8 +75,8 @@ class RealCompoLoadCaptioner:
 
     def load(self, folder: str) -> tuple[Any]:
         """(REALCOMPO_CAPTIONER,)."""
-        from ..balancer.comfy.captioner_folder import load_captioner
-        from ..balancer.comfy.model_folders import find
+        from ..balancer.comfy.captions.captioner_folder import load_captioner
+        from ..balancer.comfy.captions.model_folders import find
 
         return (load_captioner(find("captioners", folder, "folder")),)
 
@@ -123,7 +123,7 @@ class RealCompoCaption:
         """(captions,): one text per picture."""
         import comfy.utils
 
-        from ..balancer.comfy.captioner import require_captioner, require_pictures
+        from ..balancer.comfy.captions.captioner import require_captioner, require_pictures
 
         pictures = require_pictures(images)
         bar = comfy.utils.ProgressBar(len(pictures))
@@ -150,7 +150,7 @@ class RealCompoCaptionReward(_Reward):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Prompt, captions, and what compares them."""
-        from ..balancer.comfy.model_folders import names
+        from ..balancer.comfy.captions.model_folders import names
 
         return {
             "required": {
@@ -178,7 +178,7 @@ class RealCompoCaptionReward(_Reward):
         self, prompt: list[str], captions: list[Any], clip: Any = None, encoder: Any = None
     ) -> tuple[list[float], str]:
         """(rewards, report)."""
-        from ..balancer.comfy.caption_reward import caption_rewards
+        from ..balancer.comfy.captions.reward import caption_rewards
 
         name = (encoder or [NO_ENCODER])[0]
         return caption_rewards(
@@ -223,7 +223,7 @@ class RealCompoLikelihoodReward(_Reward):
         prefix: list[str] | None = None,
     ) -> tuple[list[float], str]:
         """(rewards, report)."""
-        from ..balancer.comfy.caption_reward import likelihood_rewards
+        from ..balancer.comfy.captions.reward import likelihood_rewards
 
         return likelihood_rewards(prompt, captioner[0], images, (prefix or [""])[0])
 

@@ -16,8 +16,8 @@ class RealCompoReweightedAttention:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.modulation import OUTSIDE, DenseSettings
-        from ..balancer.modulation_plan import MODULATE, SCALE
+        from ..balancer.dense.modulation import OUTSIDE, DenseSettings
+        from ..balancer.dense.plan import MODULATE, SCALE
 
         base = DenseSettings()
 
@@ -120,11 +120,11 @@ class RealCompoReweightedAttention:
         replace_phrases: bool = True,
     ) -> tuple[Any, Any]:
         """Returns the model and the conditioning that are sampled together."""
-        from ..balancer.comfy.dense_apply import apply_dense
+        from ..balancer.comfy.dense.apply import apply_dense
+        from ..balancer.dense.modulation import DenseSettings
+        from ..balancer.dense.plan import MODULATE
         from ..balancer.errors import RealCompoError
-        from ..balancer.modulation import DenseSettings
-        from ..balancer.modulation_plan import MODULATE
-        from ..balancer.setting_fields import from_inputs
+        from ..balancer.values.setting_fields import from_inputs
 
         names = {
             "cross_strength": "cross_weight", "self_strength": "self_weight",

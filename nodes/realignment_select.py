@@ -48,7 +48,7 @@ class RealCompoPromptList:
 
     def read(self, prompts: str) -> tuple[list[str], int]:
         """(prompts, count)."""
-        from ..balancer.rewards import read_prompts
+        from ..balancer.captions.rewards import read_prompts
 
         found = read_prompts(prompts)
         return found, len(found)
@@ -113,7 +113,7 @@ class RealCompoPickBest:
         latents: list[Any] | None = None,
     ) -> tuple[list[Any], list[Any], list[int], list[float]]:
         """(latents, images, indices, rewards) of the kept ones."""
-        from ..balancer.comfy.ranked import pick_best
+        from ..balancer.comfy.captions.ranked import pick_best
 
         return pick_best(rewards, keep[0], among[0] == EACH, images, latents)
 
@@ -173,7 +173,7 @@ class RealCompoRewardRankedSet:
         top_share: list[float] | None = None,
     ) -> tuple[dict[str, Any], list[Any], int]:
         """(latents, positive, count)."""
-        from ..balancer.comfy.ranked import ranked_set
+        from ..balancer.comfy.captions.ranked import ranked_set
 
         return ranked_set(latents, positive, rewards, (top_share or [1.0])[0])
 

@@ -46,9 +46,9 @@ class RealCompoReFLTrain:
         """Models, prompts, how to train, and how to take rewards."""
         import comfy.samplers
 
-        from ..balancer.comfy.refl import ReflSettings
-        from ..balancer.comfy.training import TARGETS
-        from ..balancer.setting_fields import widgets
+        from ..balancer.comfy.finetune.refl import ReflSettings
+        from ..balancer.comfy.finetune.training import TARGETS
+        from ..balancer.values.setting_fields import widgets
 
         side = {**SIDE, "min": 64}
         return {
@@ -110,9 +110,9 @@ class RealCompoReFLTrain:
         **more: Any,
     ) -> tuple[Any, Any, int]:
         """(LORA_MODEL, LOSS_MAP, steps)."""
-        from ..balancer.comfy.refl import ReflSettings, train_by_reward
-        from ..balancer.rewards import read_prompts
-        from ..balancer.setting_fields import from_inputs
+        from ..balancer.captions.rewards import read_prompts
+        from ..balancer.comfy.finetune.refl import ReflSettings, train_by_reward
+        from ..balancer.values.setting_fields import from_inputs
 
         how = given_settings(steps, batch_size, learning_rate, rank, seed, more)
         rewards = from_inputs(ReflSettings, more)

@@ -67,12 +67,12 @@ def build_guider(
     ``unique_id`` is the node's id in the graph: its runs are shown there.
     """
     from ..balancer.comfy.attention.families import locate
-    from ..balancer.comfy.checks import check_pair
-    from ..balancer.comfy.guider import RealCompoGuider
-    from ..balancer.comfy.inputs import require_conditioning, require_model, require_settings
+    from ..balancer.comfy.inputs.checks import check_pair
+    from ..balancer.comfy.inputs.types import require_conditioning, require_model, require_settings
+    from ..balancer.comfy.realcompo.guider import RealCompoGuider
     from ..balancer.errors import RealCompoError
-    from ..balancer.layout import require_layout
-    from ..balancer.settings import DEFAULT_PRESET, preset
+    from ..balancer.layouts.layout import require_layout
+    from ..balancer.realcompo.settings import DEFAULT_PRESET, preset
 
     try:
         require_model(realism_model, "realism_model")
@@ -183,8 +183,8 @@ class RealCompoDualSampler:
 
     def sample(self, latent_image: dict[str, Any], **inputs: Any) -> dict[str, Any]:
         """Sample as KSampler does, with the pair."""
-        from ..balancer.comfy.inputs import require_latent
-        from ..balancer.comfy.sampling import sample_pair
+        from ..balancer.comfy.inputs.types import require_latent
+        from ..balancer.comfy.realcompo.sampling import sample_pair
         from ..balancer.errors import RealCompoError
 
         names = ("seed", "steps", "sampler_name", "scheduler", "denoise")
@@ -205,8 +205,8 @@ class RealCompoBalancer:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.setting_fields import widgets
-        from ..balancer.settings import DEFAULT_PRESET, PRESETS, BalancerSettings
+        from ..balancer.realcompo.settings import DEFAULT_PRESET, PRESETS, BalancerSettings
+        from ..balancer.values.setting_fields import widgets
 
         return {
             "required": {
@@ -237,8 +237,8 @@ class RealCompoBalancer:
     def settings(self, preset: str, mode: str, **numbers: Any) -> tuple[Any]:
         """Settings of the named preset, or of the widgets for ``custom``."""
         from ..balancer.errors import RealCompoError
-        from ..balancer.settings import plain_settings
-        from ..balancer.settings import preset as named
+        from ..balancer.realcompo.settings import plain_settings
+        from ..balancer.realcompo.settings import preset as named
 
         always = {k: numbers[k] for k in ("map_level", "probe_timestep") if k in numbers}
         try:

@@ -41,10 +41,10 @@ class RealCompoSaveTrace:
 
     def save(self, trace: Any, filename_prefix: str, latent: Any = None) -> dict[str, Any]:
         """Write both files."""
-        from ..balancer.comfy.trace_folder import next_file
+        from ..balancer.comfy.realcompo.trace_folder import next_file
         from ..balancer.errors import RealCompoError
-        from ..balancer.trace import require_trace
-        from ..balancer.trace_file import save_trace
+        from ..balancer.realcompo.trace import require_trace
+        from ..balancer.realcompo.trace_file import save_trace
 
         try:
             require_trace(trace)
@@ -61,7 +61,7 @@ class RealCompoLoadTrace:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..balancer.comfy.trace_folder import NEWEST, choices
+        from ..balancer.comfy.realcompo.trace_folder import NEWEST, choices
 
         return {
             "required": {
@@ -88,7 +88,7 @@ class RealCompoLoadTrace:
     @classmethod
     def IS_CHANGED(cls, trace_file: str, file: str | None = None) -> str:
         """Another file, or the same written anew."""
-        from ..balancer.comfy.trace_folder import find_trace
+        from ..balancer.comfy.realcompo.trace_folder import find_trace
         from ..balancer.errors import RealCompoError
 
         try:
@@ -99,9 +99,9 @@ class RealCompoLoadTrace:
 
     def load(self, trace_file: str, file: str | None = None) -> tuple[Any]:
         """Read it."""
-        from ..balancer.comfy.trace_folder import find_trace
+        from ..balancer.comfy.realcompo.trace_folder import find_trace
         from ..balancer.errors import RealCompoError
-        from ..balancer.trace_file import load_trace
+        from ..balancer.realcompo.trace_file import load_trace
 
         try:
             return (load_trace(find_trace(file or trace_file)),)

@@ -22,7 +22,7 @@ def given_prompts(prompts: str, layout: Any, read: Callable[[str], list[Any]]) -
 
     The text may be empty beside a layout.
     """
-    from ..balancer.comfy.finetune import layout_prompt
+    from ..balancer.comfy.finetune.separate_enhance import layout_prompt
 
     chosen = [] if layout is None else [layout_prompt(layout)]
     return chosen + (read(prompts) if prompts.strip() or not chosen else [])
@@ -32,7 +32,7 @@ def given_settings(
     steps: int, batch_size: int, learning_rate: float, rank: int, seed: int, more: dict[str, Any]
 ) -> Any:
     """``TrainingSettings`` of a node's inputs; ``more`` holds those of ``training_options``."""
-    from ..balancer.training import TrainingSettings
+    from ..balancer.finetune.optimisation import TrainingSettings
 
     return TrainingSettings(
         steps, batch_size, learning_rate, rank, float(rank or 1),
@@ -45,7 +45,7 @@ def clean_latents_and_size(
     model: Any, latents: Any, width: int, height: int
 ) -> tuple[Any, tuple[int, int]]:
     """Clean latents (N, C, H, W) of a LATENT, or None, and the latents' height and width."""
-    from ..balancer.comfy.finetune import clean_latents
+    from ..balancer.comfy.finetune.separate_enhance import clean_latents
 
     if latents is None:
         return None, (height // 8, width // 8)
@@ -78,7 +78,7 @@ def training_inputs(steps: int, rank: int, learning_rate: float) -> dict[str, An
 
 def training_options() -> dict[str, Any]:
     """Optional inputs that all training nodes share."""
-    from ..balancer.training import CHECKPOINTING, ON_CANCEL, TrainingSettings
+    from ..balancer.finetune.optimisation import CHECKPOINTING, ON_CANCEL, TrainingSettings
 
     base = TrainingSettings()
     return {

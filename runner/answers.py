@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from ..balancer.foreign_json import parse_json
+from ..balancer.values.foreign_json import parse_json
 from .errors import RowError, one_line, shown
 from .messages import failed_node
 from .pictures import LARGEST_FILE

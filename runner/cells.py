@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..balancer.foreign_json import has_surrogates
+from ..balancer.values.foreign_json import has_surrogates
 from .errors import RunnerError, shown
 
 MOST_ROWS = 200_000

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ..balancer.foreign_json import parse_json
+from ..balancer.values.foreign_json import parse_json
 from .errors import RowError, RunnerError, one_line
 from .job import Picture
 
@@ -126,7 +126,7 @@ def regions_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     lines = [node["inputs"]["phrases"] for node in graph.values()
              if isinstance(node["inputs"].get("phrases"), str)]  # fmt: skip
     if lines:
-        from ..balancer.boxes_io import parse_boxes
+        from ..balancer.layouts.boxes import parse_boxes
 
         found = parse_boxes(None, lines[0], 0, 0)
         return [{"phrase": region.phrase, "box": list(region.box)} for region in found]

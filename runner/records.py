@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..balancer.foreign_json import parse_json
+from ..balancer.values.foreign_json import parse_json
 from .errors import RunnerError, one_line
 from .job import DONE, FAILED
 

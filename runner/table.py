@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..balancer.foreign_json import parse_json
+from ..balancer.values.foreign_json import parse_json
 from .cells import (
     LARGEST_CELL,
     LARGEST_TABLE,

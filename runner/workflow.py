@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..balancer.foreign_json import LONGEST, parse_json
+from ..balancer.values.foreign_json import LONGEST, parse_json
 from .errors import RowError, RunnerError, shown, tidy
 from .job import Graph
 from .seeds import Target, is_link, seed_inputs, source, title

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..balancer.errors import RealCompoError
-from ..balancer.layout import Layout
+from ..balancer.layouts.layout import Layout
 from .render import TABLE_EXTENT, _tables, hsv_to_rgb
 from .world import COLOURS, SHAPES, Scene, ShapeObject
 

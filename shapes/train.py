@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(choice.threads)
     choice.out.mkdir(parents=True, exist_ok=True)
     if STAGES[choice.stage] in (_diffusion, _control):
-        from ..balancer.comfy.compat import adds_in_place
+        from ..balancer.comfy.host.compat import adds_in_place
 
         if adds_in_place():
             parser.error("this ComfyUI cannot be trained through; use one from June 2025 on")

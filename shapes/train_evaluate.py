@@ -143,7 +143,7 @@ def _caption_rates(
 
 def _score_captioner(scenes: Sequence[Scene], generator: torch.Generator) -> dict[str, Any]:
     """Captions of unseen drawings, and of what the models drew, against what the oracle sees."""
-    from ..balancer.comfy.captioner_folder import load_captioner
+    from ..balancer.comfy.captions.captioner_folder import load_captioner
 
     captioner, codec, report = load_captioner(FOLDER), load_codec(), {}
     truth = [{(o.colour, o.shape) for o in scene.objects} for scene in scenes]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..balancer.attention_maps import RegionMaps, attention_probabilities, inside_share
+from ..balancer.attention.losses import realcompo_loss
+from ..balancer.attention.maps import RegionMaps, attention_probabilities, inside_share
 from ..balancer.comfy.attention.families import find_sites
 from ..balancer.comfy.attention.readers import MapReader
-from ..balancer.losses import realcompo_loss
 from .grounding import box_coverage
 
 

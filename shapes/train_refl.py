@@ -41,10 +41,10 @@ def prompts(count: int = PROMPTS) -> list[str]:
 
 def train_refl(folder: Path, steps: int | None = None) -> Path:
     """Train and write ``refl-realistic.safetensors`` to ``folder``; returns its path."""
-    from ..balancer.comfy.captioner_folder import load_captioner
-    from ..balancer.comfy.lora_file import file_notes
-    from ..balancer.comfy.refl import ReflSettings, train_by_reward
-    from ..balancer.training import TrainingSettings
+    from ..balancer.comfy.captions.captioner_folder import load_captioner
+    from ..balancer.comfy.finetune.lora_file import file_notes
+    from ..balancer.comfy.finetune.refl import ReflSettings, train_by_reward
+    from ..balancer.finetune.optimisation import TrainingSettings
 
     started = time.monotonic()
     training: dict[str, Any] = TRAINING | ({"steps": steps} if steps else {})

@@ -70,11 +70,11 @@ def train_sepen(folder: Path, names: Sequence[str] = (), steps: int | None = Non
 
 
 def _train(folder: Path, name: str, steps: int | None) -> Path:
-    from ..balancer.comfy.finetune import Where, separate_enhance
-    from ..balancer.comfy.lora_file import file_notes
-    from ..balancer.comfy.separation import SeparationSettings
-    from ..balancer.training import TrainingSettings
-    from ..balancer.training_prompts import TrainingPrompt
+    from ..balancer.comfy.finetune.lora_file import file_notes
+    from ..balancer.comfy.finetune.separate_enhance import Where, separate_enhance
+    from ..balancer.comfy.finetune.separation import SeparationSettings
+    from ..balancer.finetune.optimisation import TrainingSettings
+    from ..balancer.finetune.prompts import TrainingPrompt
 
     variant = VARIANTS[name]
     started = time.monotonic()

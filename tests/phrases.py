@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
+from realcompo.balancer.attention.prompt_words import describe_match
+from realcompo.balancer.attention.tokens import EncodedPrompt, match_regions, suggest
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.nearest import nearest_wording
-from realcompo.balancer.planner import read_answer
-from realcompo.balancer.planner_rules import plan_by_rules
-from realcompo.balancer.prompt_words import describe_match
-from realcompo.balancer.tokens import EncodedPrompt, match_regions, suggest
-from realcompo.balancer.weights import plain_text
-from realcompo.balancer.words import find_phrase, words_of
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.planner.answer import read_answer
+from realcompo.balancer.planner.rules import plan_by_rules
+from realcompo.balancer.text.nearest import nearest_wording
+from realcompo.balancer.text.weights import plain_text
+from realcompo.balancer.text.words import find_phrase, words_of
 
 BOX = (0.1, 0.1, 0.5, 0.5)
 MISSING = "embedding:nobody"

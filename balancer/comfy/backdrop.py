@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..layout import Layout
-from ..preview import backdrop, preview_size
+from ..layouts.layout import Layout
+from ..pictures.layout import backdrop, preview_size
 
 LONGEST_SIDE = 1024
 """Pixels; an editor on a node shows no more."""

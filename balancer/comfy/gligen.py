@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ..checked import plain_tensor
 from ..errors import RealCompoError
-from ..layout import Box, Layout
-from .inputs import require_clip
+from ..layouts.layout import Box, Layout
+from ..values.checked import plain_tensor
+from .inputs.types import require_clip
 
 Conditioning = list[list[Any]]
 Grounding = tuple[Any, Any, Any, Any, Any]

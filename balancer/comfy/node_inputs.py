@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from typing import Any
 
-from .. import checked
 from ..errors import RealCompoError
-from ..foreign_json import LONGEST
-from ..layout import require_layout
+from ..layouts.layout import require_layout
+from ..values import checked
+from ..values.foreign_json import LONGEST
 
 LARGEST_INT = (1 << 64) - 1
 """Where an input names no end: the host's seeds go up to here."""
@@ -32,7 +32,7 @@ def require_vae(value: Any, where: str) -> Any:
 
 def _conditioning(value: Any, where: str) -> Any:
     """CONDITIONING whose texts are vectors of tokens (B, T, D)."""
-    from .inputs import require_conditioning
+    from .inputs.types import require_conditioning
 
     for entry in require_conditioning(value, where):
         remedy = "Connect an encoded prompt"
@@ -44,7 +44,7 @@ def _conditioning(value: Any, where: str) -> Any:
 
 def _latent(value: Any, where: str) -> Any:
     """LATENT of numbers, with its pictures' indices in an older batch, if it has them."""
-    from .inputs import require_latent
+    from .inputs.types import require_latent
 
     remedy = "Connect a latent of pictures (batch, channels, height, width)"
     samples = checked.plain_tensor(
@@ -79,7 +79,7 @@ def _layout(value: Any, where: str) -> Any:
 
 
 def _of_host(module: str, name: str) -> Callable[[Any, str], Any]:
-    """The checker ``name`` of a module beside this one, imported when it is first asked."""
+    """The checker ``name`` of a module below this one, imported when it is first asked."""
 
     def look(value: Any, where: str) -> Any:
         return getattr(import_module(f".{module}", __package__), name)(value, where)
@@ -90,14 +90,14 @@ def _of_host(module: str, name: str) -> Callable[[Any, str], Any]:
 # The pack's other types are looked at by the engine, which is given them as they are.
 _WIRES: Mapping[str, Callable[[Any, str], Any]] = {
     "BOOLEAN": checked.flag,
-    "CLIP": _of_host("inputs", "require_clip"),
+    "CLIP": _of_host("inputs.types", "require_clip"),
     "CONDITIONING": _conditioning,
     "IMAGE": checked.picture,
     "LATENT": _latent,
-    "LORA_MODEL": _of_host("lora_file", "require_lora"),
-    "LOSS_MAP": _of_host("lora_file", "require_losses"),
+    "LORA_MODEL": _of_host("finetune.lora_file", "require_lora"),
+    "LOSS_MAP": _of_host("finetune.lora_file", "require_losses"),
     "MASK": checked.mask,
-    "MODEL": _of_host("inputs", "require_model"),
+    "MODEL": _of_host("inputs.types", "require_model"),
     "REALCOMPO_LAYOUT": _layout,
     "VAE": require_vae,
 }

@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..errors import RealCompoError
-from ..foreign_json import read_json
 from ..log import LOG
+from ..values.foreign_json import read_json
 
 MATCH = "/realcompo/match"
 LARGEST_BODY = 1 << 20
@@ -47,8 +47,8 @@ def match(value: object) -> dict[str, Any]:
     any that is meant.
     """
     # Here and not above: this module is imported when the pack is registered.
-    from ..layout import MOST_REGIONS, Layout
-    from ..prompt_words import describe_match
+    from ..attention.prompt_words import describe_match
+    from ..layouts.layout import MOST_REGIONS, Layout
 
     if isinstance(value, Mapping) and isinstance(value.get("regions"), list):
         regions = value["regions"]
@@ -62,7 +62,7 @@ def match(value: object) -> dict[str, Any]:
             f"its phrases have {letters} characters in all",
             f"Up to {LONGEST_PHRASES} are looked up",
         )
-    from .text import encode_prompt
+    from .text.tokenizer import encode_prompt
 
     try:
         return describe_match(layout, encode_prompt(layout.prompt), encode_prompt)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...balancer.comfy.caption_reward import caption_rewards, likelihood_rewards
-from ...balancer.comfy.captioner import Captioner
-from ...balancer.comfy.captioner_folder import load_captioner
+from ...balancer.comfy.captions.captioner import Captioner
+from ...balancer.comfy.captions.captioner_folder import load_captioner
+from ...balancer.comfy.captions.reward import caption_rewards, likelihood_rewards
 from ...shapes.captioner import FOLDER
 from ...shapes.host_models import load_demo
 from ...shapes.world import Scene, make_caption

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...balancer.rewards import best_places
+from ...balancer.captions.rewards import best_places
 from ...shapes import oracle
 from ...shapes.host_models import STYLE_FILES, load_codec, weight_hashes
 from ...shapes.pairs import held_out_pairs, pair_scenes

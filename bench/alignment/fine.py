@@ -15,19 +15,19 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...balancer.comfy.dense_apply import dense_model, with_plan
-from ...balancer.comfy.phrase_text import with_phrases
-from ...balancer.comfy.text import encode_prompt
-from ...balancer.converters import Keep
-from ...balancer.coverage import Mask
-from ...balancer.dense_captions import Missing, align, captions_by_rules
-from ...balancer.detections import Detection
+from ...balancer.attention.regions import LayoutBatch
+from ...balancer.attention.tokens import phrase_spans
+from ...balancer.captions.align import Missing, align, captions_by_rules
+from ...balancer.captions.detections import Detection
+from ...balancer.comfy.dense.apply import dense_model, with_plan
+from ...balancer.comfy.dense.phrases import with_phrases
+from ...balancer.comfy.text.tokenizer import encode_prompt
+from ...balancer.dense.modulation import DenseSettings
+from ...balancer.dense.plan import MODULATE, DensePlan
 from ...balancer.errors import RealCompoError
-from ...balancer.layout import Layout
-from ...balancer.modulation import DenseSettings
-from ...balancer.modulation_plan import MODULATE, DensePlan
-from ...balancer.regions import LayoutBatch
-from ...balancer.tokens import phrase_spans
+from ...balancer.layouts.from_masks import Keep
+from ...balancer.layouts.layout import Layout
+from ...balancer.layouts.mask import Mask
 from ...shapes.oracle import detect_masks
 from ..passes import counting
 from ..pictures import CFG, SAMPLER, SCHEDULER, STEPS, Drawn, PromptedScene, Studio

@@ -15,10 +15,10 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...balancer.comfy.separation import Prepared, SeparationSettings, prepare, read_heads
-from ...balancer.comfy.session import Encoded, Session, encode, in_session
-from ...balancer.losses import enhance_loss, separate_loss
-from ...balancer.training_prompts import TrainingPrompt
+from ...balancer.attention.losses import enhance_loss, separate_loss
+from ...balancer.comfy.finetune.separation import Prepared, SeparationSettings, prepare, read_heads
+from ...balancer.comfy.finetune.session import Encoded, Session, encode, in_session
+from ...balancer.finetune.prompts import TrainingPrompt
 from ..pictures import CFG, SCHEDULER, SIDE, STEPS, Drawn, PromptedScene, Studio
 
 FACTOR = 2

@@ -13,7 +13,7 @@ import comfy.sd1_clip
 import torch
 from torch import Tensor
 
-from ...balancer.layout import Box, Layout
+from ...balancer.layouts.layout import Box, Layout
 
 CLIP_SCORE, DETECTOR_IOU = "clip_score", "detector_iou"
 DETECTOR_THRESHOLD = 0.1

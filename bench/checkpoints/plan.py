@@ -10,9 +10,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...balancer.comfy.inputs import resolve
+from ...balancer.comfy.inputs.types import resolve
 from ...balancer.errors import RealCompoError
-from ...balancer.layout import Layout
+from ...balancer.layouts.layout import Layout
 from .. import RESULTS
 from ..pictures import STEPS
 from ..rows import QUICK_ROWS, QUICK_STEPS, Row, dense_rows, own_rows

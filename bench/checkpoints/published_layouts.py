@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...balancer.coverage import Mask
 from ...balancer.errors import RealCompoError
-from ...balancer.layout import Layout, Region
+from ...balancer.layouts.layout import Layout, Region
+from ...balancer.layouts.mask import Mask
 
 CAPTION, PHRASES = "textual_condition", "segment_descriptions"
 SIDE = 64

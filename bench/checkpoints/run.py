@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...balancer.attention.regions import LayoutBatch
 from ...balancer.errors import RealCompoError
-from ...balancer.regions import LayoutBatch
-from ...balancer.settings import BalancerSettings
+from ...balancer.realcompo.settings import BalancerSettings
 from ..dense_pictures import dense_guider
 from ..report import write_whole
 from ..rows import Row, table

@@ -18,16 +18,16 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...balancer.comfy.function_sampler import FunctionSampler
+from ...balancer.attention.regions import Tokens
 from ...balancer.comfy.gligen import apply_gligen
-from ...balancer.comfy.guider import RealCompoGuider
-from ...balancer.comfy.inputs import resolve
-from ...balancer.comfy.sampling import sample_pair
+from ...balancer.comfy.host.function_sampler import FunctionSampler
+from ...balancer.comfy.inputs.types import resolve
+from ...balancer.comfy.realcompo.guider import RealCompoGuider
+from ...balancer.comfy.realcompo.sampling import sample_pair
 from ...balancer.errors import RealCompoError
-from ...balancer.layout import Layout
-from ...balancer.regions import Tokens
-from ...balancer.settings import BalancerSettings, plain_settings
-from ...balancer.trace import Trace
+from ...balancer.layouts.layout import Layout
+from ...balancer.realcompo.settings import BalancerSettings, plain_settings
+from ...balancer.realcompo.trace import Trace
 from ..pictures import SAMPLER, SCHEDULER, MakeGuider
 
 LATENT_CELL = 8

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...balancer.attention_maps import RegionMaps, inside_share, token_weights
-from ...balancer.losses import realcompo_loss
-from ...balancer.masks import region_grid
+from ...balancer.attention.losses import realcompo_loss
+from ...balancer.attention.maps import RegionMaps, inside_share, token_weights
+from ...balancer.layouts.grid import region_grid
 from .. import true_models as true
 from ..hollow import Hollow, counted
 from .networks import Pair, grounded_pair, steady_host

@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...balancer.layout import Layout, Region
+from ...balancer.layouts.layout import Layout, Region
 from .. import true_models as true
 from ..true_models import SD15, SDXL_BASE, Kind
 

@@ -28,12 +28,16 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from torch import Tensor, nn
 
-from ...balancer.attention_maps import attention_output, attention_probabilities, inside_share
+from ...balancer.attention.maps import attention_output, attention_probabilities, inside_share
 from ...balancer.comfy.attention.families import find_sites
 from ...balancer.comfy.attention.family import Site
 from ...balancer.comfy.attention.readers import differentiable_attention
-from ...balancer.comfy.gradients import gradient_mode, saved_copies, without_inference_tensors
-from ...balancer.masks import region_grid
+from ...balancer.comfy.autograd.inference_weights import (
+    gradient_mode,
+    saved_copies,
+    without_inference_tensors,
+)
+from ...balancer.layouts.grid import region_grid
 from .networks import CFG, Pair
 from .runs import Meter
 

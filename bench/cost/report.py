@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...balancer import palette
-from ...balancer.settings import BalancerSettings
+from ...balancer.pictures import palette
+from ...balancer.realcompo.settings import BalancerSettings
 from ..report import Claim, commit, markdown_table_of_claims, rounded, write_document, write_whole
 from ..statistics import Estimate
 from .cpu_time import Share, Timing

@@ -12,9 +12,9 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...balancer.comfy import differentiable_pass
-from ...balancer.comfy.guider import RealCompoGuider
-from ...balancer.settings import MODES, BalancerSettings, preset
+from ...balancer.comfy.realcompo import differentiable_pass
+from ...balancer.comfy.realcompo.guider import RealCompoGuider
+from ...balancer.realcompo.settings import MODES, BalancerSettings, preset
 from ..hollow import FlopCount, Kept, counted, kept_activations
 from ..passes import Passes, counting
 from ..rows import fixed

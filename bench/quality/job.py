@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...balancer.regions import LayoutBatch
+from ...balancer.attention.regions import LayoutBatch
 from ...shapes.host_models import weight_hashes
 from ...shapes.world import Scene, make_scenes
 from ..dense_pictures import dense_guider

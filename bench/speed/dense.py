@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...balancer.comfy.dense import modulation_at
-from ...balancer.comfy.dense_apply import apply_dense
-from ...balancer.comfy.dense_patch import DensePatch, Modulation, Rows, modulated_options
-from ...balancer.layout import Layout, Region
-from ...balancer.masks import region_grid
-from ...balancer.modulation import DenseSettings
-from ...balancer.modulation_plan import DensePlan, View
-from ...balancer.regions import LayoutBatch
+from ...balancer.attention.regions import LayoutBatch
+from ...balancer.comfy.dense.apply import apply_dense
+from ...balancer.comfy.dense.entries import modulation_at
+from ...balancer.comfy.dense.patch import DensePatch, Modulation, Rows, modulated_options
+from ...balancer.dense.modulation import DenseSettings
+from ...balancer.dense.plan import DensePlan, View
+from ...balancer.layouts.grid import region_grid
+from ...balancer.layouts.layout import Layout, Region
 from ...shapes.host_models import load_demo
 from .. import ROOT
 from ..arguments import table_parser

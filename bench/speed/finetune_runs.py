@@ -23,12 +23,12 @@ from comfy_extras.nodes_train import TrainLoraNode
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ...balancer.comfy.separation import Prepared, SeparateEnhance, SeparationSettings
-from ...balancer.comfy.session import Encoded, Session
-from ...balancer.comfy.training import train
-from ...balancer.regions import LayoutBatch
-from ...balancer.training import TrainingSettings
-from ...balancer.training_prompts import TrainingPrompt
+from ...balancer.attention.regions import LayoutBatch
+from ...balancer.comfy.finetune.separation import Prepared, SeparateEnhance, SeparationSettings
+from ...balancer.comfy.finetune.session import Encoded, Session
+from ...balancer.comfy.finetune.training import train
+from ...balancer.finetune.optimisation import TrainingSettings
+from ...balancer.finetune.prompts import TrainingPrompt
 from ...shapes.host_models import load_demo
 from .. import true_models as true
 from ..cost.networks import layout, steady_host

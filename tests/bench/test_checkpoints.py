@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("comfy.samplers")
 import comfy.sd  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
 from realcompo.tests.host import tiny  # noqa: E402
 
 ROWS = ("realism", "realcompo-equilibrium", "control")
@@ -181,7 +181,7 @@ def test_attention_is_what_an_independent_probe_sees(finished: Path, loaders: Lo
     from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.attention.family import choose_level
     from realcompo.balancer.comfy.gligen import apply_gligen
-    from realcompo.balancer.comfy.inputs import resolve
+    from realcompo.balancer.comfy.inputs.types import resolve
     from realcompo.bench.checkpoints.studio import LOOK_SEED
     from realcompo.tests.host import pair
 

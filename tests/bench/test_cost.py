@@ -14,8 +14,8 @@ import torch
 
 pytest.importorskip("comfy.samplers", reason="the bench runs the host's networks")
 
-from realcompo.balancer.comfy.compat import adds_in_place  # noqa: E402
-from realcompo.balancer.settings import MODES  # noqa: E402
+from realcompo.balancer.comfy.host.compat import adds_in_place  # noqa: E402
+from realcompo.balancer.realcompo.settings import MODES  # noqa: E402
 from realcompo.bench import hollow, passes  # noqa: E402
 from realcompo.bench import true_models as true  # noqa: E402
 from realcompo.bench.cost import networks as cost_networks  # noqa: E402
@@ -58,10 +58,13 @@ def test_a_hollow_pass_of_true_sd15_has_the_known_number_of_operations() -> None
 
 
 def test_a_hollow_probe_of_true_sd15_stops_half_way_and_keeps_what_it_must() -> None:
-    from realcompo.balancer.attention_maps import RegionMaps, token_weights
+    from realcompo.balancer.attention.maps import RegionMaps, token_weights
     from realcompo.balancer.comfy.attention.families import family_of
     from realcompo.balancer.comfy.attention.family import StopProbe
-    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
+    from realcompo.balancer.comfy.autograd.inference_weights import (
+        gradient_mode,
+        without_inference_tensors,
+    )
 
     network = true.unet(true.SD15, torch.float16).model.diffusion_model
     maps = RegionMaps(token_weights([[2]], 77))
@@ -119,7 +122,7 @@ def test_kept_activations_are_counted_once_and_without_weights() -> None:
     # the product saves exp's output twice, exp once: one storage; a linear layer saves its weight
     assert kept.saved == [16 * 64 * 4, 0]
     # the engine's own hooks make copies: those are what is kept then
-    from realcompo.balancer.comfy.gradients import saved_copies
+    from realcompo.balancer.comfy.autograd.inference_weights import saved_copies
 
     with hollow.kept_activations([layer]) as kept, saved_copies([layer], True):
         torch.autograd.grad(layer(x).exp().sum(), x)

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("comfy.samplers")
 
-from realcompo.balancer.modulation import DenseSettings  # noqa: E402
+from realcompo.balancer.dense.modulation import DenseSettings  # noqa: E402
 from realcompo.bench import rows  # noqa: E402
 from realcompo.bench.dense_pictures import dense_guider  # noqa: E402
 from realcompo.bench.pictures import STEPS, Studio  # noqa: E402
@@ -48,7 +48,7 @@ def test_own_checkpoints_get_the_papers_numbers() -> None:
 @pytest.mark.parametrize("beside", [False, True])
 @torch.inference_mode()
 def test_a_batch_is_what_the_nodes_make_of_each_scene(beside) -> None:
-    from realcompo.balancer.comfy.guider import RealCompoGuider
+    from realcompo.balancer.comfy.realcompo.guider import RealCompoGuider
     from realcompo.nodes.modulation import RealCompoDenseAttention
 
     studio = Studio("realistic")

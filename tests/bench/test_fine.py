@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("comfy.samplers")
 
-from realcompo.balancer.layout import Layout  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout  # noqa: E402
 from realcompo.bench.alignment import fine  # noqa: E402
 from realcompo.bench.pictures import CFG, Studio  # noqa: E402
 from realcompo.shapes.pairs import held_out_pairs, pair_scenes  # noqa: E402

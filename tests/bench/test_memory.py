@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import plain_settings, preset
+from realcompo.balancer.realcompo.settings import plain_settings, preset
 from realcompo.bench import hollow
 from realcompo.bench import true_models as true
 from realcompo.tests.host import pair, tiny
@@ -37,9 +37,10 @@ def probed(
     """What one probe keeps, and what it was expected to."""
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy import activation_memory, differentiable_pass
     from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.attention.family import choose_level
+    from realcompo.balancer.comfy.autograd import activation_memory
+    from realcompo.balancer.comfy.realcompo import differentiable_pass
 
     network = patcher.model.diffusion_model
     level = choose_level(find_sites(network), "auto")

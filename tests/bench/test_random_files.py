@@ -20,8 +20,8 @@ nodes = pytest.importorskip("nodes", reason="the loaders are the host's nodes")
 import comfy.ops  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.settings import plain_settings  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
+from realcompo.balancer.realcompo.settings import plain_settings  # noqa: E402
 from realcompo.bench.model_files import main as random_files  # noqa: E402
 from realcompo.bench.model_files.values import drawn  # noqa: E402
 from realcompo.nodes.sampling import RealCompoDualSampler  # noqa: E402

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.palette import PALETTE
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.pictures.palette import PALETTE
 from realcompo.bench.figures import GAP, LABEL_WIDTH, contact_sheet, trade_off
 from realcompo.bench.quality.claims import claims
 from realcompo.bench.report import (

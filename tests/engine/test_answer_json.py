@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from realcompo.balancer.answer_json import MAX_TEXT
-from realcompo.balancer.answer_text import without_thoughts
-from realcompo.balancer.caption_answer import (
+from realcompo.balancer.captions.answer import (
     CAPTIONS_PROMPT,
     captions_by,
     captions_from_text,
@@ -19,7 +17,9 @@ from realcompo.balancer.caption_answer import (
     read_captions,
 )
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.planner import (
+from realcompo.balancer.llm.answer_json import MAX_TEXT
+from realcompo.balancer.llm.answer_text import without_thoughts
+from realcompo.balancer.planner.answer import (
     LAYOUT_PROMPT,
     layout_request,
     plan,

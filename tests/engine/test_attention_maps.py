@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.attention_maps import (
+from realcompo.balancer.attention.losses import realcompo_loss
+from realcompo.balancer.attention.maps import (
     RegionMaps,
     attention_output,
     attention_probabilities,
     inside_share,
     token_weights,
 )
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.losses import realcompo_loss
-from realcompo.balancer.masks import region_grid
+from realcompo.balancer.layouts.grid import region_grid
+from realcompo.balancer.layouts.layout import Layout, Region
 from torch.nn import functional
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.background import match_background
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import BalancerSettings
+from realcompo.balancer.realcompo.background import match_background
+from realcompo.balancer.realcompo.settings import BalancerSettings
 from torch import Tensor
 
 

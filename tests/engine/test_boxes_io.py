@@ -14,11 +14,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.box_lines import phrase_line, read_lines
-from realcompo.balancer.boxes_io import parse_boxes
-from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.layouts.box_lines import phrase_line, read_lines
+from realcompo.balancer.layouts.boxes import parse_boxes
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
 from realcompo.nodes.layout_converters import RealCompoLayoutFromMasks
 from realcompo.nodes.layout_inputs import ANY
 from realcompo.nodes.layouts import FROM_BOXES, NODE_CLASS_MAPPINGS, RealCompoLayoutFromBoxes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from realcompo.balancer.caption_answer import (
+from realcompo.balancer.captions.answer import (
     CAPTIONS_PROMPT,
     HIGHEST,
     LOWEST,

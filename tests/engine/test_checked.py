@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from realcompo.balancer import checked
+from realcompo.balancer.captions.rewards import flat_texts, read_prompts
+from realcompo.balancer.dense.modulation import DenseSettings
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.modulation import DenseSettings
-from realcompo.balancer.rewards import flat_texts, read_prompts
-from realcompo.balancer.settings import BalancerSettings, preset
-from realcompo.balancer.training import TrainingSettings
-from realcompo.balancer.training_prompts import MOST_CONCEPTS, TEMPLATE, draw_pairs, parse_lines
+from realcompo.balancer.finetune.optimisation import TrainingSettings
+from realcompo.balancer.finetune.prompts import MOST_CONCEPTS, TEMPLATE, draw_pairs, parse_lines
+from realcompo.balancer.realcompo.settings import BalancerSettings, preset
+from realcompo.balancer.values import checked
 
 SEED = (0, (1 << 64) - 1)
 

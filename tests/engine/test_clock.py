@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realcompo.balancer.comfy.clock import StepClock
+from realcompo.balancer.comfy.realcompo.clock import StepClock
 
 SIGMAS = [10.0, 5.0, 2.0, 0.0]
 

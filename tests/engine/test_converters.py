@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from realcompo.balancer.converters import assign_phrases, regions_from_masks
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.segmentation import (
+from realcompo.balancer.layouts.from_masks import assign_phrases, regions_from_masks
+from realcompo.balancer.layouts.from_segmentation import (
     LEGEND,
     PALETTES,
     palette,
     read_legend,
     regions_from_segmentation,
 )
+from realcompo.balancer.layouts.layout import Layout, Region
 from realcompo.nodes.layout_converters import (
     RealCompoLayoutFromMasks,
     RealCompoLayoutFromSegmentation,

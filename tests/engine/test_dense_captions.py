@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.caption_match import Caption, assign, once
-from realcompo.balancer.coverage import Mask
-from realcompo.balancer.dense_captions import align, captions_by_rules
-from realcompo.balancer.detections import Detection, names_for, read_detections
+from realcompo.balancer.captions.align import align, captions_by_rules
+from realcompo.balancer.captions.detections import Detection, names_for, read_detections
+from realcompo.balancer.captions.match import Caption, assign, once
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.noun_words import named, noun_fit, wording
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
+from realcompo.balancer.text.nouns import named, noun_fit, wording
 
 PROMPT = "a blue square and a red circle"
 LEFT, RIGHT = (0.1, 0.2, 0.4, 0.6), (0.6, 0.2, 0.9, 0.6)

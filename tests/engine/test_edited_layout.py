@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from realcompo.balancer.edited_layout import edited_layout, fingerprint, to_adopt
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.layouts.editor_json import edited_layout, fingerprint, to_adopt
+from realcompo.balancer.layouts.layout import Layout, Region
 
 WIRED = Layout((Region("a dog", (0.5, 0.5, 1.0, 1.0)),), "a dog on a sofa", 768, 768)
 DRAWN = {

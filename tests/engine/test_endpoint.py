@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from realcompo.balancer.endpoint import read_endpoint, read_key
 from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.llm.endpoint import read_endpoint, read_key
 
 SECRET = "sk-not-for-strangers"
 

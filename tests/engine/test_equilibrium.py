@@ -8,9 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.equilibrium import Balancer, Phase, logit_gradient, probe_latent, smooth
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import (
+from realcompo.balancer.realcompo.balancer import (
+    Balancer,
+    Phase,
+    logit_gradient,
+    probe_latent,
+    smooth,
+)
+from realcompo.balancer.realcompo.settings import (
     DEFAULT_PRESET,
     PRESETS,
     BalancerSettings,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.foreign_json import LARGEST, parse_json, read_json, read_json_file
+from realcompo.balancer.values.foreign_json import LARGEST, parse_json, read_json, read_json_file
 
 BAD = {
     "[" * 100_000: "levels deep",

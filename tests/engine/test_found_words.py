@@ -11,24 +11,24 @@ import zlib
 
 import pytest
 from hypothesis import example, given
-from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.letters import EMBEDDED, atoms
-from realcompo.balancer.nearest import nearest_wording
-from realcompo.balancer.planner import read_answer
-from realcompo.balancer.planner_rules import plan_by_rules
-from realcompo.balancer.prompt_words import describe_match
-from realcompo.balancer.spelling import Piece, Vectors, spell
-from realcompo.balancer.tokens import (
+from realcompo.balancer.attention.prompt_words import describe_match
+from realcompo.balancer.attention.tokens import (
     CHUNK,
     EncodedPrompt,
     match_regions,
     plain_prompt,
     resolve_tokens,
 )
-from realcompo.balancer.training_prompts import parse_lines
-from realcompo.balancer.weights import escaped, plain_text
-from realcompo.balancer.words import find_phrase, words_of
+from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.finetune.prompts import parse_lines
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.planner.answer import read_answer
+from realcompo.balancer.planner.rules import plan_by_rules
+from realcompo.balancer.text.letters import EMBEDDED, atoms
+from realcompo.balancer.text.nearest import nearest_wording
+from realcompo.balancer.text.spelling import Piece, Vectors, spell
+from realcompo.balancer.text.weights import escaped, plain_text
+from realcompo.balancer.text.words import find_phrase, words_of
 from realcompo.tests.phrases import BOX, found, holds_together, prompts, wordings
 
 EMBEDDINGS = {"embedding:charA": 3}

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from realcompo.balancer.boxes_io import parse_boxes
-from realcompo.balancer.converters import regions_from_masks
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.pose import openpose_frame, read_bodies, regions_from_pose
-from realcompo.balancer.segmentation import LEGEND, PALETTES, regions_from_segmentation
+from realcompo.balancer.layouts.boxes import parse_boxes
+from realcompo.balancer.layouts.from_masks import regions_from_masks
+from realcompo.balancer.layouts.from_pose import openpose_frame, read_bodies, regions_from_pose
+from realcompo.balancer.layouts.from_segmentation import LEGEND, PALETTES, regions_from_segmentation
 
 CASES = 1000
 COUNT = int(os.environ.get("REALCOMPO_FUZZ", CASES))

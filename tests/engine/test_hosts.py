@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.endpoint import KEY_HOSTS, read_endpoint, read_key
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.hosts import is_local_address, is_local_name, one_spelling
+from realcompo.balancer.llm.endpoint import KEY_HOSTS, read_endpoint, read_key
+from realcompo.balancer.llm.hosts import is_local_address, is_local_name, one_spelling
 from yarl import URL
 
 SECRET = "sk-not-for-strangers"

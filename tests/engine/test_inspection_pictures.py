@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from realcompo.balancer.attention.report import Column, Reading, SiteMap, columns_of, parse_levels
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.mix_picture import draw_mix
-from realcompo.balancer.overlay import GAP, Cell, coloured, draw_sheet, heat_over
-from realcompo.balancer.palette import PALETTE
-from realcompo.balancer.preview import paint_region
-from realcompo.balancer.reading import Column, Reading, SiteMap, columns_of, parse_levels
-from realcompo.balancer.reading_picture import cell_size, draw_reading, phrase_masks
-from realcompo.balancer.trace import StepRecord, Trace
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.pictures.attention import cell_size, draw_reading, phrase_masks
+from realcompo.balancer.pictures.layout import paint_region
+from realcompo.balancer.pictures.mix import draw_mix
+from realcompo.balancer.pictures.overlay import GAP, Cell, coloured, draw_sheet, heat_over
+from realcompo.balancer.pictures.palette import PALETTE
+from realcompo.balancer.realcompo.trace import StepRecord, Trace
 
 LAYOUT = Layout((Region("a star", (0.0, 0.0, 0.5, 0.5)), Region("a cube", (0.5, 0.5, 1, 1))))
 

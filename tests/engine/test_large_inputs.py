@@ -11,21 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from realcompo.balancer import layout as layouts
-from realcompo.balancer.boxes_io import parse_boxes
-from realcompo.balancer.caption_answer import read_captions
-from realcompo.balancer.converters import joined_layout
-from realcompo.balancer.coverage import MOST_PIXELS, Mask
-from realcompo.balancer.dense_captions import captions_by_rules
-from realcompo.balancer.edited_layout import edited_layout
-from realcompo.balancer.endpoint import read_endpoint, read_key
+from realcompo.balancer.captions.align import captions_by_rules
+from realcompo.balancer.captions.answer import read_captions
 from realcompo.balancer.errors import RealCompoError, shown
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.layout_tools import merge_layouts
-from realcompo.balancer.planner import read_answer
-from realcompo.balancer.planner_rules import plan_by_rules
-from realcompo.balancer.pose import read_bodies
-from realcompo.balancer.training_prompts import draw_pairs, parse_lines
+from realcompo.balancer.finetune.prompts import draw_pairs, parse_lines
+from realcompo.balancer.layouts import layout as layouts
+from realcompo.balancer.layouts.boxes import parse_boxes
+from realcompo.balancer.layouts.editor_json import edited_layout
+from realcompo.balancer.layouts.from_masks import joined_layout
+from realcompo.balancer.layouts.from_pose import read_bodies
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import MOST_PIXELS, Mask
+from realcompo.balancer.layouts.transform import merge_layouts
+from realcompo.balancer.llm.endpoint import read_endpoint, read_key
+from realcompo.balancer.planner.answer import read_answer
+from realcompo.balancer.planner.rules import plan_by_rules
 
 MEGABYTE = 1 << 20
 BOX = [0, 0, 1, 1]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import SCHEMA, Layout, Region
+from realcompo.balancer.layouts.layout import SCHEMA, Layout, Region
+from realcompo.balancer.layouts.mask import Mask
 
 SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail
 BOX = (0.1, 0.2, 0.5, 0.6)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.layout_tools import (
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
+from realcompo.balancer.layouts.transform import (
     Move,
     merge_layouts,
     region_masks,

@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.coverage import Mask
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.live import MAP_SIDE, MIX_SIDE, region_messages, step_message, to_host
-from realcompo.balancer.trace import StepRecord
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
+from realcompo.balancer.realcompo.live import (
+    MAP_SIDE,
+    MIX_SIDE,
+    region_messages,
+    step_message,
+    to_host,
+)
+from realcompo.balancer.realcompo.trace import StepRecord
 from torch import Tensor
 
 

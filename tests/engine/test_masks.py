@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.coverage import Mask
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.masks import region_grid
+from realcompo.balancer.layouts.grid import region_grid
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
 
 SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail
 Box = tuple[float, float, float, float]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.modulation import (
+from realcompo.balancer.dense.modulation import (
     CrossTerms,
     DenseSettings,
     Segments,
@@ -15,7 +14,8 @@ from realcompo.balancer.modulation import (
     cross_probabilities,
     self_attention,
 )
-from realcompo.balancer.modulation_range import row_range
+from realcompo.balancer.dense.row_range import row_range
+from realcompo.balancer.errors import RealCompoError
 from realcompo.tests import dense_reference as literal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -323,7 +323,7 @@ def test_samples_with_segments_of_their_own() -> None:
 
 
 def test_long_pictures_are_gone_over_in_parts(monkeypatch) -> None:
-    import realcompo.balancer.modulation as modulation
+    import realcompo.balancer.dense.modulation as modulation
 
     masks = masks_of("apart")
     q, k, v = inputs(13, HEIGHT * WIDTH, LENGTH, 1)

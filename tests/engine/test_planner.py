@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realcompo.balancer import llm_protocol, planner
-from realcompo.balancer.answer_json import MAX_TEXT
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Region
-from realcompo.balancer.planner import plan, plan_from_text, read_answer
-from realcompo.balancer.words import find_phrase, plain_text
+from realcompo.balancer.layouts.layout import Region
+from realcompo.balancer.llm import protocol as llm_protocol
+from realcompo.balancer.llm.answer_json import MAX_TEXT
+from realcompo.balancer.planner import answer as planner
+from realcompo.balancer.planner.answer import plan, plan_from_text, read_answer
+from realcompo.balancer.text.words import find_phrase, plain_text
 
 PROMPT = "A red star to the left of two (blue circles:1.2), digital art"
 STAR = {"phrase": "A red star", "box": [0.1, 0.2, 0.4, 0.6]}

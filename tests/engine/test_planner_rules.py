@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Box, Region
-from realcompo.balancer.planner_axis import Axis
-from realcompo.balancer.planner_rules import plan_by_rules
-from realcompo.balancer.words import find_phrase, plain_text
+from realcompo.balancer.layouts.layout import Box, Region
+from realcompo.balancer.planner.axis import Axis
+from realcompo.balancer.planner.rules import plan_by_rules
+from realcompo.balancer.text.words import find_phrase, plain_text
 
 
 def boxes(prompt: str, width: int = 0, height: int = 0) -> dict[str, list[Box]]:

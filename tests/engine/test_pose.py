@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.pose import PARTS, limb_masks, read_bodies, regions_from_pose
+from realcompo.balancer.layouts.from_pose import PARTS, limb_masks, read_bodies, regions_from_pose
 from realcompo.nodes.layout_converters import RealCompoLayoutFromPose
 
 # A standing figure of 18 points around x = 0, from 0 (nose) to 10 (ankles) units down.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.coverage import Mask
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.palette import PALETTE
-from realcompo.balancer.preview import draw_layout, preview_size
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
+from realcompo.balancer.pictures.layout import draw_layout, preview_size
+from realcompo.balancer.pictures.palette import PALETTE
 from realcompo.nodes.inspection_layout import PREVIEW, RealCompoLayoutPreview
 
 LEFT = Region("a red star", (0.0, 0.25, 0.5, 1.0))

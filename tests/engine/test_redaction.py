@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from realcompo.balancer.redaction import HIDDEN, SHORTEST, without_key
+from realcompo.balancer.llm.redaction import HIDDEN, SHORTEST, without_key
 
 KEY = "sk-proj/AbC+d_41Ef=="
 Spelling = Callable[[str], str]

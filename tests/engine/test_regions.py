@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.attention_maps import inside_share, token_weights
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.masks import region_grid
-from realcompo.balancer.regions import LayoutBatch
+from realcompo.balancer.attention.maps import inside_share, token_weights
+from realcompo.balancer.attention.regions import LayoutBatch
+from realcompo.balancer.layouts.grid import region_grid
+from realcompo.balancer.layouts.layout import Layout, Region
 
 BOX = (0.25, 0.25, 0.75, 0.75)
 ONE = Layout((Region("a cat", BOX, weight=2.0),))

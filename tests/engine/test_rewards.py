@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.rewards import (
+from realcompo.balancer.captions.rewards import (
     best_places,
     cosines,
     flat_texts,
@@ -17,6 +16,7 @@ from realcompo.balancer.rewards import (
     pair_texts,
     report,
 )
+from realcompo.balancer.errors import RealCompoError
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PROMPT = "a blue bus and a green light"

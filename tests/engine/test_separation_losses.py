@@ -7,8 +7,8 @@ from itertools import combinations
 
 import pytest
 import torch
-from realcompo.balancer.attention_maps import HeadMaps, token_weights
-from realcompo.balancer.losses import enhance_loss, peak_of, separate_loss, smooth
+from realcompo.balancer.attention.losses import enhance_loss, peak_of, separate_loss, smooth
+from realcompo.balancer.attention.maps import HeadMaps, token_weights
 from torch import Tensor
 
 

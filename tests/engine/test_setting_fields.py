@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.setting_fields import (
+from realcompo.balancer.values.setting_fields import (
     check,
     choice,
     flag,

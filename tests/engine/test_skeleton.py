@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.pose import read_bodies
-from realcompo.balancer.skeleton import LIMBS, draw_skeletons, point_colours
+from realcompo.balancer.layouts.from_pose import read_bodies
+from realcompo.balancer.layouts.skeleton import LIMBS, draw_skeletons, point_colours
 from realcompo.nodes.pose import RealCompoPose, example
 
 

@@ -8,15 +8,15 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.tokens import (
+from realcompo.balancer.attention.tokens import (
     CHUNK,
     EncodedPrompt,
     content_positions,
     match_regions,
     resolve_tokens,
 )
+from realcompo.balancer.errors import RealCompoError
+from realcompo.balancer.layouts.layout import Layout, Region
 from realcompo.tests.phrases import found
 
 SLOW = [HealthCheck.too_slow]  # a busy machine is no reason to fail

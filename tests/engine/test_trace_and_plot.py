@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.palette import PALETTE, REALISM, SPATIAL, region_colour
-from realcompo.balancer.plot import plot_trace
-from realcompo.balancer.trace import StepRecord, Trace
+from realcompo.balancer.pictures.palette import PALETTE, REALISM, SPATIAL, region_colour
+from realcompo.balancer.pictures.trace import plot_trace
+from realcompo.balancer.realcompo.trace import StepRecord, Trace
 
 
 def example(balanced: bool = True) -> Trace:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.trace import StepRecord, Trace
-from realcompo.balancer.trace_file import SUFFIX, load_trace, save_trace
+from realcompo.balancer.realcompo.trace import StepRecord, Trace
+from realcompo.balancer.realcompo.trace_file import SUFFIX, load_trace, save_trace
 from safetensors.torch import load_file, save_file
 
 BEETLE = "ein gr\u00fcner K\u00e4fer"
@@ -197,8 +197,8 @@ def test_facts_that_no_run_records_are_refused(saved: Path, facts) -> None:
 
 
 def test_every_cut_and_many_changed_bytes_load_or_are_refused(saved: Path) -> None:
-    from realcompo.balancer.mix_picture import draw_mix
-    from realcompo.balancer.plot import plot_trace
+    from realcompo.balancer.pictures.mix import draw_mix
+    from realcompo.balancer.pictures.trace import plot_trace
 
     data = saved.read_bytes()
     draw, drawn = random.Random(5), 0
@@ -232,7 +232,7 @@ def test_a_header_that_is_too_long_is_not_read(saved: Path) -> None:
 
 
 def test_a_run_whose_losses_were_no_numbers_comes_back_and_is_drawn(tmp_path: Path) -> None:
-    from realcompo.balancer.plot import plot_trace
+    from realcompo.balancer.pictures.trace import plot_trace
 
     trace = example()
     for record in trace.steps[1::2]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.adapters import Adapters
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.training import Optimisation, TrainingSettings
+from realcompo.balancer.finetune.adapters import Adapters
+from realcompo.balancer.finetune.optimisation import Optimisation, TrainingSettings
 from torch import Tensor
 
 SHAPES = {"a.to_k": (6, 4), "b.to_k": (5, 3)}
@@ -183,8 +183,8 @@ def test_settings_that_make_no_sense_are_refused(changes) -> None:
     ["[" * 100_000, "[]", "{}", '{"settings": {}}', "9" * 5000, '{"a": NaN}', '{"a": "\\ud800"}'],
 )
 def test_a_stopped_training_that_says_nonsense_changes_nothing(training: str) -> None:
-    from realcompo.balancer.adapters import Adapters
-    from realcompo.balancer.training import Optimisation, TrainingSettings
+    from realcompo.balancer.finetune.adapters import Adapters
+    from realcompo.balancer.finetune.optimisation import Optimisation, TrainingSettings
 
     def fresh() -> Optimisation:
         start = torch.Generator().manual_seed(1)

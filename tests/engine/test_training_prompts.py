@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.training_prompts import TrainingPrompt, draw_pairs, parse_lines
+from realcompo.balancer.finetune.prompts import TrainingPrompt, draw_pairs, parse_lines
 
 
 def test_objects_follow_their_prompt() -> None:

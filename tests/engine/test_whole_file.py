@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from realcompo.balancer import whole_file
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.whole_file import checked_name, write_whole
+from realcompo.balancer.values import whole_file
+from realcompo.balancer.values.whole_file import checked_name, write_whole
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from realcompo.balancer.nearest import nearest_wording
-from realcompo.balancer.weights import plain_text
-from realcompo.balancer.words import find_phrase
+from realcompo.balancer.text.nearest import nearest_wording
+from realcompo.balancer.text.weights import plain_text
+from realcompo.balancer.text.words import find_phrase
 
 TEXT = "The red car, a Red-haired woman's dog and the red car"
 

@@ -123,7 +123,7 @@ def _host_functions() -> list[tuple[Any, str]]:
 def _around() -> list[tuple[Any, str]]:
     import comfy.sd
     import latent_preview
-    from realcompo.balancer.comfy.live import LiveReporter
+    from realcompo.balancer.comfy.realcompo.live import LiveReporter
 
     return [
         (comfy.sd.CLIP, "encode_from_tokens"), (comfy.sd.CLIP, "load_model"),

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from realcompo.balancer.coverage import Mask
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.trace import StepRecord, Trace
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.layouts.mask import Mask
+from realcompo.balancer.realcompo.trace import StepRecord, Trace
 
 from . import tiny
 

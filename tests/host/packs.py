@@ -384,7 +384,7 @@ def _callbacks(model: Any) -> None:
 
 @foreign("attention override")
 def _override(model: Any) -> None:
-    from realcompo.balancer.comfy.compat import has_attention_override
+    from realcompo.balancer.comfy.host.compat import has_attention_override
 
     if not has_attention_override():
         pytest.skip("this host lets nobody override its attention")

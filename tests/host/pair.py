@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import BalancerSettings
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import BalancerSettings
 
 from . import tiny
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-    from realcompo.balancer.comfy.guider import RealCompoGuider
-    from realcompo.balancer.comfy.probe_request import ProbeResult
+    from realcompo.balancer.comfy.realcompo.guider import RealCompoGuider
+    from realcompo.balancer.comfy.realcompo.probe_request import ProbeResult
 
 BOXES = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]
 TOKENS = ((2, 3), (5,))
@@ -39,7 +39,7 @@ def guider(
     tokens: Any = None,
 ) -> RealCompoGuider:
     """A guider of the pair; conditioning defaults to two random prompts, tokens to the layout's."""
-    from realcompo.balancer.comfy.guider import RealCompoGuider
+    from realcompo.balancer.comfy.realcompo.guider import RealCompoGuider
 
     positive = tiny.conditioning(3) if positive is None else positive
     negative = tiny.conditioning(4) if negative is None else negative
@@ -64,10 +64,10 @@ def probed(
     tokens: Any = TOKENS,
 ) -> ProbeResult | None:
     """One probe of the host's ``model`` at ``x`` by a conditioning entry that is processed."""
+    from realcompo.balancer.attention.regions import LayoutBatch
     from realcompo.balancer.comfy.attention.families import find_sites
-    from realcompo.balancer.comfy.probe import Probe
-    from realcompo.balancer.comfy.probe_request import ProbeRequest
-    from realcompo.balancer.regions import LayoutBatch
+    from realcompo.balancer.comfy.realcompo.probe import Probe
+    from realcompo.balancer.comfy.realcompo.probe_request import ProbeRequest
 
     probe = Probe(LayoutBatch.of(layout, tokens), find_sites(model.diffusion_model), factor)
     at = torch.full((x.shape[0],), sigma)

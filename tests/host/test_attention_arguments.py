@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.attention_maps import RegionMaps
+from realcompo.balancer.attention.maps import RegionMaps
 
 from . import tiny
 from .test_attention_look import read
@@ -57,7 +57,7 @@ def test_a_joint_map_is_read_with_the_calls_scale(own) -> None:
 
 def test_a_models_own_attention_is_asked_where_maps_are_read() -> None:
     """The host's per-model setting of the attention is in force in the readers' layers too."""
-    from realcompo.balancer.comfy.compat import has_attention_override
+    from realcompo.balancer.comfy.host.compat import has_attention_override
 
     if not has_attention_override():
         pytest.skip("this ComfyUI has one attention for all models")

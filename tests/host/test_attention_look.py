@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout
-from realcompo.balancer.settings import preset
+from realcompo.balancer.layouts.layout import Layout
+from realcompo.balancer.realcompo.settings import preset
 
 from . import pair, tiny
 from .attention_reference import recording, region_map
@@ -19,7 +19,7 @@ LAYOUT = Layout(pair.LAYOUT.regions, prompt="a prompt")
 
 
 def read(model: Any, positive: Any = None, latent: Any = None, **changes: Any) -> Any:
-    from realcompo.balancer.comfy.attention_look import read_attention
+    from realcompo.balancer.comfy.attention_report import read_attention
 
     values = {
         "tokens": pair.TOKENS, "seed": 3, "levels": (0.2, 0.7), "map_level": "auto",

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import BalancerSettings, plain_settings
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings
 
 from . import pair, tiny, tiny_dit
 
@@ -169,7 +169,7 @@ def test_models_whose_attention_cannot_be_read(models, monkeypatch) -> None:
 
 
 def test_a_host_that_lets_nobody_read_joint_attention(models, monkeypatch) -> None:
-    from realcompo.balancer.comfy import checks
+    from realcompo.balancer.comfy.inputs import checks
 
     if checks.has_attention_override():
         monkeypatch.setattr(checks, "has_attention_override", lambda: False)
@@ -183,7 +183,7 @@ def test_a_host_that_lets_nobody_read_joint_attention(models, monkeypatch) -> No
 
 def test_conditioning_whose_tokens_are_not_certain(models, monkeypatch) -> None:
     """Encoded by another text encoder, or joined: wrong words would steer the picture."""
-    from realcompo.balancer.comfy import checks
+    from realcompo.balancer.comfy.inputs import checks
 
     if not checks.has_attention_override():
         pytest.skip("this host cannot balance Flux")
@@ -220,7 +220,7 @@ def test_a_level_that_the_model_does_not_have(models, monkeypatch) -> None:
 
 
 def test_empty_trace() -> None:
-    from realcompo.balancer.trace import Trace
+    from realcompo.balancer.realcompo.trace import Trace
     from realcompo.nodes.inspection import RealCompoTracePlot
 
     with pytest.raises(RealCompoError, match="^RealCompo Trace Plot, input 'trace'"):
@@ -312,7 +312,7 @@ def test_conditioning_that_cannot_be_sampled_with(models, monkeypatch, where) ->
 @pytest.mark.parametrize("mode", ["dynamic", "lagged"])
 def test_attention_masks_that_keep_tokens_out(mode) -> None:
     """By minus infinity: no fault where it is taken as it is, NaN where the host stretches it."""
-    from realcompo.balancer.comfy.compat import has_attention_override
+    from realcompo.balancer.comfy.host.compat import has_attention_override
 
     import nodes
 
@@ -373,7 +373,7 @@ def test_a_negative_that_is_not_asked_may_be_empty(models) -> None:
 
 
 def test_a_width_that_another_pack_converts_is_not_judged(models) -> None:
-    from realcompo.balancer.comfy.encoded import text_width
+    from realcompo.balancer.comfy.inputs.encoded import text_width
 
     model = models[0]
     assert text_width(model) == 64

@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def captioners(folders: dict[str, Path]) -> dict[str, Any]:
-    from realcompo.balancer.comfy.captioner_folder import load_captioner
+    from realcompo.balancer.comfy.captions.captioner_folder import load_captioner
 
     # as a node is run
     with torch.inference_mode():
@@ -114,7 +114,10 @@ def test_likelihoods_of_a_batch_are_those_of_its_pictures(captioner: Any) -> Non
 def test_gradients_reach_the_pictures_of_a_captioner_loaded_in_inference_mode(
     captioner: Any,
 ) -> None:
-    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
+    from realcompo.balancer.comfy.autograd.inference_weights import (
+        gradient_mode,
+        without_inference_tensors,
+    )
 
     with gradient_mode(), without_inference_tensors((captioner.module,)):
         pictures = PICTURES.clone().requires_grad_(True)
@@ -137,7 +140,7 @@ def test_a_prefix_is_no_part_of_the_caption(captioners: dict[str, Any]) -> None:
 
 
 def test_pictures_are_prepared_as_the_folder_says(folders: dict[str, Path]) -> None:
-    from realcompo.balancer.comfy.captioner_pictures import Preparation
+    from realcompo.balancer.comfy.captions.captioner_pictures import Preparation
 
     squashed = Preparation((8, 8), None, (0.5,) * 3, (0.25,) * 3)(PICTURES)
     assert squashed.shape == (3, 3, 8, 8)
@@ -172,7 +175,7 @@ def _copy(folder: Path, target: Path) -> Path:
 def test_folders_that_are_no_captioners_say_what_is_wrong(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    from realcompo.balancer.comfy.captioner_folder import load_captioner
+    from realcompo.balancer.comfy.captions.captioner_folder import load_captioner
 
     def refused(folder: Path, match: str) -> None:
         with pytest.raises(RealCompoError, match=match) as told:
@@ -200,7 +203,7 @@ def test_model_folders_are_found_by_their_names_alone(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import folder_paths
-    from realcompo.balancer.comfy import model_folders
+    from realcompo.balancer.comfy.captions import model_folders
 
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
     assert model_folders.names("captioners") == []

@@ -130,7 +130,7 @@ def test_one_bad_folder_does_not_hide_the_others(models, originals, text) -> Non
 
 
 def test_a_beginning_of_any_length_is_captioned_or_refused(originals) -> None:
-    from realcompo.balancer.comfy.captioner_folder import load_captioner
+    from realcompo.balancer.comfy.captions.captioner_folder import load_captioner
 
     picture = torch.full((1, 3, 32, 32), 0.5)
     for folder in originals.values():
@@ -171,7 +171,7 @@ def _mutate(value: Any, draw: random.Random) -> None:
 
 def test_changed_files_load_and_caption_or_are_refused(models, originals) -> None:
     """Any change of a folder's JSON: it works, or one sentence says why not."""
-    from realcompo.balancer.comfy.captioner_folder import load_captioner
+    from realcompo.balancer.comfy.captions.captioner_folder import load_captioner
 
     picture = torch.full((1, 3, 32, 32), 0.5)
     for seed in range(MUTATIONS):

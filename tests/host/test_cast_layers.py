@@ -82,7 +82,10 @@ def pattern(like: Tensor) -> Tensor:
 
 def through(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Output and gradient with the host's layer in the engine's hands, and what autograd kept."""
-    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
+    from realcompo.balancer.comfy.autograd.inference_weights import (
+        gradient_mode,
+        without_inference_tensors,
+    )
 
     kept: list[Tensor] = []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 from realcompo.bench.true_models import fused_attention
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def control():
 
 
 def run(monkeypatch: Any, checkpointed: bool, first: Any, second: Any, **options: Any) -> Any:
-    from realcompo.balancer.comfy import differentiable_pass
+    from realcompo.balancer.comfy.realcompo import differentiable_pass
 
     settings = options.pop("settings", PAPER)
     with monkeypatch.context() as patch:
@@ -109,11 +109,11 @@ def kept_bytes(look: Any, weights: set[int]) -> int:
 
 
 def look_at(network: Any, saves: bool, side: int) -> int:
-    from realcompo.balancer.attention_maps import RegionMaps, token_weights
-    from realcompo.balancer.comfy import checkpointing
+    from realcompo.balancer.attention.maps import RegionMaps, token_weights
     from realcompo.balancer.comfy.attention.families import family_of, find_sites
     from realcompo.balancer.comfy.attention.family import StopProbe, last_site
-    from realcompo.balancer.comfy.gradients import without_inference_tensors
+    from realcompo.balancer.comfy.autograd import checkpointing
+    from realcompo.balancer.comfy.autograd.inference_weights import without_inference_tensors
 
     sites = find_sites(network)
     last = last_site(sites, 4)
@@ -141,8 +141,8 @@ CONTEXT = torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(2))
 
 def test_what_is_kept() -> None:
     """SD1.5's topology; and the estimate that decides is what autograd really keeps."""
-    from realcompo.balancer.comfy import activation_memory
     from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.autograd import activation_memory
 
     with fused_attention():
         network = tiny.family_unet(1, "SD15", channels=64).model.diffusion_model
@@ -157,8 +157,8 @@ def test_what_is_kept() -> None:
 @pytest.mark.parametrize(("free", "expected"), [(1 << 40, False), (1 << 10, True)])
 def test_the_hosts_free_memory_decides(monkeypatch, model, free, expected) -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy import activation_memory, checkpointing
     from realcompo.balancer.comfy.attention.families import find_sites
+    from realcompo.balancer.comfy.autograd import activation_memory, checkpointing
 
     monkeypatch.setattr(management, "get_free_memory", lambda device: free)
     sites = find_sites(model.model.diffusion_model)
@@ -172,7 +172,7 @@ def test_pages_of_models_that_had_their_turn_count_as_free(monkeypatch) -> None:
     from types import SimpleNamespace
 
     import comfy.model_management as management
-    from realcompo.balancer.comfy.checkpointing import free_for_activations
+    from realcompo.balancer.comfy.autograd.checkpointing import free_for_activations
 
     card, other = torch.device("cuda", 0), torch.device("cuda", 1)
     monkeypatch.setattr(management, "get_free_memory", lambda device: 1000)

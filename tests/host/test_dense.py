@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from realcompo.balancer.dense.modulation import DenseSettings
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.modulation import DenseSettings
-from realcompo.balancer.settings import plain_settings, preset
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import plain_settings, preset
 from realcompo.tests import dense_reference as literal
 from torch import Tensor
 
@@ -35,7 +35,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 def dense(model, positive=None, settings=STRONG, layout=pair.LAYOUT):
     """The model and the prompt that the node gives; the layouts name tokens, so no CLIP."""
-    from realcompo.balancer.comfy.dense_apply import apply_dense
+    from realcompo.balancer.comfy.dense.apply import apply_dense
 
     positive = tiny.conditioning(3) if positive is None else positive
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def predictions(
     """The host's predictions of every conditioning in ``lists`` at one noise level."""
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.compat import clone_model_options
+    from realcompo.balancer.comfy.host.compat import clone_model_options
 
     names = ["positive", "negative", *(f"more{n}" for n in range(len(lists) - 2))]
     conds = {
@@ -74,7 +74,7 @@ def literal_model(model: Any, kind: str, layout: Layout, settings: DenseSettings
     """``model`` with the printed equation in every block, by the host's own replacement patches."""
     from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.attention.map_rows import map_size
-    from realcompo.balancer.masks import region_grid
+    from realcompo.balancer.layouts.grid import region_grid
 
     patched = model.clone()
     tokens = [list(region.tokens or ()) for region in layout.regions]
@@ -164,7 +164,7 @@ def test_nothing_to_do_changes_no_bit(models, noise) -> None:
 def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
     """By the model's own timestep: 981, 961 ... 701 are bent, 681 is not."""
     import comfy.samplers
-    from realcompo.balancer.comfy import dense_patch
+    from realcompo.balancer.comfy.dense import patch as dense_patch
 
     calls: list[float] = []
     real = dense_patch.modulated_options
@@ -192,7 +192,7 @@ def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
 
 def test_time_of_other_schedules() -> None:
     import comfy.model_sampling as sampling
-    from realcompo.balancer.comfy.dense import time_of
+    from realcompo.balancer.comfy.dense.entries import time_of
 
     usual = sampling.ModelSamplingDiscrete()
     for t in (1, 250, 701, 999):
@@ -218,9 +218,9 @@ def test_batch_sizes_and_odd_sizes(models) -> None:
 
 
 def test_a_layout_for_every_latent(models) -> None:
-    from realcompo.balancer.comfy.dense_apply import with_plan
-    from realcompo.balancer.modulation_plan import DensePlan
-    from realcompo.balancer.regions import LayoutBatch
+    from realcompo.balancer.attention.regions import LayoutBatch
+    from realcompo.balancer.comfy.dense.apply import with_plan
+    from realcompo.balancer.dense.plan import DensePlan
 
     one = Layout((Region("alone", (0.25, 0.0, 0.75, 0.5), tokens=(4,)),))
     layouts = [pair.LAYOUT, one]
@@ -445,7 +445,7 @@ def test_either_branch_of_the_pair(models, noise, branch) -> None:
 def probed(model: Any, positive: Any, x: Tensor, factor: int = 1) -> Any:
     import comfy.sampler_helpers
     import comfy.samplers
-    from realcompo.balancer.comfy.compat import clone_model_options
+    from realcompo.balancer.comfy.host.compat import clone_model_options
 
     conds = {"positive": positive, "negative": tiny.conditioning(4)}
     conds = {k: comfy.sampler_helpers.convert_cond(v) for k, v in conds.items()}
@@ -487,7 +487,7 @@ def test_the_probes_gradient_goes_through_the_modulation(models) -> None:
 
 def test_attention_maps_show_what_the_modulated_model_uses(models) -> None:
     """Early on more of the words' attention is inside; behind the end the maps are the model's."""
-    from realcompo.balancer.comfy.attention_look import read_attention
+    from realcompo.balancer.comfy.attention_report import read_attention
 
     def shares(model: Any, positive: Any, level: float) -> Tensor:
         with torch.inference_mode():

@@ -9,8 +9,8 @@ from typing import Any
 import comfy.model_management as management
 import pytest
 import torch
-from realcompo.balancer.comfy import http_post, planning
-from realcompo.balancer.comfy.inputs import resolve
+from realcompo.balancer.comfy.inputs.types import resolve
+from realcompo.balancer.comfy.llm import http_post, planning
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.demo_vision import RealCompoShapesDetector
 from realcompo.nodes.dense_captions import RealCompoDenseCaptions, RealCompoPromptPhrases

@@ -10,11 +10,11 @@ import torch
 pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
-from realcompo.balancer.comfy.phrase_text import with_phrases  # noqa: E402
-from realcompo.balancer.comfy.text import encode_prompt  # noqa: E402
+from realcompo.balancer.attention.tokens import phrase_spans  # noqa: E402
+from realcompo.balancer.comfy.dense.phrases import with_phrases  # noqa: E402
+from realcompo.balancer.comfy.text.tokenizer import encode_prompt  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.tokens import phrase_spans  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
 
 from . import tiny  # noqa: E402
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 from torch import Tensor
 
 from . import pair, tiny, tiny_dit
@@ -50,7 +50,7 @@ def sampled(
     monkeypatch: Any, first: Any, second: Any, settings: Any, noise: Any = None, **options: Any
 ) -> Any:
     """Latents, every gradient of a probe, and the trace of a run."""
-    from realcompo.balancer.comfy.model_call import ModelCall
+    from realcompo.balancer.comfy.realcompo.model_call import ModelCall
 
     gradients: list[Tensor] = []
     original = ModelCall.with_gradient
@@ -125,7 +125,7 @@ def test_shared_halves(
 
 
 def test_checkpointed_looks(monkeypatch: Any, pair_of: Any, pages: str) -> None:
-    from realcompo.balancer.comfy import differentiable_pass
+    from realcompo.balancer.comfy.realcompo import differentiable_pass
 
     first, second = pair_of
     monkeypatch.setattr(differentiable_pass, "must_be_checkpointed", lambda *_: True)
@@ -228,7 +228,7 @@ def test_an_interrupted_look_leaves_no_page_behind(
     expected = sampled(monkeypatch, first, second, PAPER)
     with dynamic_vram(first.model, second.model, pages=pages):
         with monkeypatch.context() as patch, pytest.raises(management.InterruptProcessingException):
-            from realcompo.balancer.comfy import probe
+            from realcompo.balancer.comfy.realcompo import probe
 
             def interrupt(*_: Any) -> None:
                 raise management.InterruptProcessingException
@@ -300,7 +300,7 @@ def test_attention_maps(pair_of: Any, pages: str) -> None:
 
 def test_the_host_is_told_that_gradients_pass_and_only_then() -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy.gradients import gradient_mode
+    from realcompo.balancer.comfy.autograd.inference_weights import gradient_mode
 
     assert management.in_training is False
     with gradient_mode():
@@ -315,7 +315,7 @@ def test_the_host_is_told_that_gradients_pass_and_only_then() -> None:
 
 def test_the_compiler_of_later_hosts_is_off_while_gradients_pass(monkeypatch: Any) -> None:
     import comfy.cli_args
-    from realcompo.balancer.comfy.gradients import gradient_mode
+    from realcompo.balancer.comfy.autograd.inference_weights import gradient_mode
 
     args = comfy.cli_args.args
     monkeypatch.setattr(args, "disable_comfy_compiler", False, raising=False)

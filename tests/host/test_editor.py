@@ -13,11 +13,12 @@ import torch
 pytest.importorskip("comfy.sd1_clip")
 folder_paths = pytest.importorskip("folder_paths")
 
-from realcompo.balancer.comfy import routes, text  # noqa: E402
+from realcompo.balancer.attention.prompt_words import words_in  # noqa: E402
+from realcompo.balancer.attention.tokens import resolve_tokens  # noqa: E402
+from realcompo.balancer.comfy import routes  # noqa: E402
+from realcompo.balancer.comfy.text import tokenizer as text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.layout import Layout  # noqa: E402
-from realcompo.balancer.prompt_words import words_in  # noqa: E402
-from realcompo.balancer.tokens import resolve_tokens  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout  # noqa: E402
 from realcompo.nodes.layout_editor import RealCompoLayout  # noqa: E402
 
 PROMPT = "A (Red Star:1.2), and a blue circle on two kaleidoscopic armadillos"

@@ -14,7 +14,7 @@ pytest.importorskip("comfy.text_encoders.qwen_image")
 
 from realcompo.balancer.comfy.attention import families, qwen_image, t5  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
 
 from . import tiny, tiny_dit  # noqa: E402
 
@@ -76,7 +76,7 @@ def sd3_conditioning(prompt: str, clip: bool = True, t5: bool = True) -> Any:
 
 def spelt(conditioning: Any, positions: tuple[int, ...]) -> list[str]:
     """The pieces whose rows stand at ``positions``, CLIP's told from T5's by the upper channels."""
-    from realcompo.balancer.comfy.text import clip_tokenizer
+    from realcompo.balancer.comfy.text.tokenizer import clip_tokenizer
 
     out = []
     for row in conditioning[0][0][0, list(positions)]:
@@ -299,7 +299,7 @@ def test_an_unknown_family_is_refused(flux) -> None:
 
 
 def test_unets_are_told_by_clip_as_before() -> None:
-    from realcompo.balancer.comfy.inputs import resolve
+    from realcompo.balancer.comfy.inputs.types import resolve
 
     layout = layout_of("a red star and a (blue circle:1.2)", "a red star", "blue circle")
     model = tiny.tiny_unet(1)

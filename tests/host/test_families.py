@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import preset
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import preset
 from realcompo.bench.true_models import fused_attention
 from realcompo.nodes.sampling import RealCompoDualSampler
 
@@ -125,7 +125,7 @@ def test_other_sizes_in_the_vector_input_are_not_shared() -> None:
 )  # fmt: skip
 def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) -> None:
     """On the true shapes: 16x16 maps at SD1.5's 512 px, 32x32 at SDXL's 1024 px, by factor."""
-    from realcompo.balancer.attention_maps import RegionMaps, token_weights
+    from realcompo.balancer.attention.maps import RegionMaps, token_weights
     from realcompo.balancer.comfy.attention.families import family_of, find_sites
     from realcompo.balancer.comfy.attention.family import StopProbe, choose_level
 
@@ -150,6 +150,6 @@ def test_maps_are_read_at_a_quarter_of_the_latent(family, count, level, blocks) 
 
 def test_spans_are_those_of_the_prompt() -> None:
     """Found by the tokenizer that all CLIP families share; see test_tokens_host.py for each."""
-    from realcompo.balancer.comfy.inputs import resolve
+    from realcompo.balancer.comfy.inputs.types import resolve
 
     assert resolve(LAYOUT) == SPANS

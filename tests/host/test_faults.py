@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 from torch import Tensor
 
 from . import pair, tiny, tiny_dit
@@ -155,7 +155,7 @@ def drawn(pages: str = "") -> Run:
     """From a prompt to a picture and on from that, by nodes, with previews."""
     import latent_preview
     from comfy.cli_args import LatentPreviewMethod
-    from realcompo.balancer.layout import Layout, Region
+    from realcompo.balancer.layouts.layout import Layout, Region
     from realcompo.nodes.demo import RealCompoShapesLoader
     from realcompo.nodes.sampling import RealCompoDualSampler
 
@@ -239,7 +239,7 @@ def _outputs(tmp_path: Any, monkeypatch: Any) -> None:
 
 def require(name: str) -> None:
     """Skip a kind of run that this host does not have."""
-    from realcompo.balancer.comfy.compat import has_attention_override
+    from realcompo.balancer.comfy.host.compat import has_attention_override
 
     if "paged" in name and not available():
         pytest.skip("this ComfyUI has no dynamic VRAM")
@@ -291,7 +291,7 @@ def assert_spared(run: Run, faults: Faults, state: State, expected: list[Tensor]
 @pytest.mark.parametrize("name", RUNS if ALL else SHORT)
 def test_nothing_is_left_of_a_fault(name: str, monkeypatch: Any) -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy import turns
+    from realcompo.balancer.comfy.patchers import turns
 
     require(name)
     if "lora, paged" in name:  # on the CPU the host makes no patcher that says so itself

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.training import TrainingSettings
-from realcompo.balancer.training_prompts import TrainingPrompt, parse_lines
+from realcompo.balancer.finetune.optimisation import TrainingSettings
+from realcompo.balancer.finetune.prompts import TrainingPrompt, parse_lines
 from torch import Tensor
 
 from . import attention_reference, tiny
@@ -24,7 +24,7 @@ class TinyClip:
         self.width, self.pooled = width, pooled
 
     def tokenize(self, text: str) -> list[int]:
-        from realcompo.balancer.comfy.text import encode_prompt
+        from realcompo.balancer.comfy.text.tokenizer import encode_prompt
 
         return [identity or 0 for identity in encode_prompt(text).ids]
 
@@ -57,8 +57,8 @@ def _outputs(tmp_path, monkeypatch) -> None:
 
 def finetune(model, prompts=PROMPTS, clip=None, latents=None, where=None, **changes):
     """The engine's call behind the node, in inference mode as the executor has it."""
-    from realcompo.balancer.comfy.finetune import Where, separate_enhance
-    from realcompo.balancer.comfy.separation import SeparationSettings
+    from realcompo.balancer.comfy.finetune.separate_enhance import Where, separate_enhance
+    from realcompo.balancer.comfy.finetune.separation import SeparationSettings
 
     names = TrainingSettings.__dataclass_fields__
     training = {"steps": 3, "rank": 4, "learning_rate": 0.01, "batch_size": 2}
@@ -124,9 +124,13 @@ def test_layers_behind_the_last_map_get_no_gradient_without_the_norm_loss(model)
 def test_a_lora_by_the_hosts_loader_is_the_model_that_was_trained(model, rank) -> None:
     import comfy.sd
     from realcompo.balancer.comfy.attention.families import find_sites
-    from realcompo.balancer.comfy.finetune import Where
-    from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
-    from realcompo.balancer.comfy.training import train
+    from realcompo.balancer.comfy.finetune.separate_enhance import Where
+    from realcompo.balancer.comfy.finetune.separation import (
+        SeparateEnhance,
+        SeparationSettings,
+        prepare,
+    )
+    from realcompo.balancer.comfy.finetune.training import train
 
     predictions: list[Tensor] = []
     x, sigma = 3.0 * tiny.latent_noise(7, batch=2), torch.tensor([3.0, 1.0])
@@ -155,7 +159,7 @@ def test_a_lora_by_the_hosts_loader_is_the_model_that_was_trained(model, rank) -
         with torch.no_grad():
             seen.append(session.predict(x, sigma, [prompts[0].encoded, prompts[1].encoded]))
 
-    from realcompo.balancer.comfy.session import in_session
+    from realcompo.balancer.comfy.finetune.session import in_session
 
     for patcher in (loaded, model):
         with torch.inference_mode(False):
@@ -169,8 +173,8 @@ def test_a_lora_by_the_hosts_loader_is_the_model_that_was_trained(model, rank) -
 
 def test_the_losses_are_those_of_the_layers_own_projections(model) -> None:
     """The loop's numbers against maps taken by hooks, by the slow reference."""
-    from realcompo.balancer.comfy.separation import prepare, read_heads
-    from realcompo.balancer.comfy.session import in_session
+    from realcompo.balancer.comfy.finetune.separation import prepare, read_heads
+    from realcompo.balancer.comfy.finetune.session import in_session
 
     with torch.inference_mode():
         (prompt,) = prepare(TinyClip(), parse_lines(PROMPTS)[:1], singles=False)
@@ -215,8 +219,8 @@ def test_same_seed_same_lora_another_seed_another(model) -> None:
 def directions(model, **weights) -> tuple[float, float]:
     """Changes of L_sep and L_en over a training, measured afterwards on fixed noise."""
     import comfy.sd
-    from realcompo.balancer.comfy.separation import prepare
-    from realcompo.balancer.comfy.separation_look import look_at
+    from realcompo.balancer.comfy.finetune.separation import prepare
+    from realcompo.balancer.comfy.finetune.separation_report import look_at
 
     lora, _, _ = finetune(model, PROMPTS.splitlines()[0], steps=25, batch_size=4, rank=0,
                           learning_rate=3e-3, **weights)  # fmt: skip
@@ -275,8 +279,12 @@ def test_checkpointed_blocks_give_the_same_training(model) -> None:
 
 def test_passes_per_step(model) -> None:
     """One forward that ends at the last map; with the norm loss two whole ones more."""
-    from realcompo.balancer.comfy import training
-    from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
+    from realcompo.balancer.comfy.finetune import training
+    from realcompo.balancer.comfy.finetune.separation import (
+        SeparateEnhance,
+        SeparationSettings,
+        prepare,
+    )
 
     with torch.inference_mode():
         prompts = prepare(TinyClip(), parse_lines(PROMPTS), singles=True)
@@ -299,7 +307,7 @@ class Stopping:
 
     def __init__(self, monkeypatch, at: int) -> None:
         import comfy.model_management as management
-        from realcompo.balancer.comfy.progress import Progress
+        from realcompo.balancer.comfy.finetune.progress import Progress
 
         original = Progress.step
         self.steps = 0
@@ -330,7 +338,7 @@ def test_cancelled_and_taken_up_is_as_if_never_stopped(model, monkeypatch, tmp_p
 
 
 def test_cancelled_and_finished_with_what_was_learned(model, monkeypatch, tmp_path) -> None:
-    from realcompo.balancer.comfy.finetune import Where
+    from realcompo.balancer.comfy.finetune.separate_enhance import Where
 
     wanted, _, _ = finetune(model, steps=3)
     Stopping(monkeypatch, 3)
@@ -342,8 +350,8 @@ def test_cancelled_and_finished_with_what_was_learned(model, monkeypatch, tmp_pa
 
 
 def test_checkpoints_survive_a_crash(model, monkeypatch) -> None:
-    from realcompo.balancer.comfy import progress
-    from realcompo.balancer.comfy.finetune import Where
+    from realcompo.balancer.comfy.finetune import progress
+    from realcompo.balancer.comfy.finetune.separate_enhance import Where
 
     whole, _, _ = finetune(model, steps=6)
     original = progress.Progress.step
@@ -379,7 +387,7 @@ def test_a_damaged_checkpoint_is_named(model, monkeypatch, tmp_path) -> None:
 
 
 def test_a_training_that_diverges_keeps_what_it_had(model, monkeypatch, tmp_path) -> None:
-    from realcompo.balancer.comfy import separation
+    from realcompo.balancer.comfy.finetune import separation
 
     inner = separation.enhance_loss
     calls: list[int] = []
@@ -451,8 +459,12 @@ def test_one_object_cannot_be_separated(model) -> None:
 def test_own_sampling_starts_from_what_the_host_would_draw(model) -> None:
     """The states are those of the host's Euler sampler with the prompt's own conditioning."""
     import comfy.samplers
-    from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
-    from realcompo.balancer.comfy.session import encode, in_session
+    from realcompo.balancer.comfy.finetune.separation import (
+        SeparateEnhance,
+        SeparationSettings,
+        prepare,
+    )
+    from realcompo.balancer.comfy.finetune.session import encode, in_session
 
     clip = TinyClip()
     with torch.inference_mode():
@@ -498,8 +510,12 @@ def test_own_sampling_is_repeatable_and_taken_up(model, monkeypatch) -> None:
 
 def test_latents_go_with_their_prompts(model) -> None:
     """As many latents as prompts: each prompt is looked at in its own picture."""
-    from realcompo.balancer.comfy.separation import SeparateEnhance, SeparationSettings, prepare
-    from realcompo.balancer.comfy.session import in_session
+    from realcompo.balancer.comfy.finetune.separation import (
+        SeparateEnhance,
+        SeparationSettings,
+        prepare,
+    )
+    from realcompo.balancer.comfy.finetune.session import in_session
 
     with torch.inference_mode():
         prompts = prepare(TinyClip(), parse_lines(PROMPTS), singles=False)
@@ -533,7 +549,7 @@ def test_the_node_saves_what_the_host_loads(model, tmp_path) -> None:
     import comfy.sd
     import comfy.utils
     import safetensors
-    from realcompo.balancer.layout import Layout, Region
+    from realcompo.balancer.layouts.layout import Layout, Region
     from realcompo.nodes.finetuning import RealCompoSeparateEnhance
     from realcompo.nodes.finetuning_tools import RealCompoSaveLoRA, RealCompoSeparationReport
 

@@ -13,12 +13,12 @@ from hypothesis import assume, example, given
 
 pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
-from realcompo.balancer.comfy import text  # noqa: E402
+from realcompo.balancer.attention.prompt_words import describe_match  # noqa: E402
+from realcompo.balancer.attention.tokens import EncodedPrompt, match_regions, resolve_tokens  # noqa: E402
+from realcompo.balancer.comfy.text import tokenizer as text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.prompt_words import describe_match  # noqa: E402
-from realcompo.balancer.tokens import EncodedPrompt, match_regions, resolve_tokens  # noqa: E402
-from realcompo.balancer.weights import plain_text  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
+from realcompo.balancer.text.weights import plain_text  # noqa: E402
 from realcompo.tests.phrases import BOX, PARTS, holds_together, prompts, wordings  # noqa: E402
 
 HAS_T5 = importlib.util.find_spec("comfy.text_encoders.flux") is not None
@@ -66,8 +66,8 @@ def test_t5_finds_what_is_given(case: tuple[str, str, str]) -> None:
 @pytest.mark.skipif(not HAS_QWEN, reason="this host has no Qwen-Image")
 @given(wordings())
 def test_qwen_finds_what_is_given(case: tuple[str, str, str]) -> None:
+    from realcompo.balancer.attention.tokens import plain_prompt
     from realcompo.balancer.comfy.attention import qwen_image
-    from realcompo.balancer.tokens import plain_prompt
 
     found = qwen_image.qwen_words(case[0])
     # a line break in front becomes one token with the template's
@@ -152,7 +152,7 @@ def test_t5_takes_the_pieces_that_overlap(prompt: str, phrase: str, pieces) -> N
 
 def test_a_phrases_own_vectors_fit_its_tokens() -> None:
     """DenseDiffusion's phrases that are encoded alone: one row for every token of the prompt's."""
-    from realcompo.balancer.comfy.phrase_text import _alone
+    from realcompo.balancer.comfy.dense.phrases import _alone
 
     for prompt, phrase in (
         ("a saber \\(fate\\) doll and a ball", "a saber (fate) doll"),

@@ -21,8 +21,8 @@ import hostpack
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import preset
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import preset
 
 from . import fuzz_values as odd
 from . import pair, tiny

@@ -19,7 +19,7 @@ from realcompo.balancer.comfy.gligen import (  # noqa: E402
     apply_gligen,
 )
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
 from realcompo.tests.host import tiny  # noqa: E402
 
 PIXELS = {  # phrase -> x, y, width, height

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.settings import plain_settings, preset
+from realcompo.balancer.realcompo.settings import plain_settings, preset
 from realcompo.bench.true_models import fused_attention
 
 from . import pair, tiny
@@ -65,7 +65,7 @@ def test_samplers_that_look_twice_pay_for_one_probe_a_step(models, sampler) -> N
 
 def test_one_graph_at_a_time(models, monkeypatch) -> None:
     """The first model's graph is gone before the second model's is made."""
-    from realcompo.balancer.comfy import probe
+    from realcompo.balancer.comfy.realcompo import probe
 
     alive: list[int] = []
     open_graphs = 0
@@ -89,7 +89,7 @@ def test_one_graph_at_a_time(models, monkeypatch) -> None:
 
 def test_partial_pass_is_at_most_half_of_sd15() -> None:
     """FLOPs of the probe's forward on the true SD1.5 shape at 64x64 latents, meta device."""
-    from realcompo.balancer.attention_maps import RegionMaps, token_weights
+    from realcompo.balancer.attention.maps import RegionMaps, token_weights
     from realcompo.balancer.comfy.attention.families import family_of, find_sites
     from realcompo.balancer.comfy.attention.family import StopProbe, choose_level
     from torch.utils.flop_counter import FlopCounterMode

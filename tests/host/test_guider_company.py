@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import plain_settings, preset
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import plain_settings, preset
 
 from . import pair, tiny
 
@@ -225,7 +225,7 @@ def test_several_positives_areas_and_ranges(models, noise) -> None:
 
 
 def test_gradient_of_an_area_reaches_its_area_only(models) -> None:
-    from realcompo.balancer.comfy.probe import Probe
+    from realcompo.balancer.comfy.realcompo.probe import Probe
 
     seen: list[torch.Tensor] = []
     original = Probe.run

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 
 from . import pair, tiny
 
@@ -64,7 +64,7 @@ def test_cancel_between_steps(models, noise) -> None:
 
 def test_cancel_inside_the_probe(models, noise, monkeypatch) -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy import probe
+    from realcompo.balancer.comfy.realcompo import probe
 
     check = Check(models, noise)
     guider = pair.guider(*models, SETTINGS)

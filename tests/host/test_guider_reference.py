@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, plain_settings
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings
 
 from . import pair, reference, tiny
 

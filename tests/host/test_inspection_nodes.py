@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import preset
-from realcompo.balancer.trace import Trace
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import preset
+from realcompo.balancer.realcompo.trace import Trace
 
 from . import pair, tiny
 
@@ -172,7 +172,7 @@ def test_input_files_can_be_chosen(folders, trace) -> None:
     ],
 )  # fmt: skip
 def test_no_file_outside_the_hosts_folders_is_read(folders, trace, name) -> None:
-    from realcompo.balancer.trace_file import save_trace
+    from realcompo.balancer.realcompo.trace_file import save_trace
     from realcompo.nodes.trace_files import RealCompoLoadTrace
 
     save_trace(trace, folders.output.parent.parent / "secret.trace.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import BalancerSettings, plain_settings
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings
 
 from . import pair, tiny, tiny_dit
 

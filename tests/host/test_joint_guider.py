@@ -13,9 +13,9 @@ from torch import Tensor
 
 pytest.importorskip("comfy.ldm.qwen_image.model")
 
-from realcompo.balancer.equilibrium import logit_gradient, probe_latent  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.settings import plain_settings, preset  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
+from realcompo.balancer.realcompo.balancer import logit_gradient, probe_latent  # noqa: E402
+from realcompo.balancer.realcompo.settings import plain_settings, preset  # noqa: E402
 
 from . import joint_reference, pair, tiny_dit  # noqa: E402
 from .counting import counting  # noqa: E402
@@ -164,8 +164,8 @@ def state(model: Any) -> list[Any]:
 @pytest.mark.parametrize("where", ["step", "probe", "block"])
 def test_an_interrupted_run_leaves_the_models_as_they_were(family, where, monkeypatch) -> None:
     import comfy.model_management as management
-    from realcompo.balancer.comfy import probe
     from realcompo.balancer.comfy.attention import joint
+    from realcompo.balancer.comfy.realcompo import probe
 
     models = models_of(family)
     noise = tiny_dit.noise(family)
@@ -234,7 +234,7 @@ def sampler_inputs(models: Any, conditioning: Any, prompt: str, **changes: Any) 
 
 
 def test_the_dual_sampler_on_flux_finds_its_phrases_and_says_experimental(caplog) -> None:
-    from realcompo.balancer.comfy import checks
+    from realcompo.balancer.comfy.inputs import checks
     from realcompo.nodes.sampling import RealCompoDualSampler
 
     checks._say_experimental.cache_clear()
@@ -276,7 +276,7 @@ def test_each_branch_counts_the_tokens_of_its_own_conditioning() -> None:
 @EVERY
 def test_lagged_reads_the_predictions_on_their_way(family, monkeypatch) -> None:
     """As mode dynamic with the probe latent put back to the step's own, without its passes."""
-    from realcompo.balancer.comfy import guider as module
+    from realcompo.balancer.comfy.realcompo import guider as module
 
     models, noise = models_of(family), tiny_dit.noise(family)
     lagged = pair.guider(*models, replace(PAPER, mode="lagged"), **TEXTS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("comfy.ldm.qwen_image.model")
 
-from realcompo.balancer.equilibrium import logit_gradient, probe_latent  # noqa: E402
+from realcompo.balancer.realcompo.balancer import logit_gradient, probe_latent  # noqa: E402
 
 from . import joint_reference, pair, tiny, tiny_dit  # noqa: E402
 from .counting import counting  # noqa: E402

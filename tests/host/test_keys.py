@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
-from realcompo.balancer.comfy import http_post, planning
+from realcompo.balancer.comfy.llm import http_post, planning
 from realcompo.balancer.errors import RealCompoError
 from realcompo.nodes.dense_captions import RealCompoDenseCaptions
 from realcompo.nodes.planner import RealCompoLayoutFromText

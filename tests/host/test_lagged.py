@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.equilibrium import logit_gradient, probe_latent
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.balancer import logit_gradient, probe_latent
+from realcompo.balancer.realcompo.settings import preset
 from torch import Tensor
 
 from . import pair, tiny
@@ -33,7 +33,7 @@ def control():
 
 def looks_of_steps(guider: Any, noise: Tensor, monkeypatch: Any) -> list[dict[str, Any]]:
     """What every balanced step of a run was made of."""
-    from realcompo.balancer.comfy import guider as module
+    from realcompo.balancer.comfy.realcompo import guider as module
 
     seen: list[dict[str, Any]] = []
 
@@ -53,8 +53,8 @@ def test_maps_and_gradient_are_those_of_a_probe_at_the_same_latent(
     models, batch, monkeypatch
 ) -> None:
     """Reference: mode dynamic, whose probe latent is put back to z_t."""
-    from realcompo.balancer.comfy import guider as module
-    from realcompo.balancer.comfy import run
+    from realcompo.balancer.comfy.realcompo import guider as module
+    from realcompo.balancer.comfy.realcompo import run
 
     noise = tiny.latent_noise(5, batch=batch)
     lagged = pair.guider(*models, LAGGED)

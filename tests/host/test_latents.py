@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 from torch import Tensor
 
 from . import pair, tiny
@@ -37,7 +37,7 @@ def coarse(model: Any) -> Any:
 
 
 def sampled(model: Any, latent: dict[str, Any]) -> dict[str, Any]:
-    from realcompo.balancer.comfy.sampling import sample_pair
+    from realcompo.balancer.comfy.realcompo.sampling import sample_pair
 
     guider = pair.guider(model, model, ALONE["realism"])
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def test_samples_are_kept_in_the_hosts_dtype(models, monkeypatch) -> None:
 def test_attention_maps_of_an_empty_latent_of_another_scale(models) -> None:
     if not knows_scales():
         pytest.skip("this ComfyUI's empty latents do not say what they were made for")
-    from realcompo.balancer.comfy.attention_look import read_attention
+    from realcompo.balancer.comfy.attention_report import read_attention
 
     sizes = []
     for size, told in ((32, {"downscale_ratio_spacial": 8}), (16, {})):
@@ -111,7 +111,7 @@ def nested(kind: str) -> Any:
 @pytest.mark.parametrize("settings", [FIXED, SETTINGS], ids=["fixed", "dynamic"])
 def test_picture_and_sound_in_one_latent_are_refused(models, kind, settings) -> None:
     """At the node, and where another node samples with the guider."""
-    from realcompo.balancer.comfy.inputs import require_latent
+    from realcompo.balancer.comfy.inputs.types import require_latent
 
     latent = nested(kind)
     with pytest.raises(RealCompoError, match="several latents at once") as caught:
@@ -179,7 +179,7 @@ def test_the_spatial_models_copies_are_not_taken_for_the_firsts(models) -> None:
 
 def test_attention_maps_and_training_stay_on_one_card(models, cards) -> None:
     import comfy.samplers
-    from realcompo.balancer.comfy.session import Encoded, in_session
+    from realcompo.balancer.comfy.finetune.session import Encoded, in_session
 
     read(spread(models[0]))
     text = Encoded(tiny.conditioning(3)[0][0].clone())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 from torch.overrides import TorchFunctionMode
 
 from . import pair, tiny
@@ -100,7 +100,7 @@ def test_one_transfer_a_step_and_none_where_nobody_looks(models, monkeypatch) ->
 def test_watching_costs_next_to_nothing(models, monkeypatch) -> None:
     """Below 2 % of a balanced step of even these models; processor time, so that it can be held
     on a busy machine."""
-    from realcompo.balancer.comfy.live import LiveReporter
+    from realcompo.balancer.comfy.realcompo.live import LiveReporter
 
     spent = [0.0]
     show = LiveReporter.show
@@ -149,7 +149,7 @@ def test_a_run_inside_a_node_that_another_made_is_shown_on_the_users(models, mon
     prompt = SimpleNamespace(get_display_node_id=lambda node: node.partition(".")[0])
     made.get_progress_state = lambda: SimpleNamespace(dynprompt=prompt)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "comfy_execution.progress", made)
-    from realcompo.balancer.comfy.live import shown_node
+    from realcompo.balancer.comfy.realcompo.live import shown_node
 
     assert shown_node("12.0.3") == "12"
 

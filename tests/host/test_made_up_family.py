@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.attention_maps import RegionMaps
+from realcompo.balancer.attention.maps import RegionMaps
 from realcompo.balancer.comfy.attention import families
 from realcompo.balancer.comfy.attention.family import Family, Site, stop
 from realcompo.balancer.comfy.attention.phrases import clip_phrases
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import preset
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import preset
 from torch import Tensor, nn
 
 from . import pair, tiny
@@ -154,7 +154,7 @@ def test_the_probe_reads_and_differentiates_it(models) -> None:
 
 
 def test_attention_maps_are_its_own(models) -> None:
-    from realcompo.balancer.comfy.attention_look import read_attention
+    from realcompo.balancer.comfy.attention_report import read_attention
 
     positive, noise = tiny.conditioning(3), tiny.latent_noise(5)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -177,7 +177,7 @@ def test_attention_maps_are_its_own(models) -> None:
 
 
 def test_what_it_cannot_do_is_told_in_its_words(models) -> None:
-    from realcompo.balancer.comfy.checks import require_ability
+    from realcompo.balancer.comfy.inputs.checks import require_ability
     from realcompo.nodes.modulation import RealCompoDenseAttention
 
     with pytest.raises(RealCompoError, match="'TinySD15' is woven and cannot be modulated. Unrav"):

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from realcompo.balancer.checked import LONGEST_PROMPT
-from realcompo.balancer.comfy import routes, text
-from realcompo.balancer.layout import LONGEST_PHRASE, MOST_REGIONS
+from realcompo.balancer.comfy import routes
+from realcompo.balancer.comfy.text import tokenizer as text
+from realcompo.balancer.layouts.layout import LONGEST_PHRASE, MOST_REGIONS
+from realcompo.balancer.values.checked import LONGEST_PROMPT
 
 aiohttp = pytest.importorskip("aiohttp")
 from aiohttp import web  # noqa: E402

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from realcompo.balancer.settings import plain_settings, preset
+from realcompo.balancer.realcompo.settings import plain_settings, preset
 
 from . import pair, tiny
 
@@ -112,7 +112,10 @@ def test_a_look_needs_little_more_than_a_static_mix_whatever_weights_are_kept_in
 def test_weights_are_lent_not_copied() -> None:
     """During the gradient pass the weights are other tensors on the very same memory."""
     import torch
-    from realcompo.balancer.comfy.gradients import gradient_mode, without_inference_tensors
+    from realcompo.balancer.comfy.autograd.inference_weights import (
+        gradient_mode,
+        without_inference_tensors,
+    )
 
     model = tiny.tiny_unet(1).model.diffusion_model
     before = {name: (id(p), p.data_ptr()) for name, p in model.named_parameters()}

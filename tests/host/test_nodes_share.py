@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 
 from . import pair, tiny
 from .counting import counting

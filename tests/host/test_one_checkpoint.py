@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import preset
+from realcompo.balancer.realcompo.settings import preset
 from torch import Tensor
 
 from . import pair, tiny
@@ -249,7 +249,7 @@ def test_a_lora_of_both_in_a_layer_that_one_exchanges(model, noise, branch) -> N
 @pytest.mark.parametrize("branch", ["realism", "spatial"])
 def test_layers_of_the_second_branch_are_brought_to_the_models_device(model, branch) -> None:
     """The host loads what is in the model at the first branch's turn."""
-    from realcompo.balancer.comfy.turns import Turns
+    from realcompo.balancer.comfy.patchers.turns import Turns
 
     other = exchanged(model)
     layers = {"own": model.get_model_object(VALUES), "exchanged": other.get_model_object(VALUES)}
@@ -412,7 +412,7 @@ def test_a_lora_beside_a_lora_as_a_hook(model, noise, branch) -> None:
 @pytest.mark.parametrize("mode", ["dynamic", "lagged"])
 def test_a_lora_on_one_branch_in_dynamic_vram(model, noise, pages, mode, monkeypatch) -> None:
     """Weights come from pages and buffers, to which nothing may be added in place."""
-    from realcompo.balancer.comfy import turns
+    from realcompo.balancer.comfy.patchers import turns
 
     from .dynamic_vram import available, dynamic_vram
 
@@ -447,7 +447,7 @@ def test_a_weight_is_what_the_host_would_have_loaded(kept, used) -> None:
     """To the last bit, the rounding of 8-bit weights included."""
     import comfy.model_patcher
     import comfy.ops
-    from realcompo.balancer.comfy.layer_functions import Added
+    from realcompo.balancer.comfy.patchers.layer_functions import Added
 
     with torch.inference_mode():
         root = torch.nn.Module()

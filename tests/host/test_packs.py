@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings, preset
 
 from . import packs, pair, tiny_dit
 
@@ -75,7 +75,7 @@ def transformers() -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", packs.JOINT)
 def test_on_a_model_of_joint_attention(transformers, name) -> None:
-    from realcompo.balancer.comfy.compat import has_attention_override
+    from realcompo.balancer.comfy.host.compat import has_attention_override
 
     patch, noise = packs.JOINT[name], tiny_dit.noise("flux")
     expected = pair.run_alone(patch(transformers[1]), noise, STEPS, **TEXTS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.settings import plain_settings
+from realcompo.balancer.realcompo.settings import plain_settings
 from torch import Tensor
 from torch.nn import functional
 

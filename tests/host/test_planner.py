@@ -12,11 +12,11 @@ from typing import Any
 
 import comfy.model_management as management
 import pytest
-from realcompo.balancer.comfy import chat, http_post, planning
-from realcompo.balancer.endpoint import read_endpoint
+from realcompo.balancer.comfy.llm import chat, http_post, planning
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout
-from realcompo.balancer.planner import LAYOUT_PROMPT
+from realcompo.balancer.layouts.layout import Layout
+from realcompo.balancer.llm.endpoint import read_endpoint
+from realcompo.balancer.planner.answer import LAYOUT_PROMPT
 from realcompo.nodes.planner import RealCompoLayoutFromText, RealCompoPlannerRequest
 
 from . import llm_server as llm
@@ -390,8 +390,8 @@ def test_the_request_for_other_text_nodes() -> None:
     ],
 )
 def test_every_planned_phrase_is_found_by_the_prompts_tokenizer(prompt: str) -> None:
-    from realcompo.balancer.comfy.text import encode_prompt
-    from realcompo.balancer.tokens import resolve_tokens
+    from realcompo.balancer.attention.tokens import resolve_tokens
+    from realcompo.balancer.comfy.text.tokenizer import encode_prompt
 
     layout, _, _ = RealCompoLayoutFromText().plan(prompt, "", "", 0, method="rules")
     tokens = resolve_tokens(layout, encode_prompt(prompt), encode_prompt)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.equilibrium import logit_gradient, probe_latent
+from realcompo.balancer.realcompo.balancer import logit_gradient, probe_latent
 from torch import Tensor
 
 from . import pair, tiny

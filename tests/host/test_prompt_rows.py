@@ -9,7 +9,7 @@ import pytest
 import torch
 from realcompo.balancer.comfy.attention import families
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.layouts.layout import Layout, Region
 
 from . import tiny
 
@@ -63,8 +63,8 @@ def test_the_node_says_it(model) -> None:
 
 
 def test_so_does_dense_attention(model) -> None:
-    from realcompo.balancer.comfy.dense_apply import apply_dense
-    from realcompo.balancer.modulation import DenseSettings
+    from realcompo.balancer.comfy.dense.apply import apply_dense
+    from realcompo.balancer.dense.modulation import DenseSettings
 
     prompt = tiny.conditioning(3)
     apply_dense(model, None, prompt, LAYOUT, DenseSettings(), replace_phrases=False)

@@ -58,7 +58,7 @@ def test_rewards_without_an_encoder_are_words_in_common() -> None:
 
 
 def test_the_encoders_pooled_vector_counts_where_it_was_made_for_the_whole_text(demo: Any) -> None:
-    from realcompo.balancer.comfy.text_vectors import clip_vectors
+    from realcompo.balancer.comfy.captions.text_vectors import clip_vectors
 
     clip = demo[1]
     _, how = clip_vectors(clip, [PROMPT])

@@ -85,8 +85,8 @@ def test_one_seed_is_one_lora(demo: Any, captioner: Any) -> None:
 
 
 def objective(demo: Any, captioner: Any, **settings: Any) -> Any:
-    from realcompo.balancer.comfy.refl import CaptionReward, ReflSettings
-    from realcompo.balancer.rewards import read_prompts
+    from realcompo.balancer.captions.rewards import read_prompts
+    from realcompo.balancer.comfy.finetune.refl import CaptionReward, ReflSettings
 
     _, clip, vae, _ = demo
     with torch.inference_mode():
@@ -101,8 +101,8 @@ def objective(demo: Any, captioner: Any, **settings: Any) -> Any:
 
 
 def run(demo: Any, captioner: Any, steps: int, rate: float = 2e-3, **settings: Any) -> Any:
-    from realcompo.balancer.comfy.training import train as loop
-    from realcompo.balancer.training import TrainingSettings
+    from realcompo.balancer.comfy.finetune.training import train as loop
+    from realcompo.balancer.finetune.optimisation import TrainingSettings
 
     how = TrainingSettings(steps=steps, batch_size=2, learning_rate=rate, rank=4, seed=1)
     with torch.inference_mode():
@@ -130,7 +130,7 @@ def test_guidance_takes_part(demo: Any, captioner: Any) -> None:
 
 
 def test_the_step_with_a_gradient_lies_where_asked(demo: Any, captioner: Any) -> None:
-    from realcompo.balancer.comfy.session import in_session
+    from realcompo.balancer.comfy.finetune.session import in_session
 
     seen = []
 
@@ -154,8 +154,8 @@ def test_the_step_with_a_gradient_lies_where_asked(demo: Any, captioner: Any) ->
 
 
 def test_weights_in_prompts_are_no_words_to_the_captioner() -> None:
-    from realcompo.balancer.comfy.refl import plain_text
-    from realcompo.balancer.rewards import read_prompts
+    from realcompo.balancer.captions.rewards import read_prompts
+    from realcompo.balancer.comfy.finetune.refl import plain_text
 
     assert plain_text("(a red:1.3) circle, [blue] \\(star\\)") == "a red circle, [blue] (star)"
     assert read_prompts(PROMPTS) == ["a red circle and a blue square", "a green star"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from realcompo.balancer.attention.regions import LayoutBatch
+from realcompo.balancer.dense.modulation import DenseSettings
+from realcompo.balancer.dense.plan import MODULATE, NONE, SCALE, DensePlan
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.modulation import DenseSettings
-from realcompo.balancer.modulation_plan import MODULATE, NONE, SCALE, DensePlan
-from realcompo.balancer.regions import LayoutBatch
+from realcompo.balancer.layouts.layout import Layout, Region
 from realcompo.tests import dense_reference as literal
 from torch import Tensor
 
@@ -28,7 +28,7 @@ NODE = "Re-weighted Attention (after RealignDiff)"
 
 def reweighted(model, mode=MODULATE, layout=WEIGHTED, positive=None, settings=STRONG):
     """The model and the prompt that the node gives; the layouts name tokens, so no CLIP."""
-    from realcompo.balancer.comfy.dense_apply import apply_dense
+    from realcompo.balancer.comfy.dense.apply import apply_dense
 
     positive = tiny.conditioning(3) if positive is None else positive
     with torch.inference_mode():
@@ -49,7 +49,7 @@ def literal_model(model: Any, layout: Layout, mode: str, settings: DenseSettings
     """``model`` with the formulas in every block, as slow as they are printed."""
     from realcompo.balancer.comfy.attention.families import find_sites
     from realcompo.balancer.comfy.attention.map_rows import map_size
-    from realcompo.balancer.masks import region_grid
+    from realcompo.balancer.layouts.grid import region_grid
 
     patched = model.clone()
     tokens = [list(region.tokens or ()) for region in layout.regions]
@@ -158,7 +158,7 @@ def test_batches_prompts_and_the_negative(models, mode) -> None:
 
 @pytest.mark.parametrize("mode", [MODULATE, SCALE])
 def test_a_layout_for_every_latent(models, mode) -> None:
-    from realcompo.balancer.comfy.dense_apply import with_plan
+    from realcompo.balancer.comfy.dense.apply import with_plan
 
     single = Layout((Region("alone", (0.25, 0.0, 0.75, 0.5), tokens=(4,), weight=0.5),))
     layouts = [WEIGHTED, single]
@@ -239,8 +239,8 @@ def test_maps_show_what_is_used(models) -> None:
         for layout in (weak, pair.LAYOUT)
     ]
     assert bool((shares[1] > shares[0]).all())
-    from realcompo.balancer.comfy.dense_patch import DensePatch, Modulation, Rows
-    from realcompo.balancer.modulation_plan import View
+    from realcompo.balancer.comfy.dense.patch import DensePatch, Modulation, Rows
+    from realcompo.balancer.dense.plan import View
 
     plan = DensePlan(LayoutBatch.of(WEIGHTED, pair.TOKENS), 77, STRONG, SCALE, NODE)
     modulation = Modulation(plan, View((4, 4)), 1.0, 0.0)

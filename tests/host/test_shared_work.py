@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings, preset
 from torch import Tensor
 
 from . import pair, tiny

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings, preset
 from torch import Tensor
 
 from . import pair, tiny
@@ -108,9 +108,9 @@ def test_shares_of_even_schedules_are_shares_of_the_steps(
     models, scheduler, steps, flow, flux
 ) -> None:
     """So the paper's t0 of 20 in 50 steps is a share of .4, whichever of them is chosen."""
-    from realcompo.balancer.comfy.clock import StepClock
-    from realcompo.balancer.comfy.schedule import NoiseSchedule
-    from realcompo.balancer.equilibrium import Balancer
+    from realcompo.balancer.comfy.host.schedule import NoiseSchedule
+    from realcompo.balancer.comfy.realcompo.clock import StepClock
+    from realcompo.balancer.realcompo.balancer import Balancer
 
     if flow and scheduler == "ddim_uniform":
         pytest.skip("other levels for a flow")
@@ -132,7 +132,7 @@ def test_shares_of_even_schedules_are_shares_of_the_steps(
 
 
 def test_a_part_is_found_from_its_noise_level(models) -> None:
-    from realcompo.balancer.comfy.schedule import NoiseSchedule
+    from realcompo.balancer.comfy.host.schedule import NoiseSchedule
 
     levels = NoiseSchedule(models[0].get_model_object("model_sampling"))
     parts = [n / 37 for n in range(1, 37)]
@@ -149,7 +149,7 @@ def test_img2img_begins_in_the_middle(models, noise) -> None:
 
 
 def test_rates_are_those_of_the_whole_run(models, noise, monkeypatch) -> None:
-    from realcompo.balancer.equilibrium import Balancer
+    from realcompo.balancer.realcompo.balancer import Balancer
 
     settings = replace(
         preset("paper", spatial_only=0.0), rate=8.0, rate_end=2.0, normalize_rate=True,

@@ -11,10 +11,10 @@ pytest.importorskip("comfy.sd1_clip")
 import comfy.sd1_clip  # noqa: E402
 import comfy.sdxl_clip  # noqa: E402
 import comfy.text_encoders.sd2_clip  # noqa: E402
-from realcompo.balancer.comfy import text  # noqa: E402
+from realcompo.balancer.attention.tokens import resolve_tokens  # noqa: E402
+from realcompo.balancer.comfy.text import tokenizer as text  # noqa: E402
 from realcompo.balancer.errors import RealCompoError  # noqa: E402
-from realcompo.balancer.layout import Layout, Region  # noqa: E402
-from realcompo.balancer.tokens import resolve_tokens  # noqa: E402
+from realcompo.balancer.layouts.layout import Layout, Region  # noqa: E402
 from realcompo.tests.phrases import found  # noqa: E402
 
 BOX = (0.1, 0.1, 0.5, 0.5)

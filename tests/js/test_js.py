@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from live_server import ROOT
-from realcompo.balancer.edited_layout import edited_layout
-from realcompo.balancer.layout import Layout
+from realcompo.balancer.layouts.editor_json import edited_layout
+from realcompo.balancer.layouts.layout import Layout
 
 NODE = shutil.which("node")
 TSC = ROOT / "node_modules" / "typescript" / "bin" / "tsc"

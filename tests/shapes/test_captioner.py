@@ -33,7 +33,7 @@ COUNT = 24
 
 @pytest.fixture(scope="module")
 def captioner() -> Any:
-    from realcompo.balancer.comfy.captioner_folder import load_captioner
+    from realcompo.balancer.comfy.captions.captioner_folder import load_captioner
 
     return load_captioner(FOLDER)
 

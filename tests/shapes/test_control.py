@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from realcompo.balancer.errors import RealCompoError
-from realcompo.balancer.layout import Layout, Region
+from realcompo.balancer.layouts.layout import Layout, Region
 from realcompo.nodes.demo import RealCompoShapesHint
 from realcompo.shapes.control import (
     CLASS_COLOURS,
@@ -241,7 +241,7 @@ def test_control_starts_as_the_encoder_and_adds_nothing(controlled: Any) -> None
 
 
 def test_training_learns_control_and_leaves_the_unet_alone(controlled: Any) -> None:
-    from realcompo.balancer.comfy.compat import adds_in_place
+    from realcompo.balancer.comfy.host.compat import adds_in_place
 
     if adds_in_place():
         pytest.skip("training needs a ComfyUI from June 2025 on: this one adds in place")

@@ -241,8 +241,8 @@ def test_tiled_decode_agrees(nodes: Any, parts: Any) -> None:
 
 
 def test_gradient_through_the_models(parts: Any) -> None:
-    from realcompo.balancer.comfy.compat import adds_in_place
-    from realcompo.balancer.comfy.gradients import gradient_mode, saved_copies
+    from realcompo.balancer.comfy.autograd.inference_weights import gradient_mode, saved_copies
+    from realcompo.balancer.comfy.host.compat import adds_in_place
 
     with gradient_mode(), saved_copies([], adds_in_place()):
         for part in ("realism", "spatial"):

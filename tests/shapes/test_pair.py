@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from realcompo.balancer.layout import Layout, Region
-from realcompo.balancer.settings import BalancerSettings, plain_settings, preset
+from realcompo.balancer.layouts.layout import Layout, Region
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings, preset
 from realcompo.nodes.demo import RealCompoShapesLoader
 from realcompo.nodes.layouts import RealCompoApplyGLIGEN
 from realcompo.nodes.sampling import RealCompoDualSampler

@@ -175,7 +175,7 @@ def test_prompts_have_the_groups_and_the_vectors_of_their_nouns() -> None:
 
 
 def test_a_few_steps_lower_the_error(tmp_path: Path) -> None:
-    from realcompo.balancer.comfy.compat import adds_in_place
+    from realcompo.balancer.comfy.host.compat import adds_in_place
     from realcompo.shapes.train_diffusion import Trainee
     from realcompo.shapes.train_noise import alphas_cumprod
     from realcompo.shapes.train_prompts import encode_scenes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from realcompo.balancer.palette import PALETTE, REALISM, SPATIAL, hex_of
+from realcompo.balancer.pictures.palette import PALETTE, REALISM, SPATIAL, hex_of
 
 from .sources import ROOT
 

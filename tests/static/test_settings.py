@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from realcompo.balancer.setting_fields import settings_of
-from realcompo.balancer.settings import BalancerSettings, plain_settings
+from realcompo.balancer.realcompo.settings import BalancerSettings, plain_settings
+from realcompo.balancer.values.setting_fields import settings_of
 
 from .sources import ROOT
 

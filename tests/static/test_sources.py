@@ -70,14 +70,14 @@ def _found(text: list[str]) -> list[tuple[str, bool, int]]:
 @pytest.mark.parametrize(
     ("path", "imported", "wrong"),
     [
-        ("balancer/x.py", ["torch.nn", "realcompo.balancer.layout", "math"], 0),
+        ("balancer/x.py", ["torch.nn", "realcompo.balancer.layouts.layout", "math"], 0),
         ("balancer/x.py", ["comfy.samplers"], 1),
         ("balancer/x.py", ["lazy comfy.samplers"], 1),
-        ("balancer/x.py", ["realcompo.balancer.comfy.guider"], 1),
+        ("balancer/x.py", ["realcompo.balancer.comfy.realcompo.guider"], 1),
         ("balancer/x.py", ["matplotlib.pyplot"], 1),
         ("balancer/x.py", ["lazy matplotlib.pyplot"], 0),
         ("balancer/x.py", ["lazy transformers"], 1),
-        ("balancer/comfy/x.py", ["comfy.samplers", "realcompo.balancer.layout"], 0),
+        ("balancer/comfy/x.py", ["comfy.samplers", "realcompo.balancer.layouts.layout"], 0),
         ("balancer/comfy/x.py", ["nodes"], 1),
         ("nodes/x.py", ["realcompo.shapes.host_models", "lazy comfy.samplers"], 0),
         ("nodes/x.py", ["realcompo.shapes.train.main"], 1),

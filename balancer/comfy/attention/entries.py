@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...masks import Area
+from ...layouts.grid import Area
 
 
 def entry_area(entry: dict[str, Any], height: int, width: int) -> Area | None:

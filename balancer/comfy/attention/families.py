@@ -11,10 +11,10 @@ from typing import Any
 
 from torch.nn import Module
 
+from ...attention.regions import Tokens
 from ...errors import RealCompoError
-from ...layout import Layout
-from ...regions import Tokens
-from ..prompt_rows import EXPLICIT
+from ...layouts.layout import Layout
+from ..text.prompt_rows import EXPLICIT
 from .family import Family, Site
 from .phrases import clip_phrases
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 from torch.nn import Module
 
-from ...attention_maps import RegionMaps
+from ...attention.maps import RegionMaps
+from ...attention.regions import Tokens
 from ...errors import RealCompoError
-from ...layout import Layout
-from ...regions import Tokens
+from ...layouts.layout import Layout
 from .map_rows import Picture
 
 Options = dict[str, Any]

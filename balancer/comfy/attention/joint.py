@@ -25,12 +25,12 @@ import comfy.model_patcher
 from torch import Tensor
 from torch.nn import Module
 
-from ...attention_maps import RegionMaps
+from ...attention.maps import RegionMaps
+from ...attention.regions import Tokens
 from ...errors import RealCompoError
-from ...layout import Layout
-from ...regions import Tokens
-from ..compat import has_attention_override
-from ..prompt_rows import read_first, say_which
+from ...layouts.layout import Layout
+from ..host.compat import has_attention_override
+from ..text.prompt_rows import read_first, say_which
 from .family import Ability, Family, Options, Site, stop
 from .host_attention import AttentionCall, joint_attention, region_attention
 from .map_rows import Picture

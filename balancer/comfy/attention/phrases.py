@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...attention.regions import Tokens
+from ...attention.tokens import EncodedPrompt, plain_prompt, resolve_tokens
 from ...errors import RealCompoError
-from ...layout import Layout
-from ...regions import Tokens
-from ...spelling import NOWHERE, Piece
-from ...tokens import EncodedPrompt, plain_prompt, resolve_tokens
-from ..prompt_rows import EXPLICIT, check_rows, prompt_rows
-from ..text import encode_prompt
+from ...layouts.layout import Layout
+from ...text.spelling import NOWHERE, Piece
+from ..text.prompt_rows import EXPLICIT, check_rows, prompt_rows
+from ..text.tokenizer import encode_prompt
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...layout import Layout
-from ...regions import Tokens
-from ...spelling import NOWHERE, spell
-from ...tokens import plain_prompt
-from ...weights import plain_text, read_escapes, read_weights
-from ..text import character_bytes, embedding_folders, readable
+from ...attention.regions import Tokens
+from ...attention.tokens import plain_prompt
+from ...layouts.layout import Layout
+from ...text.spelling import NOWHERE, spell
+from ...text.weights import plain_text, read_escapes, read_weights
+from ..text.tokenizer import character_bytes, embedding_folders, readable
 from .joint import JointFamily
 from .phrases import Words, find_phrases, split_words, unlike
 

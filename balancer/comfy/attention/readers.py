@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...attention_maps import RegionMaps, attention_output, attention_probabilities
+from ...attention.maps import RegionMaps, attention_output, attention_probabilities
 from ...errors import RealCompoError
-from ..compat import attend
+from ..host.compat import attend
 from .family import AttentionPatch, ReadablePatch, Site
 from .map_rows import Picture, RowMaps, rows_and_size
 

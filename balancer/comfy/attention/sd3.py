@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ...layout import Layout
-from ...regions import Tokens
-from ...tokens import CHUNK, resolve_tokens
-from ..text import encode_prompt
+from ...attention.regions import Tokens
+from ...attention.tokens import CHUNK, resolve_tokens
+from ...layouts.layout import Layout
+from ..text.tokenizer import encode_prompt
 from .joint import JointFamily
 from .phrases import find_phrases, unlike
 from .t5 import T5_WIDTH, t5_phrase, t5_words

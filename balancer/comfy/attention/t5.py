@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ...layout import Layout
+from ...attention.regions import Tokens
+from ...attention.tokens import EncodedPrompt
+from ...layouts.layout import Layout
 from ...log import LOG
-from ...regions import Tokens
-from ...spelling import Piece, Unknown, Vectors, spell
-from ...tokens import EncodedPrompt
-from ...weights import plain_text
-from ..text import embedding_folders, has_embedding, readable
+from ...text.spelling import Piece, Unknown, Vectors, spell
+from ...text.weights import plain_text
+from ..text.tokenizer import embedding_folders, has_embedding, readable
 from .phrases import Words, as_spelt, find_phrases, split_words, unlike
 
 T5_WIDTH = 4096

@@ -11,9 +11,9 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from torch import Tensor
 from torch.nn import Module
 
-from ...attention_maps import RegionMaps
-from ...layout import Layout
-from ...regions import Tokens
+from ...attention.maps import RegionMaps
+from ...attention.regions import Tokens
+from ...layouts.layout import Layout
 from .family import (
     Ability,
     AttentionKind,

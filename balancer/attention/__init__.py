@@ -1,0 +1,1 @@
+"""Cross-attention, for every method: maps, the tokens of phrases, regions of a batch, losses."""

@@ -1,0 +1,1 @@
+"""After RealignDiff: dense captions, what detectors saw, and rewards."""

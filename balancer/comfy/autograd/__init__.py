@@ -1,0 +1,1 @@
+"""Gradients through the host's models: whatever holds their weights, and at what memory."""

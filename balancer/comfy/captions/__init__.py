@@ -1,0 +1,1 @@
+"""Captioning models in the host, and rewards by them."""

@@ -1,0 +1,1 @@
+"""Separate-and-Enhance and reward feedback learning on the host's models; LoRA files."""

@@ -1,0 +1,1 @@
+"""Language models asked from a node: the network, waiting, and answers kept."""

@@ -1,0 +1,1 @@
+"""The guider: two branches denoise one latent, balanced by their attention."""

@@ -1,0 +1,1 @@
+"""DenseDiffusion (ICCV 2023): attention scores modulated by a layout."""

@@ -1,0 +1,1 @@
+"""Finetuning: adapters beside frozen weights, steps that can be stopped, prompts."""

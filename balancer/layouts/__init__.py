@@ -1,0 +1,1 @@
+"""What shall stand where: layouts, and layouts from boxes, masks, poses, segmentations."""

@@ -1,0 +1,1 @@
+"""Language models: where they are asked, what they answer, asked again where it cannot be used."""

@@ -1,0 +1,1 @@
+"""Layouts, traces, mixes and attention as pictures."""

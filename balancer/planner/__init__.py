@@ -1,0 +1,1 @@
+"""A layout from a prompt: by a language model or by rules."""

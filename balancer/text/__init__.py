@@ -1,0 +1,1 @@
+"""Words: one splitter for every language, phrases found again, English things and places."""

@@ -1,0 +1,1 @@
+"""Values and files from outside, read with care; files written whole or not at all."""
