@@ -2,7 +2,7 @@
 
 The phrase goes through the same tokenizer as the prompt. First it is searched as a contiguous run
 of token ids; where that is not there, its words are searched in the text that the tokens spell
-(``words.py``), and the tokens are those that hold them. So a phrase that planners, rules or a
+(``text/words.py``), and the tokens are those that hold them. So a phrase that planners, rules or a
 suggestion take from the prompt is found whatever the tokenizer makes of its borders.
 """
 

@@ -1,7 +1,7 @@
 """Dense captions from a language model: what it is asked for, and how one phrase is read.
 
 A phrase counts if the prompt holds it, or if it is about a thing that the detector named: then it
-is plain words at the prompt's end. The asking itself is in ``llm_protocol.py``.
+is plain words at the prompt's end. The asking itself is in ``llm/protocol.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a language model is asked for a list of regions, and what of its answer counts.
 
-One protocol for layouts (``planner.py``) and dense captions (``caption_answer.py``): a system
+One protocol for layouts (``planner/``) and dense captions (``captions/``): a system
 prompt, few-shot examples and a JSON schema go out; the answer is read generously; if anything in it
 is wrong, the model is told once what, and the better of the two answers counts. Whatever it writes
 is text from outside: nothing of it is obeyed or trusted.

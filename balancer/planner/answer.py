@@ -2,7 +2,7 @@
 
 The model gives phrases and boxes, never token positions: those come from the tokenizer. A region
 counts only if its phrase stands in the prompt and its box in the picture, and the phrase is then
-taken from the prompt, not from the answer. The asking itself is in ``llm_protocol.py``.
+taken from the prompt, not from the answer. The asking itself is in ``llm/protocol.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A prompt taken apart into things and what it says about their places: English, by rules.
 
-No grammar, only closed word lists (``planner_words.py``): things are the runs of words between
+No grammar, only closed word lists (``lexicon.py``): things are the runs of words between
 commas, conjunctions, verbs and words about places. Verbs that no list holds are known by the
 article after them.
 """

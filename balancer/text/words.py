@@ -1,8 +1,9 @@
 """The words of a prompt, before any tokenizer: where a phrase stands, in the text's own words.
 
 Planners and converters handle wordings; which tokens those are is settled later, by the tokenizer
-of the prompt's encoder (``tokens.py``), which searches with the same splitter (``letters.py``) and
-in the same order. A phrase that is a slice of the prompt is always found there.
+of the prompt's encoder (``attention/tokens.py``), which searches with the same splitter
+(``letters.py``) and in the same order. A phrase that is a slice of the prompt is always found
+there.
 """
 
 from __future__ import annotations
