@@ -75,6 +75,30 @@ def test_map_shares_count_every_box_of_a_group() -> None:
     assert share[0].tolist() == pytest.approx([0, 0.5, 0.25, 1, 0])
 
 
+def slow_share(
+    kept: dict[str, torch.Tensor], row: int, column: int, scene: Scene, owner: int
+) -> float:
+    """Share of a word's attention (mean of 4 heads) inside its group's boxes, cell by cell, from a
+    layer's projections ``to_q`` and ``to_k`` (B, N, C)."""
+    query, key = kept["to_q"][row].double(), kept["to_k"][row].double()
+    rows, columns = (6, 8) if len(query) == 48 else (12, 16)
+    assert len(query) == rows * columns
+    seen = torch.zeros(len(query), dtype=torch.float64)
+    for part in query.shape[1] // 4 * torch.arange(4):
+        own = slice(int(part), int(part) + query.shape[1] // 4)
+        scores = query[:, own] @ key[:, own].T / (query.shape[1] // 4) ** 0.5
+        seen += scores.softmax(-1)[:, column] / 4
+    covered = 0.0
+    for cell, weight in enumerate(seen.tolist()):
+        y, x = divmod(cell, columns)
+        for thing, group in zip(scene.objects, scene.groups, strict=True):
+            x0, y0, x1, y1 = thing.box
+            width = min(x1 * columns, x + 1) - max(x0 * columns, x)
+            height = min(y1 * rows, y + 1) - max(y0 * rows, y)
+            covered += weight * (group == owner) * max(width, 0) * max(height, 0)
+    return covered / float(seen.sum())
+
+
 def test_a_steps_losses_are_those_of_the_layers_own_projections() -> None:
     """Noise loss and stray attention against loops over pictures, words, heads and cells."""
     from realcompo.shapes.train_diffusion import Trainee
@@ -115,35 +139,19 @@ def test_a_steps_losses_are_those_of_the_layers_own_projections() -> None:
     )
     loss, error = noise_loss(guess, noise, alpha / (1 - alpha))
 
-    words, inside, beside = 0, 0.0, 0.0
-    for row, scene in enumerate(scenes):
-        for column, owner in enumerate(prompts.owners[row].tolist()):
-            if owner < 0:
-                continue
-            words += 1
-            mean = 0.0
-            for kept in projected:
-                query, key = kept["to_q"][row].double(), kept["to_k"][row].double()
-                rows, columns = (6, 8) if len(query) == 48 else (12, 16)
-                assert len(query) == rows * columns
-                seen = torch.zeros(len(query), dtype=torch.float64)
-                for part in query.shape[1] // 4 * torch.arange(4):
-                    own = slice(int(part), int(part) + query.shape[1] // 4)
-                    scores = query[:, own] @ key[:, own].T / (query.shape[1] // 4) ** 0.5
-                    seen += scores.softmax(-1)[:, column] / 4
-                covered = 0.0
-                for cell, weight in enumerate(seen.tolist()):
-                    y, x = divmod(cell, columns)
-                    for thing, group in zip(scene.objects, scene.groups, strict=True):
-                        x0, y0, x1, y1 = thing.box
-                        wide = min(x1 * columns, x + 1) - max(x0 * columns, x)
-                        high = min(y1 * rows, y + 1) - max(y0 * rows, y)
-                        covered += weight * (group == owner) * max(wide, 0) * max(high, 0)
-                mean += covered / float(seen.sum()) / len(projected)
-            inside += mean
-            beside += (1 - mean) * float(trust[row])
-    assert float(stray) == pytest.approx(beside / words, rel=1e-4)
-    assert float(share) == pytest.approx(inside / words, rel=1e-4)
+    grounded = [
+        (row, scene, column, owner)
+        for row, scene in enumerate(scenes)
+        for column, owner in enumerate(prompts.owners[row].tolist())
+        if owner >= 0
+    ]
+    inside, beside = 0.0, 0.0
+    for row, scene, column, owner in grounded:
+        each = [slow_share(kept, row, column, scene, owner) for kept in projected]
+        inside += sum(each) / len(each)
+        beside += (1 - sum(each) / len(each)) * float(trust[row])
+    assert float(stray) == pytest.approx(beside / len(grounded), rel=1e-4)
+    assert float(share) == pytest.approx(inside / len(grounded), rel=1e-4)
     each = [float((g - n).square().mean()) for g, n in zip(guess, noise, strict=True)]
     weights = [min(1.0, SNR_LIMIT * float((1 - a) / a)) for a in alpha]
     assert float(error) == pytest.approx(sum(each) / 3)
