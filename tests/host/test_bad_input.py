@@ -169,10 +169,10 @@ def test_models_whose_attention_cannot_be_read(models, monkeypatch) -> None:
 
 
 def test_a_host_that_lets_nobody_read_joint_attention(models, monkeypatch) -> None:
-    from realcompo.balancer.comfy.inputs import checks
+    from realcompo.balancer.comfy.attention import joint
 
-    if checks.has_attention_override():
-        monkeypatch.setattr(checks, "has_attention_override", lambda: False)
+    if joint.has_attention_override():
+        monkeypatch.setattr(joint, "has_attention_override", lambda: False)
     flux = tiny.tiny_flux(1)
     error = refuse(models, monkeypatch, realism_model=flux, spatial_model=flux)
     assert error.where == "realism_model"
@@ -183,9 +183,9 @@ def test_a_host_that_lets_nobody_read_joint_attention(models, monkeypatch) -> No
 
 def test_conditioning_whose_tokens_are_not_certain(models, monkeypatch) -> None:
     """Encoded by another text encoder, or joined: wrong words would steer the picture."""
-    from realcompo.balancer.comfy.inputs import checks
+    from realcompo.balancer.comfy.attention import joint
 
-    if not checks.has_attention_override():
+    if not joint.has_attention_override():
         pytest.skip("this host cannot balance Flux")
     flux = tiny.tiny_flux(1)
     error = refuse(models, monkeypatch, realism_model=flux, spatial_model=flux)
