@@ -64,7 +64,7 @@ def _searches(prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str) -> Itera
     index = prompt.index
     # brackets in a wording of the prompt's may be no weights: '(fate)' of an escaped one
     for wanted in dict.fromkeys((typed, plain_text(typed), phrase.index.text.text)):
-        spans = (index.whole(*place) for place in loose_spans(index.text, wanted))
+        spans = (index.whole(start, end) for start, end in loose_spans(index.text, wanted))
         yield [span for span in spans if span is not None]
 
 

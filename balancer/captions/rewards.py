@@ -104,7 +104,7 @@ def pair_texts(prompts: Sequence[str], captions: Sequence[str]) -> list[str]:
     return [prompt for prompt in prompts for _ in range(share)]
 
 
-def best_places(rewards: Sequence[float], keep: int = 1) -> list[int]:
+def best_indices(rewards: Sequence[float], keep: int = 1) -> list[int]:
     """Indices of the ``keep`` highest rewards, best first; of equal ones the first.
 
     A reward that is not a number comes last. Fewer indices than ``keep`` if there are fewer.
@@ -128,7 +128,7 @@ def report(
         stop = start
         while stop < len(prompts) and prompts[stop] == prompts[start]:
             stop += 1
-        (best,) = best_places(rewards[start:stop])
+        (best,) = best_indices(rewards[start:stop])
         lines.append(f"prompt: {prompts[start]}")
         for index in range(start, stop):
             mark = " <- best" if index - start == best and stop - start > 1 else ""
