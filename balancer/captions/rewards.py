@@ -59,10 +59,10 @@ def lexical_similarity(prompt: str, caption: str) -> float:
     Our choice for where no text encoder is at hand: 1 for the same things in any order, 0 where
     nothing is shared or either text says nothing. It knows no synonyms and no inflections.
     """
-    wanted, shown = _parts(prompt), _parts(caption)
-    total = wanted.total() + shown.total()
+    wanted, said = _parts(prompt), _parts(caption)
+    total = wanted.total() + said.total()
     # two texts without content are not alike: there is nothing that the picture was seen to show
-    return 2 * (wanted & shown).total() / total if wanted and shown else 0.0
+    return 2 * (wanted & said).total() / total if wanted and said else 0.0
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
