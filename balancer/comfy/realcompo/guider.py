@@ -120,7 +120,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """As the host's guider; checks latent, mask and sigmas before any model is loaded."""
+        """As the host's guider; checks latent, mask and sigmas before any model is loaded.
+
+        ``noise``, ``latent_image`` and the result are (B, C, H, W), ``sigmas`` (steps + 1,).
+        """
         conds = dict(self.original_conds)
         for companion in self.companions:
             conds.update(companion.named_conds())
@@ -156,7 +159,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         seed: int | None,
         **extra: Any,
     ) -> Tensor:
-        """As the host's guider; all models are loaded, sigmas and latents are on the device."""
+        """As the host's guider; all models are loaded, sigmas and latents are on the device.
+
+        Shapes as of ``sample``; the mask is (B, C, H, W) by now.
+        """
         started = time.perf_counter()
         if not has_outer_sample():
             models = [self.model_patcher]
@@ -198,7 +204,8 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
     # -- one prediction: Algorithm 1 --------------------------------------------------------------
 
     def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Without the first model's wrappers of a prediction: each model's are around its own."""
+        """As ``predict_noise``, without the first model's wrappers of a prediction: each model's
+        are around its own."""
         return self.predict_noise(*args, **kwargs)
 
     def predict_noise(

@@ -133,7 +133,7 @@ class Run:
         return self._states
 
     def call(self, x: Tensor, timestep: Tensor, options: dict[str, Any], seed: int | None) -> Call:
-        """What a call of the sampler is about; see ``Call``."""
+        """What a call of the sampler, with ``x`` (B, C, H, W), is about; see ``Call``."""
         self.host.sampler_options = options
         states = self.states
         if not self._compared:
