@@ -11,16 +11,16 @@ Node = TypeVar("Node", bound=type)
 
 
 def checked(
-    shown: str, own: Collection[str] = (), data: Collection[str] = ()
+    display_name: str, own: Collection[str] = (), data: Collection[str] = ()
 ) -> Callable[[Node], Node]:
     """Class decorator of every node: its inputs are looked at first, and its errors name it.
 
-    ``shown`` is the node's name. Inputs are held to what ``INPUT_TYPES`` says of them, as the host
-    does with what is typed but not with what comes by wire; a value of None counts as left open.
-    ``own`` are inputs that the node looks at itself (a choice among files is still held to be a
-    text), ``data`` texts that hold more than a prompt
-    (drawings, tables) and may be long. A ``RealCompoError`` leaves the node with its name in it;
-    other exceptions are faults of ours and stay what they are.
+    ``display_name`` is the node's name. Inputs are held to what ``INPUT_TYPES`` says of them, as
+    the host does with what is typed but not with what comes by wire; a value of None counts as left
+    open. ``own`` are inputs that the node looks at itself (a choice among files is still held to be
+    a text), ``data`` texts that hold more than a prompt (drawings, tables) and may be long. A
+    ``RealCompoError`` leaves the node with its name in it; other exceptions are faults of ours and
+    stay what they are.
     """
 
     def wrap(node: Node) -> Node:
@@ -41,10 +41,10 @@ def checked(
             try:
                 return run(self, **checked_inputs(node, inputs, own, data))
             except RealCompoError as error:
-                raise (error if error.node else error.at(shown)) from None
+                raise (error if error.node else error.at(display_name)) from None
 
         setattr(node, function, call)
-        node.SHOWN_AS = shown  # type: ignore[attr-defined]
+        node.SHOWN_AS = display_name  # type: ignore[attr-defined]
         return node
 
     return wrap

@@ -23,7 +23,7 @@ class RealCompoShapesDetector:
         "The same as JSON: a list of label, box (x0, y0, x1, y1 in 0..1) and score (how much of its"
         " outline is that of the shape, 0..1).",
     )
-    FUNCTION = "look"
+    FUNCTION = "detect"
     CATEGORY = "RealCompo/demo"
     DESCRIPTION = (
         "Finds the demo's coloured shapes in a picture, by hue and outline; nothing learned. It"
@@ -67,7 +67,7 @@ class RealCompoShapesDetector:
             },
         }
 
-    def look(
+    def detect(
         self, image: Any, batch_index: int, only: str = "", names: str = "colour and shape"
     ) -> tuple[list[str], list[Any], str]:
         """Labels, masks (1, H, W) and boxes as JSON."""

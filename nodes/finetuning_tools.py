@@ -69,14 +69,14 @@ class RealCompoSeparationReport:
         "Enhance loss, mean likewise: 0 (every object firmly looked at) to 1 (some not at all).",
         "All numbers, as JSON.",
     )
-    FUNCTION = "look"
+    FUNCTION = "measure"
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "How far a model's attention keeps a prompt's objects apart, and how firmly it looks at"
         " each: the losses of Separate-and-Enhance, and the maps. No training."
     )
 
-    def look(
+    def measure(
         self,
         model: Any,
         clip: Any,
@@ -95,7 +95,7 @@ class RealCompoSeparationReport:
         from ..balancer.attention.report import parse_levels
         from ..balancer.comfy.finetune.separate_enhance import level_of
         from ..balancer.comfy.finetune.separation import prepare
-        from ..balancer.comfy.finetune.separation_report import look_at
+        from ..balancer.comfy.finetune.separation_report import separation_reports
         from ..balancer.finetune.prompts import parse_lines
         from ..balancer.pictures.attention import draw_reading
 
@@ -104,7 +104,7 @@ class RealCompoSeparationReport:
         factor = level_of(model, map_level)
         clean, size = clean_latents_and_size(model, latents, width, height)
         prepared = prepare(clip, chosen, singles=False)
-        reports = look_at(model, prepared, levels, factor, size, seed, clean)
+        reports = separation_reports(model, prepared, levels, factor, size, seed, clean)
         shape = 8 * size[1], 8 * size[0]
         sheets = [draw_reading(r.reading, r.layout, shape) for r in reports]
         rows, columns = (max(s.shape[d] for s in sheets) for d in (1, 2))

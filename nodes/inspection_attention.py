@@ -72,14 +72,14 @@ class RealCompoAttentionMaps:
         "Mean map of each phrase as a mask, its peak at 1, in the order of the regions.",
         "The share of each phrase's attention inside its region, as JSON.",
     )
-    FUNCTION = "look"
+    FUNCTION = "draw"
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Shows where a model's cross-attention puts each phrase of the layout, over a picture, with"
         " the share that lies inside the phrase's region. Reads only; the model stays as it is."
     )
 
-    def look(
+    def draw(
         self,
         model: Any,
         positive: Any,

@@ -103,7 +103,7 @@ def build_guider(
         )  # fmt: skip
     except RealCompoError as error:
         raise error.at(node) from None
-    guider.shown_on = unique_id
+    guider.node_id = unique_id
     return guider
 
 

@@ -37,9 +37,9 @@ def _positions(prompt: EncodedPrompt, atom: Atom) -> tuple[int, ...]:
     span = prompt.index.tokens(atom.start, atom.end)
     if span is None:
         return ()
-    places = prompt.index.places[slice(*span)]
+    characters = prompt.index.places[slice(*span)]
     inside = prompt.positions[slice(*span)]
-    return tuple(p for p, place in zip(inside, places, strict=True) if place != NOWHERE)
+    return tuple(p for p, spelt in zip(inside, characters, strict=True) if spelt != NOWHERE)
 
 
 def words_in(text: str, prompt: EncodedPrompt) -> tuple[PromptWord, ...]:

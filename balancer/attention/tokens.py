@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from ..errors import RealCompoError
+from ..errors import RealCompoError, shown
 from ..layouts.layout import Layout, Region
 from ..text.encoded_prompt import EncodedPrompt, Span
 from ..text.letters import has_words
@@ -24,7 +24,7 @@ from ..text.words import indexed, loose_spans
 CHUNK = 77
 """Positions of one CLIP chunk in the conditioning, start and end token included."""
 
-_SHOWN = 300
+_LONGEST_SHOWN = 300
 """Characters of a prompt in a message."""
 _SUGGESTIONS = 4
 """Near wordings that are tried before none is proposed."""
@@ -64,7 +64,7 @@ def _searches(prompt: EncodedPrompt, phrase: EncodedPrompt, typed: str) -> Itera
     index = prompt.index
     # brackets in a wording of the prompt's may be no weights: '(fate)' of an escaped one
     for wanted in dict.fromkeys((typed, plain_text(typed), phrase.index.text.text)):
-        spans = (index.whole(*place) for place in loose_spans(index.text, wanted))
+        spans = (index.whole(start, end) for start, end in loose_spans(index.text, wanted))
         yield [span for span in spans if span is not None]
 
 
@@ -184,11 +184,6 @@ def match_regions(
     return tuple(result[index] for index in range(len(layout.regions)))
 
 
-def _shown(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
-
-
 def phrase_spans(
     layout: Layout, prompt: EncodedPrompt, encode: Callable[[str], EncodedPrompt]
 ) -> tuple[tuple[int, ...], ...]:
@@ -207,28 +202,29 @@ def phrase_spans(
     result: list[tuple[int, ...]] = []
     matches = match_regions(layout, prompt, encode)
     for number, (region, match) in enumerate(zip(layout.regions, matches, strict=True), 1):
-        said = _shown(region.phrase)
+        said = shown(region.phrase, _LONGEST_SHOWN)
         if region.tokens is not None:
             result.append(region.tokens)
         elif match.missing:
             raise RealCompoError(
                 "layout",
-                f"region {number}: the phrase '{said}' names the embedding "
-                f"'{_shown(match.missing[0])}', which is not there",
+                f"region {number}: the phrase {said} names the embedding "
+                f"{shown(match.missing[0], _LONGEST_SHOWN)}, which is not there",
                 "Put its file into the models' folder 'embeddings', or name the thing in words",
             )
         elif not match.held:
+            text = shown(prompt.index.text.text, _LONGEST_SHOWN)
             hint = f"Did you mean '{match.suggestion}'? " if match.suggestion else ""
             raise RealCompoError(
                 "layout",
-                f"region {number}: the phrase '{said}' is not in the prompt",
-                f"{hint}Use the prompt's own wording, here '{_shown(prompt.index.text.text)}'",
+                f"region {number}: the phrase {said} is not in the prompt",
+                f"{hint}Use the prompt's own wording, here {text}",
             )
         elif not match.positions:
             raise RealCompoError(
                 "layout",
                 f"region {number} asks for occurrence {match.occurrence + 1} of "
-                f"'{said}', but the prompt holds it {match.held} times",
+                f"{said}, but the prompt holds it {match.held} times",
                 "Choose an occurrence that is there, or word the prompt accordingly",
             )
         else:

@@ -59,10 +59,10 @@ def lexical_similarity(prompt: str, caption: str) -> float:
     Our choice for where no text encoder is at hand: 1 for the same things in any order, 0 where
     nothing is shared or either text says nothing. It knows no synonyms and no inflections.
     """
-    wanted, shown = _parts(prompt), _parts(caption)
-    total = wanted.total() + shown.total()
+    wanted, said = _parts(prompt), _parts(caption)
+    total = wanted.total() + said.total()
     # two texts without content are not alike: there is nothing that the picture was seen to show
-    return 2 * (wanted & shown).total() / total if wanted and shown else 0.0
+    return 2 * (wanted & said).total() / total if wanted and said else 0.0
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def pair_texts(prompts: Sequence[str], captions: Sequence[str]) -> list[str]:
     return [prompt for prompt in prompts for _ in range(share)]
 
 
-def best_places(rewards: Sequence[float], keep: int = 1) -> list[int]:
+def best_indices(rewards: Sequence[float], keep: int = 1) -> list[int]:
     """Indices of the ``keep`` highest rewards, best first; of equal ones the first.
 
     A reward that is not a number comes last. Fewer indices than ``keep`` if there are fewer.
@@ -128,7 +128,7 @@ def report(
         stop = start
         while stop < len(prompts) and prompts[stop] == prompts[start]:
             stop += 1
-        (best,) = best_places(rewards[start:stop])
+        (best,) = best_indices(rewards[start:stop])
         lines.append(f"prompt: {prompts[start]}")
         for index in range(start, stop):
             mark = " <- best" if index - start == best and stop - start > 1 else ""

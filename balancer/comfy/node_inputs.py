@@ -81,10 +81,10 @@ def _layout(value: Any, where: str) -> Any:
 def _of_host(module: str, name: str) -> Callable[[Any, str], Any]:
     """The checker ``name`` of a module below this one, imported when it is first asked."""
 
-    def look(value: Any, where: str) -> Any:
+    def check(value: Any, where: str) -> Any:
         return getattr(import_module(f".{module}", __package__), name)(value, where)
 
-    return look
+    return check
 
 
 # The pack's other types are looked at by the engine, which is given them as they are.
@@ -114,8 +114,8 @@ def _one(value: Any, where: str, declared: Any, options: Mapping[str, Any], long
         return checked.number(value, where, options.get("min", -1e300), options.get("max", 1e300))
     if declared == "STRING":
         return checked.text(value, where, LONGEST if long else checked.LONGEST_PROMPT)
-    look = _WIRES.get(str(declared))
-    return value if look is None else look(value, where)
+    check = _WIRES.get(str(declared))
+    return value if check is None else check(value, where)
 
 
 def _declared(

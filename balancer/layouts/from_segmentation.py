@@ -142,8 +142,8 @@ def _present(colours: np.ndarray, counts: np.ndarray, source: str) -> str:
     """The picture's most frequent colours, by class name where they have one."""
     names = {} if source == LEGEND else {rgb: label for label, rgb in palette(source).items()}
     order = np.argsort(-counts)[:_SHOWN]
-    shown = [tuple(int(c) for c in colours[index]) for index in order]
-    return ", ".join(names.get(rgb, "#{:02x}{:02x}{:02x}".format(*rgb)) for rgb in shown)  # type: ignore[arg-type]
+    frequent = [tuple(int(c) for c in colours[index]) for index in order]
+    return ", ".join(names.get(rgb, "#{:02x}{:02x}{:02x}".format(*rgb)) for rgb in frequent)  # type: ignore[arg-type]
 
 
 def regions_from_segmentation(

@@ -54,7 +54,7 @@ class Endpoint:
         return urlsplit(self.url)
 
     @property
-    def shown(self) -> str:
+    def without_query(self) -> str:
         """The address for messages: without its query, which may hold what is not for logs."""
         return urlunsplit((self.parts.scheme, self.parts.netloc, self.parts.path, "", ""))
 

@@ -81,7 +81,7 @@ class PromptIndex:
         self.text = Indexed(text)
         self.places = places
         self.at = {position: index for index, position in enumerate(prompt.positions)}
-        self._placed = [index for index, place in enumerate(places) if place != NOWHERE]
+        self._placed = [index for index, span in enumerate(places) if span != NOWHERE]
         self._starts = [places[index][0] for index in self._placed]
         self._ends = [places[index][1] for index in self._placed]
         self._word_starts = [word.start for word in self.text.words]
@@ -107,4 +107,4 @@ class PromptIndex:
         if not self.is_placed:
             return False
         start, end = self.places[span[0]][0], self.places[span[1] - 1][1]
-        return any(place >= 0 and self.text.cuts(place) for place in (start, end))
+        return any(edge >= 0 and self.text.cuts(edge) for edge in (start, end))

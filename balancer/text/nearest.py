@@ -22,8 +22,8 @@ _ALIKE = 8
 """Words of the text that may stand for one word of the phrase."""
 _MENTIONS = 12
 """Places of each such word that are looked at."""
-_PLACES = 12
-"""Places that whole wordings are compared at."""
+_STARTS = 12
+"""Words of a text that a whole wording is tried from."""
 _COMMON = 400
 """A pair of letters that more words of the text share says nothing."""
 _BREAKS = frozenset("\n;!?")
@@ -71,7 +71,7 @@ def _vocabulary(text: Indexed) -> _Vocabulary:
     return _Vocabulary(text)
 
 
-def _places(text: Indexed, wanted: list[Atom]) -> list[int]:
+def _starts(text: Indexed, wanted: list[Atom]) -> list[int]:
     """Where a wording like ``wanted`` may begin, the likeliest first."""
     votes: dict[int, float] = defaultdict(float)
     known = _vocabulary(text)
@@ -80,7 +80,7 @@ def _places(text: Indexed, wanted: list[Atom]) -> list[int]:
             idle = word.text in FUNCTION_WORDS or found in FUNCTION_WORDS
             for at in known.mentions[found]:
                 votes[at - offset] += share * (0.1 if idle else 1.0)
-    return heapq.nsmallest(_PLACES, votes, key=lambda at: (-votes[at], at))
+    return heapq.nsmallest(_STARTS, votes, key=lambda at: (-votes[at], at))
 
 
 def _slice(text: Indexed, start: int, stop: int) -> list[Atom] | None:
@@ -115,8 +115,8 @@ def _scores(text: Indexed, wanted: list[Atom], cutoff: float) -> dict[tuple[int,
 
     scores: dict[tuple[int, int], float] = {}
     sizes = (len(wanted) - 1, len(wanted), len(wanted) + 1)
-    for place, shift, size in product(_places(text, wanted), (-1, 0, 1), sizes):
-        start, stop = place + shift, place + shift + size
+    for begin, shift, size in product(_starts(text, wanted), (-1, 0, 1), sizes):
+        start, stop = begin + shift, begin + shift + size
         if (start, stop) not in scores and (run := _slice(text, start, stop)):
             scores[(start, stop)] = score(_said(run))
     return scores

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...balancer.captions.rewards import best_places
+from ...balancer.captions.rewards import best_indices
 from ...shapes import oracle
 from ...shapes.host_models import STYLE_FILES, load_codec, weight_hashes
 from ...shapes.pairs import held_out_pairs, pair_scenes
@@ -251,7 +251,7 @@ class Job:
         began = time.perf_counter()
         scenes = [self.scenes[number] for number, _ in self.samples]
         values = torch.stack([rewards(row.reward or "", s.pictures, scenes) for s in every])
-        best = [best_places(each.tolist())[0] for each in values.unbind(1)]
+        best = [best_indices(each.tolist())[0] for each in values.unbind(1)]
         spent = (time.perf_counter() - began) / len(scenes)
         return Stage(
             torch.stack([every[c].pictures[n] for n, c in enumerate(best)]),

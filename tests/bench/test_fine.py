@@ -38,7 +38,7 @@ def by_nodes(studio, one, picture, settings, start):
     import nodes
 
     image = picture.movedim(0, -1)[None]
-    labels, masks, _ = RealCompoShapesDetector().look(image, 0)
+    labels, masks, _ = RealCompoShapesDetector().detect(image, 0)
     layout, text, _, _ = RealCompoDenseCaptions().build(
         [one.layout.prompt], ["rules"], [settings.missing], [0.001], masks, labels, image=[image],
         keep=[settings.keep],

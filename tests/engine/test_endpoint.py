@@ -23,7 +23,7 @@ SECRET = "sk-not-for-strangers"
 def test_what_a_user_types_becomes_the_full_address(typed: str, url: str) -> None:
     endpoint = read_endpoint(typed)
     assert endpoint.url == url
-    assert "?" not in endpoint.shown
+    assert "?" not in endpoint.without_query
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from realcompo.balancer.captions.rewards import (
-    best_places,
+    best_indices,
     cosines,
     flat_texts,
     lexical_similarity,
@@ -63,18 +63,18 @@ def test_cosines_of_nothing_are_zero() -> None:
 
 
 def test_of_equal_rewards_the_first_is_the_best_and_no_number_comes_last() -> None:
-    assert best_places([0.5, 0.9, 0.9], 1) == [1]
-    assert best_places([0.5, 0.9, 0.9, 0.1], 3) == [1, 2, 0]
-    assert best_places([math.nan, -5.0, math.nan], 3) == [1, 0, 2]
-    assert best_places([math.nan, math.nan]) == [0]
-    assert best_places([math.nan, -math.inf], 2) == [1, 0]
-    assert best_places([0.1, 0.2], 9) == [1, 0]
+    assert best_indices([0.5, 0.9, 0.9], 1) == [1]
+    assert best_indices([0.5, 0.9, 0.9, 0.1], 3) == [1, 2, 0]
+    assert best_indices([math.nan, -5.0, math.nan], 3) == [1, 0, 2]
+    assert best_indices([math.nan, math.nan]) == [0]
+    assert best_indices([math.nan, -math.inf], 2) == [1, 0]
+    assert best_indices([0.1, 0.2], 9) == [1, 0]
 
 
 @UNHURRIED
 @given(st.lists(st.floats(), min_size=1, max_size=12), st.integers(1, 12))
 def test_no_reward_that_is_kept_is_below_one_that_is_not(rewards: list[float], keep: int) -> None:
-    kept = best_places(rewards, keep)
+    kept = best_indices(rewards, keep)
     assert len(kept) == len(set(kept)) == min(keep, len(rewards))
     left = [r for place, r in enumerate(rewards) if place not in kept and not math.isnan(r)]
     if left:

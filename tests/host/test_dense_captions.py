@@ -217,30 +217,30 @@ def picture() -> torch.Tensor:
 
 
 def test_the_demos_detector() -> None:
-    look = RealCompoShapesDetector().look
-    labels, found, boxes = look(picture(), 1)
+    detect = RealCompoShapesDetector().detect
+    labels, found, boxes = detect(picture(), 1)
     assert sorted(labels) == ["blue circle", "red square"]
     for label, mask, box in zip(labels, found, json.loads(boxes), strict=True):
         assert box["label"] == label and mask.shape == (1, 128, 128)
         rows = mask[0].amax(1).nonzero()
         assert box["box"][1] * 128 == pytest.approx(int(rows[0]), abs=0.1)
-    assert look(picture(), 1, only="squares")[0] == ["red square"]
-    assert look(picture(), 1, only="a red circle")[0] == [""]
-    assert set(look(picture(), 1, names="shape")[0]) == {"circle", "square"}
-    labels, (mask,), boxes = look(picture(), 0)
+    assert detect(picture(), 1, only="squares")[0] == ["red square"]
+    assert detect(picture(), 1, only="a red circle")[0] == [""]
+    assert set(detect(picture(), 1, names="shape")[0]) == {"circle", "square"}
+    labels, (mask,), boxes = detect(picture(), 0)
     assert labels == [""] and not mask.any() and boxes == "[]"
     for arguments, where in (((picture(), 2), "batch_index"), (("x", 0), "image"),
                              ((picture(), 0, "a dog"), "only")):  # fmt: skip
         with pytest.raises(RealCompoError) as caught:
-            look(*arguments)
+            detect(*arguments)
         assert caught.value.where == where and caught.value.node == "Shapes Demo Detector"
 
 
 def test_runs_once_for_each_phrase_and_labels_stay() -> None:
     """As the host does it: phrases, one run of the detector each, collected again."""
-    look = RealCompoShapesDetector().look
+    detect = RealCompoShapesDetector().detect
     _, names, _, _ = RealCompoPromptPhrases().list_phrases([PROMPT])
-    runs = [look(picture(), 1, only=name) for name in names]
+    runs = [detect(picture(), 1, only=name) for name in names]
     masks_ = [mask for _, row, _ in runs for mask in row]
     for tags in ([label for row, _, _ in runs for label in row], names, ["\n".join(names)]):
         layout, _, report, _ = build(masks=masks_, tags=tags)

@@ -220,7 +220,7 @@ def directions(model, **weights) -> tuple[float, float]:
     """Changes of L_sep and L_en over a training, measured afterwards on fixed noise."""
     import comfy.sd
     from realcompo.balancer.comfy.finetune.separation import prepare
-    from realcompo.balancer.comfy.finetune.separation_report import look_at
+    from realcompo.balancer.comfy.finetune.separation_report import separation_reports
 
     lora, _, _ = finetune(model, PROMPTS.splitlines()[0], steps=25, batch_size=4, rank=0,
                           learning_rate=3e-3, **weights)  # fmt: skip
@@ -228,7 +228,9 @@ def directions(model, **weights) -> tuple[float, float]:
         tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
         prompts = prepare(TinyClip(), parse_lines(PROMPTS)[:1], singles=False)
         levels = (0.1, 0.4, 0.7)
-        before, after = (look_at(m, prompts, levels, 4, SIZE, 5)[0] for m in (model, tuned))
+        before, after = (
+            separation_reports(m, prompts, levels, 4, SIZE, 5)[0] for m in (model, tuned)
+        )
     separate = sum(after.separate) - sum(before.separate)
     return separate / 3, (sum(after.enhance) - sum(before.enhance)) / 3
 
@@ -572,7 +574,7 @@ def test_the_node_saves_what_the_host_loads(model, tmp_path) -> None:
         tuned, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)
         report = RealCompoSeparationReport()
         found = [
-            report.look(m, TinyClip(), PROMPTS, "0.2, 0.6", 1, "auto", width=128, height=128)
+            report.measure(m, TinyClip(), PROMPTS, "0.2, 0.6", 1, "auto", width=128, height=128)
             for m in (model, model, tuned)
         ]
     for image, separate, enhance, text in found:

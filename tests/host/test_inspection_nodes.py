@@ -61,7 +61,7 @@ def look(model: Any, **changes: Any) -> Any:
         "sites": "blocks", **changes,
     }  # fmt: skip
     with torch.inference_mode():
-        return RealCompoAttentionMaps().look(**inputs)
+        return RealCompoAttentionMaps().draw(**inputs)
 
 
 def test_attention_maps_are_sheets_masks_and_numbers(models) -> None:

@@ -53,7 +53,7 @@ def run(models: Any, server: Server | None, monkeypatch: Any, node: str | None =
     monkeypatch.setitem(sys.modules, "server", instance)
     monkeypatch.delitem(sys.modules, "comfy_execution.progress", raising=False)
     guider = pair.guider(*models, preset("paper", spatial_only=0.4))
-    guider.shown_on = node
+    guider.node_id = node
     with Transfers() as transfers:
         out = pair.run(guider, tiny.latent_noise(5, batch=2), steps=STEPS)
     return guider, out, transfers.seen
@@ -116,7 +116,7 @@ def test_watching_costs_next_to_nothing(models, monkeypatch) -> None:
     shares = {}
     for node in ("7", None):
         guider = pair.guider(*models, preset("paper", spatial_only=0.0))
-        guider.shown_on = node
+        guider.node_id = node
         pair.run(guider, tiny.latent_noise(5), steps=2)
         spent[0], start = 0.0, time.thread_time()
         pair.run(guider, tiny.latent_noise(5), steps=12)
@@ -129,7 +129,7 @@ def test_watching_costs_next_to_nothing(models, monkeypatch) -> None:
 def test_a_page_that_comes_back_gets_the_rest_of_the_run(models, monkeypatch) -> None:
     server = Server(connected=False)
     guider = pair.guider(*models, preset("paper", spatial_only=0.0))
-    guider.shown_on = "7"
+    guider.node_id = "7"
     instance = SimpleNamespace(PromptServer=SimpleNamespace(instance=server))
     monkeypatch.setitem(sys.modules, "server", instance)
 
@@ -149,9 +149,9 @@ def test_a_run_inside_a_node_that_another_made_is_shown_on_the_users(models, mon
     prompt = SimpleNamespace(get_display_node_id=lambda node: node.partition(".")[0])
     made.get_progress_state = lambda: SimpleNamespace(dynprompt=prompt)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "comfy_execution.progress", made)
-    from realcompo.balancer.comfy.realcompo.live import shown_node
+    from realcompo.balancer.comfy.realcompo.live import display_node
 
-    assert shown_node("12.0.3") == "12"
+    assert display_node("12.0.3") == "12"
 
 
 def test_the_trace_holds_both_models_maps_and_their_shares(models, monkeypatch) -> None:

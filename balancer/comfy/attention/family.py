@@ -88,7 +88,10 @@ class Site:
 
 
 class ReadablePatch(Protocol):
-    """An attention patch that can tell the map (B, heads, N, T) which it really uses."""
+    """An attention patch that can tell the map (B, heads, N, T) which it really uses.
+
+    Query (B, N, heads * dim), key and value (B, T, heads * dim), result (B, N, heads * dim).
+    """
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: Any) -> Tensor: ...
 

@@ -38,7 +38,8 @@ class AttentionCall:
         enable_gqa: bool = False,
         **kwargs: Any,
     ) -> AttentionCall:
-        """From the host's arguments."""
+        """From the host's arguments: query, key and value (B, N or M, heads * dim), or with
+        ``skip_reshape`` (B, heads, N or M, dim)."""
         parts = _by_heads(query, key, value, heads, skip_reshape, enable_gqa)
         return cls(*parts, mask, scale, skip_output_reshape)
 
@@ -52,7 +53,10 @@ class AttentionCall:
 
 
 def joint_attention(*args: Any, **kwargs: Any) -> Tensor:
-    """The host's attention by a kernel that autograd can go through; arguments as the host's."""
+    """The host's attention, (B, N, heads * dim), by a kernel that autograd can go through.
+
+    Arguments as the host's; the result has heads, too, where they ask for it.
+    """
     return AttentionCall.of(*args, **kwargs).result()
 
 

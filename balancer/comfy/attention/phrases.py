@@ -38,8 +38,8 @@ def split_words(
             holders.setdefault(character, []).append(row)
     whole = plain_prompt(text)
     spelt = [
-        tuple(dict.fromkeys(row for c in range(*place) for row in holders.get(c, ())))
-        for place in whole.places
+        tuple(dict.fromkeys(row for c in range(start, end) for row in holders.get(c, ())))
+        for start, end in whole.places
     ]
     kept = [index for index, row in enumerate(spelt) if row]
     prompt = EncodedPrompt(

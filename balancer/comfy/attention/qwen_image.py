@@ -76,7 +76,7 @@ def qwen_words(text: str) -> tuple[Words, int] | None:
         (unescaped.origin[start], unescaped.origin[end - 1] + 1) if end > 0 else NOWHERE
         for start, end in known.places
     ]
-    meant = [tuple(bisect_left(plain.origin, edge) for edge in place) for place in typed]
+    meant = [tuple(bisect_left(plain.origin, edge) for edge in span) for span in typed]
     places = [(start, end) if start < end else NOWHERE for start, end in meant]
     return split_words(list(range(len(own))), places, plain.text), len(kept)
 

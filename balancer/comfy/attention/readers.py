@@ -44,26 +44,26 @@ def plain_map(query: Tensor, key: Tensor, extra: dict[str, Any]) -> Tensor:
 class MapReader:
     """Attention patch that adds its map to ``maps``, calls ``then`` and goes on.
 
-    ``other`` is a replacement to be called for the result; ``look`` gives the map (B, heads, N, T)
-    that the site really uses, where something modulates it.
+    ``other`` is a replacement to be called for the result; ``map_of`` gives the map
+    (B, heads, N, T) that the site really uses, where something modulates it.
     """
 
     maps: RegionMaps
     factor: int
     other: AttentionPatch | None
     then: Callable[[], None] | None
-    look: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=plain_map)
+    map_of: Callable[[Tensor, Tensor, dict[str, Any]], Tensor] = field(default=plain_map)
     seen: bool = field(default=False, init=False)
     picture: Picture | None = None
 
     def over(self, patch: ReadablePatch) -> MapReader:
         """The same reader of an attention that ``patch`` modulates, in the place of ``other``."""
         below = None if self.other is None else patch
-        return replace(self, look=patch.probabilities, other=below)
+        return replace(self, map_of=patch.probabilities, other=below)
 
     def read(self, query: Tensor, key: Tensor, extra: dict[str, Any]) -> tuple[Tensor, RowMaps]:
         """The map (B, heads, N, T) that the site uses, and what of it is the prompt's."""
-        probabilities = self.look(query, key, extra)
+        probabilities = self.map_of(query, key, extra)
         return probabilities, rows_and_size(probabilities, extra, self.factor, self.picture)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, extra: dict[str, Any]) -> Tensor:
@@ -102,6 +102,6 @@ class SiteReader(MapReader):
         self.found[self.site] = maps.mean()
         if self.other is not None:
             return self.other(query, key, value, extra)
-        if self.look is not plain_map:
+        if self.map_of is not plain_map:
             return attention_output(probabilities, value)
         return attend(query, key, value, extra)

@@ -136,7 +136,8 @@ class _Frozen(torch.autograd.Function):
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """An ordinary tensor on the very memory of ``tensor``, which may be an inference tensor."""
+    """An ordinary tensor on the very memory of ``tensor``, of any shape, which may be an inference
+    tensor."""
     out = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return out.set_(
         tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
@@ -152,7 +153,8 @@ def _as_sampling(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @contextmanager
 def fetched(layer: Module, like: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The layer's weight and bias as the host casts them for an input like ``like``.
+    """The layer's weight and bias as the host casts them for an input like ``like``, in their
+    own shapes, on its device and in its dtype.
 
     Scaled and quantised weights are unpacked. They are the host's and valid within the block only.
     """

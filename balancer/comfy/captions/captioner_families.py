@@ -49,7 +49,8 @@ class Family:
         return max(self.longest - begun, 1)
 
     def generate(self, model: Any, pixels: Tensor, ids: Tensor, **options: Any) -> Tensor:
-        """(B, T) tokens of the captions alone."""
+        """(B, T) tokens of the captions alone, for normalised ``pixels`` (B, 3, H, W) after the
+        tokens ``ids`` (B, T0)."""
         tokens = model.generate(
             pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids), **options
         )
@@ -58,7 +59,8 @@ class Family:
         return tokens[:, count:] if same else tokens
 
     def logits(self, model: Any, pixels: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        """(B, T, V) predictions of ``labels`` (B, T), each from the tokens before it."""
+        """(B, T, V) logits of ``labels`` (B, T), each from the tokens before it; ``pixels`` and
+        ``ids`` as of ``generate``."""
         row = torch.cat((ids, labels.clamp(min=0)), 1)
         mask = torch.cat((torch.ones_like(ids), (labels != IGNORED).to(ids)), 1)
         logits = model(pixel_values=pixels, input_ids=row, attention_mask=mask).logits

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...captions.rewards import best_places
+from ...captions.rewards import best_indices
 from ...errors import RealCompoError
 from ...values import checked
 
@@ -117,7 +117,7 @@ def pick_best(
     best: list[float] = []
     for group in groups:
         start, count = (0, len(values)) if group is None else (starts[group], sizes[group])
-        own = best_places(values[start : start + count], keep)
+        own = best_indices(values[start : start + count], keep)
         indices += own
         best += [values[start + index] for index in own]
         for where, batches in given:
@@ -161,6 +161,6 @@ def ranked_set(
                 "rewards", f"there are {len(values)} for {len(joined)} latents",
                 "Connect the rewards of the kept latents, or set top_share to 1",
             )  # fmt: skip
-        kept = sorted(best_places(values, math.ceil(share * len(values))))
+        kept = sorted(best_indices(values, math.ceil(share * len(values))))
         joined, entries = joined[kept], [entries[index] for index in kept]
     return {"samples": joined}, entries, len(entries)

@@ -90,8 +90,10 @@ def note_entries(
     timestep: Tensor,
     model_options: dict[str, Any],
 ) -> Any:
-    """Around the host's calc_cond_batch: say which entries are modulated, and how
-    much."""
+    """Around the host's calc_cond_batch: say which entries are modulated, and how much.
+
+    ``x_in`` is the latent (B, C, H, W) and ``timestep`` (B,) its noise level, a sigma.
+    """
     plans = {
         (index, entry["uuid"]): (_plan_of(entry), entry_area(entry, *x_in.shape[-2:]))
         for index, entries in enumerate(conds)

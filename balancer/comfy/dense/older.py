@@ -43,7 +43,10 @@ class PlanCond:
 
 
 def function_wrapper(inner: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-    """A model function wrapper that modulates the rows of entries with a plan, around ``inner``."""
+    """A model function wrapper that modulates the rows of entries with a plan, around ``inner``.
+
+    As the host's wrappers it gives the model's prediction, of the shape (B, C, H, W) of the input.
+    """
 
     def wrapper(apply_model: Any, args: dict[str, Any]) -> Tensor:
         conditions = dict(args["c"])

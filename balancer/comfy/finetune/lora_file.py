@@ -105,9 +105,9 @@ def save_lora(lora: dict[str, Tensor], prefix: str) -> str:
     Returns the file's name relative to that folder. Raises RealCompoError as ``free_place``, and
     when the file cannot be written; then nothing of it is left.
     """
-    path, shown = free_place(prefix, ".safetensors")
+    path, name = free_place(prefix, ".safetensors")
     # the format takes no two names for one memory
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in lora.items()}
     notes = file_notes(lora)
     write_whole({path: lambda part: safetensors.torch.save_file(tensors, str(part), notes)})
-    return shown
+    return name

@@ -39,7 +39,7 @@ class PromptReport:
         }
 
 
-def look_at(
+def separation_reports(
     patcher: Any,
     prompts: Sequence[Prepared],
     levels: Sequence[float],

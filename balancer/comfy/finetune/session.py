@@ -85,7 +85,7 @@ class Session:
         return HALF_PRECISION_SCALE if compute_dtype(self.model) == torch.float16 else 1.0
 
     def randn(self, *shape: int) -> Tensor:
-        """Normal noise on the device."""
+        """Normal noise of ``shape``, mean 0 and deviation 1, float32 on the device."""
         return torch.randn(*shape, generator=self.generator).to(self.device)
 
     def sigma_at(self, percent: float) -> float:

@@ -24,5 +24,5 @@ class FunctionSampler(comfy.samplers.Sampler):
         noise: Tensor, latent_image: Any = None, denoise_mask: Any = None,
         disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
-        """The host's call."""
+        """The host's call: ``noise`` (B, C, H, W) along ``sigmas`` (steps + 1,) to a latent."""
         return self._run(model_wrap, sigmas, extra_args, callback, noise, latent_image)

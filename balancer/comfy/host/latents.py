@@ -45,7 +45,8 @@ def check_pictures(patcher: Any, samples: Tensor, where: str, have: str, wanted:
 
 
 def sampled_latent(latent: dict[str, Any], samples: Tensor) -> dict[str, Any]:
-    """The host's LATENT after sampling, where and as what the host keeps it."""
+    """The host's LATENT with ``samples``, (B, C, H, W) or (B, C, frames, H, W), after sampling,
+    where and in the dtype that the host keeps it."""
     kept = getattr(comfy.model_management, "intermediate_dtype", lambda: samples.dtype)()
     out = {name: value for name, value in latent.items() if name not in _MEANT_FOR}
     device = comfy.model_management.intermediate_device()

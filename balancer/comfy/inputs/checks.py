@@ -157,7 +157,10 @@ def refuse_nested(samples: Any, where: str) -> None:
 
 
 def check_layouts(regions: LayoutBatch, noise: Tensor) -> None:
-    """Raise RealCompoError unless there is one layout, or one for every latent of the batch."""
+    """Raise RealCompoError unless there is one layout, or one for every latent of the batch.
+
+    ``noise`` (B, C, ...) has B latents.
+    """
     if len(regions.layouts) not in (1, noise.shape[0]):
         raise RealCompoError(
             "layout", f"{len(regions.layouts)} layouts for {noise.shape[0]} latents",

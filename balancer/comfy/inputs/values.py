@@ -69,8 +69,8 @@ def check_present(conditioning: Any, where: str, cfg: float | None = None) -> No
 
 
 def check_mask(mask: Any, where: str = "latent_image") -> Any:
-    """The host's noise mask, as numbers where it is true and false; RealCompoError for one that is
-    empty or holds NaN."""
+    """The host's noise mask, (H, W) to (B, C, H, W) of 0..1, as numbers where it is true and false;
+    RealCompoError for one that is empty or holds NaN."""
     if not isinstance(mask, Tensor) or getattr(mask, "is_nested", False):
         return mask
     mask = mask if mask.is_floating_point() else mask.float()
@@ -90,7 +90,7 @@ def check_sigmas(sigmas: Tensor) -> None:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether no entry is NaN or infinite."""
+    """Whether no entry of ``value``, of any shape and dtype, is NaN or infinite."""
     # 8-bit formats cannot say it themselves
     readable = value.float() if value.element_size() == 1 else value
     return bool(torch.isfinite(readable).all())

@@ -176,7 +176,7 @@ class Connection:
         """An error for input 'endpoint'."""
         return RealCompoError(
             "endpoint",
-            f"{problem} ({self.endpoint.shown})",
+            f"{problem} ({self.endpoint.without_query})",
             "Check that this is the address of a running OpenAI-compatible server",
         )
 

@@ -117,13 +117,13 @@ class HostBranch(Branch):
     """The first branch, whose model is the host's own: the sampler asks with copies of its options.
 
     Samplers append functions to them that are meant for the mixed prediction, and what other
-    branches bring for the sampler stands among them (``shown``).
+    branches bring for the sampler stands among them (``sampler_extras``).
     """
 
     def __init__(self, role: str, guider: CFGGuider, regions: LayoutBatch) -> None:
         super().__init__(role, guider, regions, None)
         self.sampler_options: dict[str, Any] = {}
-        self.shown: dict[str, Any] = {}
+        self.sampler_extras: dict[str, Any] = {}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -132,7 +132,8 @@ class HostBranch(Branch):
 
     def own_options(self) -> dict[str, Any]:
         """A copy of what among ``options`` is this model's."""
-        return {name: value for name, value in self.options.items() if name not in self.shown}
+        extras = self.sampler_extras
+        return {name: value for name, value in self.options.items() if name not in extras}
 
     def appended(self) -> list[Any]:
         """Functions after guidance that the sampler appended to the model's own."""

@@ -166,18 +166,18 @@ class Companion:
         guider.model_options = clone_model_options(guider.model_options)
         guider.model_options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
 
-    def shown_among(self, options: dict[str, Any]) -> dict[str, Any]:
+    def sampler_extras(self, options: dict[str, Any]) -> dict[str, Any]:
         """What the sampler is to find among ``options``, the first model's, though it is another's:
         a function for the mask of the one latent, and marks for other packs' hooks."""
         own = self.guider.model_options
-        shown = {**marks(own), **{k: own[k] for k in (DENOISE_MASK,) if k in own}}
+        extras = {**marks(own), **{k: own[k] for k in (DENOISE_MASK,) if k in own}}
         mask = own.get(DENOISE_MASK)
         if DENOISE_MASK in own and options.get(DENOISE_MASK, mask) is not mask:
             LOG.warning(
                 "RealCompo: both models bring a function for the noise mask, of which one latent"
                 " has one: the realism model's is used."
             )
-        return {name: value for name, value in shown.items() if name not in options}
+        return {name: value for name, value in extras.items() if name not in options}
 
     def turn_to(self, patcher: ModelPatcher, other: ModelPatcher) -> None:
         """Make it the turn of ``patcher``, this branch's or the first one, if one model is behind

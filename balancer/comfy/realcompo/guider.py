@@ -96,7 +96,7 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             self.trace.phrases = tuple(r.phrase for r in self.regions.layouts[0].regions)
         self.trace.settings = settings.to_dict()
         # id of the node that shows the run while it goes on; None: nobody watches
-        self.shown_on: str | None = None
+        self.node_id: str | None = None
         # one for every branch but the first, which the host itself looks after
         self.companions = (
             Companion(SPATIAL, self.model_patcher, second, spatial_positive, spatial_negative),
@@ -120,7 +120,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """As the host's guider; checks latent, mask and sigmas before any model is loaded."""
+        """As the host's guider; checks latent, mask and sigmas before any model is loaded.
+
+        ``noise``, ``latent_image`` and the result are (B, C, H, W), ``sigmas`` (steps + 1,).
+        """
         conds = dict(self.original_conds)
         for companion in self.companions:
             conds.update(companion.named_conds())
@@ -156,7 +159,10 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         seed: int | None,
         **extra: Any,
     ) -> Tensor:
-        """As the host's guider; all models are loaded, sigmas and latents are on the device."""
+        """As the host's guider; all models are loaded, sigmas and latents are on the device.
+
+        Shapes as of ``sample``; the mask is (B, C, H, W) by now.
+        """
         started = time.perf_counter()
         if not has_outer_sample():
             models = [self.model_patcher]
@@ -172,11 +178,12 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
             for companion in self.companions:
                 companion.begin(noise, latent_image, device, denoise_mask, seed, sigmas, **extra)
             self.run = run = self.new_run(noise, sigmas)
+            extras = run.host.sampler_extras
             try:
                 for companion in self.companions:
-                    run.host.shown.update(companion.shown_among({**given, **run.host.shown}))
+                    extras.update(companion.sampler_extras({**given, **extras}))
                     sampler = companion.guider.sampling_inside(sampler, given)
-                self.model_options = {**run.host.shown, **given} if run.host.shown else given
+                self.model_options = {**extras, **given} if extras else given
                 return super().inner_sample(
                     noise, latent_image, device, sampler, sigmas, denoise_mask, callback,
                     disable_pbar, seed, **extra,
@@ -191,13 +198,14 @@ class RealCompoGuider(comfy.samplers.CFGGuider):
         return Run(
             HostBranch(REALISM, self, self.regions),
             [Branch(one.role, one.guider, self.spatial_regions, one) for one in self.companions],
-            self.settings, self.trace, noise, sigmas, self.shown_on,
+            self.settings, self.trace, noise, sigmas, self.node_id,
         )  # fmt: skip
 
     # -- one prediction: Algorithm 1 --------------------------------------------------------------
 
     def outer_predict_noise(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Without the first model's wrappers of a prediction: each model's are around its own."""
+        """As ``predict_noise``, without the first model's wrappers of a prediction: each model's
+        are around its own."""
         return self.predict_noise(*args, **kwargs)
 
     def predict_noise(

@@ -21,7 +21,7 @@ def prompt_server() -> Any | None:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
-def shown_node(node: str) -> str:
+def display_node(node: str) -> str:
     """The node of the user's graph that stands for ``node``, which another may have made."""
     registry = getattr(sys.modules.get("comfy_execution.progress"), "get_progress_state", None)
     if registry is None:  # a host of before mid-2025
@@ -54,7 +54,7 @@ class LiveReporter:
             return
         if self._head is None:
             self._head = {
-                "node": shown_node(self._node), "run": uuid.uuid4().hex, "steps": self._steps,
+                "node": display_node(self._node), "run": uuid.uuid4().hex, "steps": self._steps,
                 "regions": region_messages(self._layout),
             }  # fmt: skip
         message = step_message(record, len(self._layout.regions))

@@ -37,7 +37,8 @@ class Prediction:
 
 
 def mixed(predictions: Sequence[Prediction], coefficients: Sequence[Tensor]) -> Prediction:
-    """The models' predictions, weighted by ``coefficients`` that sum to one (RealCompo Eq. 3)."""
+    """The models' predictions, weighted by ``coefficients`` (B, 1, H, W) in 0..1 that sum to one
+    (RealCompo Eq. 3)."""
     return _combined(predictions, lambda *latents: weighted_sum(latents, coefficients))
 
 

@@ -73,7 +73,7 @@ class Run:
         trace: Trace,
         noise: Tensor,
         sigmas: Tensor,
-        shown_on: str | None,
+        node_id: str | None,
     ) -> None:
         self.host, self.branches = host, (host, *others)
         self.settings, self.trace = settings, trace
@@ -88,7 +88,7 @@ class Run:
         self.parts = schedule.parts(levels) if changing else [0.0] * len(levels)
         coverage = host.regions.coverage(*noise.shape[-2:]).to(noise.device, torch.float32)
         self.outside = 1.0 - coverage
-        self.reporter = LiveReporter(shown_on, host.regions.layouts[0], self.clock.steps)
+        self.reporter = LiveReporter(node_id, host.regions.layouts[0], self.clock.steps)
         self._common: CommonWork | None = None
         self._pair: PairProbe | None = None
         self._states: OwnStates | None = None
@@ -133,7 +133,7 @@ class Run:
         return self._states
 
     def call(self, x: Tensor, timestep: Tensor, options: dict[str, Any], seed: int | None) -> Call:
-        """What a call of the sampler is about; see ``Call``."""
+        """What a call of the sampler, with ``x`` (B, C, H, W), is about; see ``Call``."""
         self.host.sampler_options = options
         states = self.states
         if not self._compared:

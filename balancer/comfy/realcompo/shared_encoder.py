@@ -57,7 +57,8 @@ def recording(network: Any, copies: bool, stop: BaseException | None = None) -> 
 
 
 def replaying(network: Any, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
-    """Let the blocks of the first half give ``tensors`` during one pass, without computing.
+    """Let the blocks of the first half give ``tensors`` during one pass, without computing: one
+    (B, C, h, w) for each block.
 
     The host's own forward stays in charge: it counts blocks, calls patches and adds ControlNets as
     in any pass. The tensors may be written to. Raises ValueError for another number of blocks.
@@ -219,14 +220,16 @@ def _around(
 def call_model(
     inner: Callable[..., Tensor] | None, apply_model: Callable[..., Tensor], args: dict[str, Any]
 ) -> Tensor:
-    """Run the model as the host does: by ``inner``, another pack's wrapper, if there is one."""
+    """The model's prediction (B, C, H, W), run as the host does: by ``inner``, another pack's
+    wrapper, if there is one."""
     if inner is not None:
         return inner(apply_model, args)
     return apply_model(args["input"], args["timestep"], **args["c"])
 
 
 def host_batch(args: dict[str, Any], conds: list[Any], options: dict[str, Any]) -> list[Tensor]:
-    """What a function given to ``once`` goes on with: other conditioning or options.
+    """What a function given to ``once`` goes on with: other conditioning or options. Gives a
+    prediction (B, C, H, W) for each of ``conds``.
 
     What wrappers of the batch write to the options stays in those that the function was given.
     """

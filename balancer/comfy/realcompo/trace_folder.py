@@ -79,5 +79,5 @@ def next_file(prefix: str) -> tuple[Path, str]:
 
     Raises RealCompoError as ``free_place``.
     """
-    path, shown = free_place(prefix, SUFFIX)
-    return path, f"{shown} [output]"
+    path, name = free_place(prefix, SUFFIX)
+    return path, f"{name} [output]"

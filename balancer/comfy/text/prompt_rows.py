@@ -30,7 +30,8 @@ def prompt_rows(prompt: EncodedPrompt) -> int:
 
 
 def read_first(conditioning: Conditioning) -> Iterator[Tensor]:
-    """Embeddings that are the first in force in some part of the schedule: words are read there."""
+    """Embeddings (B, T, width) that are the first in force in some part of the schedule: words are
+    read there."""
     free = [(0.0, 1.0)]
     for embedding, options in conditioning:
         if "default" in options:
