@@ -297,7 +297,7 @@ def test_a_look_that_a_cache_spares_holds_the_mix(models, noise, mode) -> None:
 def test_looks_leave_no_trace_in_a_packs_cache(models, noise) -> None:
     """At rate 0 the balanced run is the fixed one, whatever a cache makes of the calls it sees."""
     pairs = [packs.CORE["EasyCache"](models[0]), packs.FOREIGN["cache object"](models[1])]
-    still = MODES["dynamic"].__class__(
+    still = plain_settings(
         mode="dynamic", initial_mix=0.5, region_prior=0.0, rate=0.0, rate_end=0.0, end=1.0, every=1
     )
     fixed = plain_settings(mode="fixed", initial_mix=0.5, region_prior=0.0)
