@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from typing import Any
 
@@ -173,8 +174,8 @@ def test_the_first_fifteen_of_fifty_steps(models, noise, monkeypatch) -> None:
         calls.append(float(options["sigmas"][0]))
         return real(network, options, rows)
 
-    for name in ("dense", "dense_older"):
-        module = __import__(f"realcompo.balancer.comfy.{name}", fromlist=["modulated_options"])
+    for name in ("entries", "older"):
+        module = importlib.import_module(f"realcompo.balancer.comfy.dense.{name}")
         monkeypatch.setattr(module, "modulated_options", noted)
     model, positive = dense(models[0], settings=DenseSettings())
     sampling = model.get_model_object("model_sampling")

@@ -127,7 +127,7 @@ hostpack.engine_package(); hostpack.start_host(Path(os.environ["COMFYUI_PATH"]))
 import comfy_aimdo.control
 assert comfy_aimdo.control.init()
 import comfy.model_patcher as patchers, torch
-from realcompo.balancer.comfy import copies
+from realcompo.balancer.comfy.patchers import copies
 from realcompo.balancer.errors import RealCompoError
 CARD, RAM = torch.device("cuda", 0), torch.device("cpu")
 

@@ -235,7 +235,7 @@ def test_maps_show_what_is_used(models) -> None:
     x = SIGMA * tiny.latent_noise(5)
     weak = replace(pair.LAYOUT, regions=tuple(replace(r, weight=0.2) for r in pair.LAYOUT.regions))
     shares = [
-        test_dense.looked_at(*reweighted(models[0], layout=layout), x).shares
+        test_dense.probed(*reweighted(models[0], layout=layout), x).shares
         for layout in (weak, pair.LAYOUT)
     ]
     assert bool((shares[1] > shares[0]).all())

@@ -71,7 +71,7 @@ def test_a_killed_worker_loses_nothing_and_the_pictures_are_those_of_one_process
 
 def test_workers_tell_what_they_cannot_start_or_do(cluster: Cluster, tmp_path: Path) -> None:
     """Beside rows of a workflow: any callable of the pack's; its failures are told."""
-    workers = Workers(Place("local", 1), "balancer.endpoint:os.getpid", {})
+    workers = Workers(Place("local", 1), "balancer.llm.endpoint:os.getpid", {})
     with pytest.raises(RunnerError, match="A worker cannot start: AttributeError"):
         workers.start()
     workers.close()
