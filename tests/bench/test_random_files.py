@@ -259,9 +259,9 @@ def _balanced(mode: str, realism: Any, spatial: Any) -> tuple[Any, Any]:
     settings = plain_settings(mode=mode, rate=4.0, initial_mix=0.5, region_prior=0.0, every=1)
     positive, negative = _drawn_prompts()
     latent, trace = RealCompoDualSampler().sample(
-        {"samples": torch.zeros(1, 4, SIDE, SIDE)}, 1, 2, "euler", "normal", 1.0,
-        realism_model=realism, spatial_model=spatial, positive=positive, negative=negative,
-        layout=LAYOUT, cfg=4.0, balancer=settings,
+        {"samples": torch.zeros(1, 4, SIDE, SIDE)}, seed=1, steps=2, sampler_name="euler",
+        scheduler="normal", denoise=1.0, realism_model=realism, spatial_model=spatial,
+        positive=positive, negative=negative, layout=LAYOUT, cfg=4.0, balancer=settings,
     )["result"]  # fmt: skip
     assert trace.steps[0].phase == "balance" and trace.steps[0].mix.std() > 0.01
     assert trace.backwards > 0 and trace.skipped_gradients == 0
