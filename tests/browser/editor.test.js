@@ -221,7 +221,7 @@ test("a phrase that the prompt lacks is marked before anything is queued", async
   assert.match((await page.locator(".rc-note.rc-alarm").textContent()) ?? "", /1 of 2/u);
   await page.locator(".rc-trouble button").click();
   await until(async () => (await phrase.getAttribute("aria-invalid")) === "false", "the cure");
-  assert.equal((await phrases())[0], "red star");
+  assert.equal((await phrases())[0], "a red star");
   const text = page.locator(VUE ? "textarea:not(.rc-keys)" : "textarea.comfy-multiline-input").first();
   await text.fill("a blue circle only");
   await until(async () => (await phrase.getAttribute("aria-invalid")) === "true", "the second mark");
