@@ -89,9 +89,9 @@ def two_loras(pages: str = "") -> Run:
 
 
 def hooked() -> Run:
-    from .test_hooks import hooked as conditioning
-
-    return balanced(tiny.tiny_unet(1), tiny.tiny_unet(2), positive=conditioning(3))
+    model = tiny.tiny_unet(1)
+    text = tiny.with_weight_hook(tiny.conditioning(3), tiny.difference(model))
+    return balanced(model, tiny.tiny_unet(2), positive=text)
 
 
 def dense(pages: str = "") -> Run:
