@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .style import WEIGHTS
+from .weights_file import write_file
 from .world import COLOURS, PLURALS, SHAPES, WORDS
 
 FOLDER = WEIGHTS / "captioner"
@@ -93,8 +94,6 @@ def write_folder(folder: Path, state: dict[str, Tensor], facts: dict[str, str]) 
 
     ``facts`` goes into the weights file's metadata.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architectures": ["BlipForConditionalGeneration"], **blip_config().to_diff_dict()}
     texts = {
@@ -130,9 +129,5 @@ def write_folder(folder: Path, state: dict[str, Tensor], facts: dict[str, str]) 
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8", newline="\n")
     path = folder / "model.safetensors"
-    partial = path.with_suffix(".part")
-    tensors = {key: value.half().contiguous() for key, value in state.items()}
-    save_file(tensors, str(partial), {"format": "pt", **facts})
-    partial.chmod(0o644)
-    partial.replace(path)
+    write_file(path, state, {"format": "pt", **facts})
     return [folder / name for name in (*texts, path.name)]

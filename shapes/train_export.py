@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .captioner import FOLDER as CAPTIONER
@@ -19,6 +18,7 @@ from .train_diffusion import STYLE_OF
 from .train_prompts import load_text
 from .train_refl import NAME as REFL
 from .train_sepen import VARIANTS as SEPEN
+from .weights_file import write_file
 
 ABOUT = {
     "codec": "8x8 patch codec of the shapes world: linear encoder, learned decoder",
@@ -39,16 +39,8 @@ EXACT = ("components", "mean", "scale", "known")
 
 def _write(name: str, state: dict[str, Tensor], facts: dict[str, str]) -> str:
     """Save one file; returns its SHA-256."""
-    tensors = {
-        key: (value if key in EXACT else value.half()).detach().clone().contiguous()
-        for key, value in state.items()
-    }
     path = WEIGHTS / f"{name}.safetensors"
-    partial = path.with_suffix(".part")
-    save_file(tensors, str(partial), {"about": ABOUT[name], "license": "same as the pack", **facts})
-    # The writer makes files that only their owner can read; a clone must be able to serve them.
-    partial.chmod(0o644)
-    partial.replace(path)
+    write_file(path, state, {"about": ABOUT[name], "license": "same as the pack", **facts}, EXACT)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

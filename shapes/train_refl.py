@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from .captioner import FOLDER
 from .host_models import load_demo
 from .pairs import pair_scenes, training_pairs
+from .weights_file import write_file
 from .world import make_caption
 
 STYLE = "realistic"
@@ -63,11 +63,6 @@ def train_refl(folder: Path, steps: int | None = None) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    partial = path.with_suffix(".part")
-    tensors = {key: value.half().contiguous() for key, value in lora.items()}
     about = {"about": ABOUT, "license": "same as the pack"}
-    save_file(tensors, str(partial), {**file_notes(lora), **about, **facts})
-    # the writer makes files that only their owner can read; a clone must be able to serve them
-    partial.chmod(0o644)
-    partial.replace(path)
+    write_file(path, lora, {**file_notes(lora), **about, **facts})
     return path

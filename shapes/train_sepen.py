@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from .host_models import load_demo
 from .pairs import pair_scenes, training_pairs
+from .weights_file import write_file
 from .world import make_caption
 
 SEED = 7
@@ -90,7 +90,6 @@ def _train(folder: Path, name: str, steps: int | None) -> Path:
         )  # fmt: skip
     lora.notes["prompts"] = f"captions of pair_scenes(training_pairs(), {PROMPTS}, {SEED})"
     path = folder / f"{name}.safetensors"
-    partial = path.with_suffix(".part")
     about = {
         "about": f"LoRA for the {variant.style} realism model, by Separate-and-Enhance",
         "license": "same as the pack",
@@ -99,10 +98,6 @@ def _train(folder: Path, name: str, steps: int | None) -> Path:
         "images": str(made * training.batch_size),
         "minutes": f"{(time.monotonic() - started) / 60:.1f}",
     }
-    tensors = {key: value.half().contiguous() for key, value in lora.items()}
-    save_file(tensors, str(partial), {**file_notes(lora), **about})
-    # the writer makes files that only their owner can read; a clone must be able to serve them
-    partial.chmod(0o644)
-    partial.replace(path)
+    write_file(path, lora, {**file_notes(lora), **about})
     print(f"{name}: {made} steps, {about['minutes']} minutes", flush=True)
     return path

@@ -1,10 +1,12 @@
-"""Reading the files in ``shapes/weights``, with complaints that name the file. Needs no host."""
+"""Files in ``shapes/weights``: read with complaints that name them, written whole. No host."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..balancer.errors import RealCompoError
@@ -32,3 +34,18 @@ def fill(module: nn.Module, state: dict[str, Tensor], name: str, where: str, nod
     except RuntimeError as error:
         problem = f"the weights file '{name}' does not fit this version of the pack"
         raise RealCompoError(where, problem, REMEDY, node) from error
+
+
+def write_file(
+    path: Path, state: Mapping[str, Tensor], notes: dict[str, str], exact: Collection[str] = ()
+) -> None:
+    """Save a state dict in half precision, but for the tensors named in ``exact``."""
+    tensors = {
+        key: (value if key in exact else value.half()).detach().clone().contiguous()
+        for key, value in state.items()
+    }
+    partial = path.with_suffix(".part")
+    save_file(tensors, str(partial), notes)
+    # the writer makes files that only their owner can read; a clone must be able to serve them
+    partial.chmod(0o644)
+    partial.replace(path)
