@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .checked import checked
+from .layout_inputs import side
 
 CATEGORY = "RealCompo/layout"
 PLANNER, REQUEST = "RealCompo Layout Planner", "RealCompo Planner Request"
 MODEL, RULES = "language model", "rules"
-MAX_SIDE = 16384
 
 # Inputs of every node that asks a language model.
 ENDPOINT = ("STRING", {
@@ -42,11 +42,10 @@ _PROMPT = ("STRING", {
 
 
 def _side(name: str) -> tuple[str, dict[str, Any]]:
-    return ("INT", {
-        "default": 0, "min": 0, "max": MAX_SIDE, "step": 8,
-        "tooltip": f"{name} in pixels of the picture to be made: it shapes the boxes."
-        " 0 = unknown (square for the rules).",
-    })  # fmt: skip
+    return side(
+        f"{name} in pixels of the picture to be made: it shapes the boxes."
+        " 0 = unknown (square for the rules)."
+    )
 
 
 def _require_prompt(prompt: str) -> None:

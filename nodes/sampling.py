@@ -50,7 +50,6 @@ _TRACE_TOOLTIP = "Losses, attention shares and mix at every step, for RealCompo 
 
 
 def build_guider(
-    node: str,
     realism_model: Any,
     spatial_model: Any,
     positive: Any,
@@ -62,7 +61,7 @@ def build_guider(
     balancer: Any = None,
     unique_id: str | None = None,
 ) -> Any:
-    """A guider from a node's inputs; every complaint names ``node``. Returns a RealCompoGuider.
+    """A guider from a node's inputs. Returns a RealCompoGuider.
 
     ``unique_id`` is the node's id in the graph: its runs are shown there.
     """
@@ -70,39 +69,35 @@ def build_guider(
     from ..balancer.comfy.inputs.checks import check_pair
     from ..balancer.comfy.inputs.types import require_conditioning, require_model, require_settings
     from ..balancer.comfy.realcompo.guider import RealCompoGuider
-    from ..balancer.errors import RealCompoError
     from ..balancer.layouts.layout import require_layout
     from ..balancer.realcompo.settings import DEFAULT_PRESET, preset
 
-    try:
-        require_model(realism_model, "realism_model")
-        require_model(spatial_model, "spatial_model")
-        require_layout(layout)
-        settings = require_settings(preset(DEFAULT_PRESET) if balancer is None else balancer)
-        spatial_positive = positive if spatial_positive is None else spatial_positive
-        spatial_negative = negative if spatial_negative is None else spatial_negative
-        for where, value in (
-            ("positive", positive), ("negative", negative),
-            ("spatial_positive", spatial_positive), ("spatial_negative", spatial_negative),
-        ):  # fmt: skip
-            require_conditioning(value, where)
-        check_pair(realism_model, spatial_model, settings)
-        tokens, spatial_tokens = (), None
-        if settings.mode != "fixed":
-            # each text encoder counts its own tokens
-            tokens = locate(layout, realism_model.model, positive, "positive")
-            one_text = spatial_positive is positive
-            if not one_text or type(spatial_model.model) is not type(realism_model.model):
-                spatial_tokens = locate(
-                    layout, spatial_model.model, spatial_positive,
-                    "positive" if one_text else "spatial_positive",
-                )  # fmt: skip
-        guider = RealCompoGuider(
-            realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
-            layout, tokens, cfg, settings, spatial_tokens=spatial_tokens,
-        )  # fmt: skip
-    except RealCompoError as error:
-        raise error.at(node) from None
+    require_model(realism_model, "realism_model")
+    require_model(spatial_model, "spatial_model")
+    require_layout(layout)
+    settings = require_settings(preset(DEFAULT_PRESET) if balancer is None else balancer)
+    spatial_positive = positive if spatial_positive is None else spatial_positive
+    spatial_negative = negative if spatial_negative is None else spatial_negative
+    for where, value in (
+        ("positive", positive), ("negative", negative),
+        ("spatial_positive", spatial_positive), ("spatial_negative", spatial_negative),
+    ):  # fmt: skip
+        require_conditioning(value, where)
+    check_pair(realism_model, spatial_model, settings)
+    tokens, spatial_tokens = (), None
+    if settings.mode != "fixed":
+        # each text encoder counts its own tokens
+        tokens = locate(layout, realism_model.model, positive, "positive")
+        one_text = spatial_positive is positive
+        if not one_text or type(spatial_model.model) is not type(realism_model.model):
+            spatial_tokens = locate(
+                layout, spatial_model.model, spatial_positive,
+                "positive" if one_text else "spatial_positive",
+            )  # fmt: skip
+    guider = RealCompoGuider(
+        realism_model, spatial_model, positive, negative, spatial_positive, spatial_negative,
+        layout, tokens, cfg, settings, spatial_tokens=spatial_tokens,
+    )  # fmt: skip
     guider.node_id = unique_id
     return guider
 
@@ -129,7 +124,7 @@ class RealCompoGuider:
 
     def guide(self, **inputs: Any) -> tuple[Any, Any]:
         """Build the guider; its trace fills while a sampler uses it."""
-        guider = build_guider(GUIDER, **inputs)
+        guider = build_guider(**inputs)
         return guider, guider.trace
 
 
@@ -185,16 +180,12 @@ class RealCompoDualSampler:
         """Sample as KSampler does, with the pair."""
         from ..balancer.comfy.inputs.types import require_latent
         from ..balancer.comfy.realcompo.sampling import sample_pair
-        from ..balancer.errors import RealCompoError
 
         names = ("seed", "steps", "sampler_name", "scheduler", "denoise")
         schedule = {name: inputs.pop(name) for name in names}
-        guider = build_guider(SAMPLER, **inputs)
-        try:
-            require_latent(latent_image)
-            latent = sample_pair(guider, latent_image, **schedule)
-        except RealCompoError as error:
-            raise error.at(SAMPLER) from None
+        guider = build_guider(**inputs)
+        require_latent(latent_image)
+        latent = sample_pair(guider, latent_image, **schedule)
         report = {"balancer": guider.settings.preset, **guider.trace.cost()}
         return {"ui": {"realcompo": [json.dumps(report)]}, "result": (latent, guider.trace)}
 
@@ -236,18 +227,14 @@ class RealCompoBalancer:
 
     def settings(self, preset: str, mode: str, **numbers: Any) -> tuple[Any]:
         """Settings of the named preset, or of the widgets for ``custom``."""
-        from ..balancer.errors import RealCompoError
         from ..balancer.realcompo.settings import plain_settings
         from ..balancer.realcompo.settings import preset as named
 
         always = {k: numbers[k] for k in ("map_level", "probe_timestep") if k in numbers}
-        try:
-            if preset == "custom":
-                # a workflow saved before the optional numbers were there has none of them
-                return (plain_settings(mode=mode, **numbers),)
-            return (named(preset, mode=mode, **always),)
-        except RealCompoError as error:
-            raise error.at(SETTINGS) from None
+        if preset == "custom":
+            # a workflow saved before the optional numbers were there has none of them
+            return (plain_settings(mode=mode, **numbers),)
+        return (named(preset, mode=mode, **always),)
 
 
 NODE_CLASS_MAPPINGS = {

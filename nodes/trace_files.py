@@ -42,16 +42,12 @@ class RealCompoSaveTrace:
     def save(self, trace: Any, filename_prefix: str, latent: Any = None) -> dict[str, Any]:
         """Write both files."""
         from ..balancer.comfy.realcompo.trace_folder import next_file
-        from ..balancer.errors import RealCompoError
         from ..balancer.realcompo.trace import require_trace
         from ..balancer.realcompo.trace_file import save_trace
 
-        try:
-            require_trace(trace)
-            path, name = next_file(filename_prefix)
-            save_trace(trace, path)
-        except RealCompoError as error:
-            raise error.at(SAVE) from None
+        require_trace(trace)
+        path, name = next_file(filename_prefix)
+        save_trace(trace, path)
         return {"ui": {"text": [name]}, "result": (name,)}
 
 
@@ -106,7 +102,7 @@ class RealCompoLoadTrace:
         try:
             return (load_trace(find_trace(file or trace_file)),)
         except RealCompoError as error:
-            raise error.at(LOAD, "file" if file else None) from None
+            raise error.at("", "file" if file else None) from None
 
 
 NODE_CLASS_MAPPINGS = {

@@ -253,7 +253,7 @@ def test_the_dual_sampler_on_flux_finds_its_phrases_and_says_experimental(caplog
 
 def test_each_branch_counts_the_tokens_of_its_own_conditioning() -> None:
     """SD3 with T5 on one side and without on the other."""
-    from realcompo.nodes.sampling import GUIDER, build_guider
+    from realcompo.nodes.sampling import build_guider
 
     prompt = "a red star and a blue circle"
     models = tuple(tiny_dit.sd3(seed, context=4096) for seed in (1, 2))
@@ -264,7 +264,7 @@ def test_each_branch_counts_the_tokens_of_its_own_conditioning() -> None:
     inputs = sampler_inputs(models, texts[0], prompt, spatial_positive=texts[1])
     for name in ("latent_image", "seed", "steps", "sampler_name", "scheduler", "denoise"):
         del inputs[name]
-    guider = build_guider(GUIDER, **inputs)
+    guider = build_guider(**inputs)
     with_t5, without = guider.regions.tokens[0], guider.spatial_regions.tokens[0]
     assert all(set(b) < set(a) for a, b in zip(with_t5, without, strict=True))
     assert max(max(span) for span in without) < 77 <= max(max(span) for span in with_t5)
