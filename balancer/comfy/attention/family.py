@@ -136,6 +136,10 @@ class Family:
         forward: branches of one checkpoint may share them. Empty where there is no such half."""
         return []
 
+    def is_behind_first_half(self, site: Site) -> bool:
+        """Whether the forward comes by ``site`` after all of ``first_half``."""
+        return False
+
     # -- how its attention is read and differentiated -------------------------------------------
 
     def one_pass(self, network: Module) -> AbstractContextManager[None]:

@@ -68,6 +68,10 @@ class UNet(Family):
         (_, before), (_, middle), _ = _sections(network)
         return [list(block) for block in [*before, *middle]]
 
+    def is_behind_first_half(self, site: Site) -> bool:
+        """See ``Family``."""
+        return site.key[0] == "output"
+
     def reading_options(
         self, options: Options, sites: Sequence[Site], factor: int, maps: RegionMaps,
         picture: Picture | None = None, at_last: Callable[[], None] = stop,

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from ...attention.maps import RegionMaps
+from ..attention.families import family_of
 from ..attention.family import StopProbe, last_site
 from ..autograd.inference_weights import gradient_mode, without_inference_tensors
 from .differentiable_pass import Work
@@ -75,10 +77,10 @@ class _Half:
         return gradient
 
 
-def can_share(probe: Probe) -> bool:
-    """Whether the last map to be read lies behind the common half: in U-Nets only."""
+def can_share(probe: Probe, network: Module) -> bool:
+    """Whether the last map of ``network`` that is read lies behind the common half."""
     last = last_site(probe.passes.sites, probe.passes.factor)
-    return last is not None and last.key[0] == "output"
+    return last is not None and family_of(network).is_behind_first_half(last)
 
 
 class PairProbe:

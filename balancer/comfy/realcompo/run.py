@@ -175,16 +175,18 @@ class Run:
         """With one checkpoint in both branches: what one pass can do for both."""
         first, second = self.branches
         agreed = agreement(first.conds, first.options, second.conds, second.options)
+        network = first.model.diffusion_model
         if agreed:
-            self._common = CommonWork(first.model.diffusion_model, agreed)
+            self._common = CommonWork(network, agreed)
         one_text = first.regions is second.regions and POSITIVE in agreed.encoder
-        if self.probes and one_text and can_share(self.probes[0]):
+        if self.probes and one_text and can_share(self.probes[0], network):
             self._pair = PairProbe(self.probes)
 
     def _are_alike(self) -> bool:
         """Whether the branches' options still are, where there is common work."""
         some = self._common is not None or self._pair is not None
-        return some and all(same_options(self.host.options, one.options) for one in self.branches)
+        _, *others = self.branches
+        return some and all(same_options(self.host.options, one.options) for one in others)
 
     # -- one branch after the other ---------------------------------------------------------------
 
